@@ -31,7 +31,7 @@ PKG_CVOL = json-c libmicrohttpd
 PKG_FUSE = fuse3 libnfs libssh
 CFLAGS_CVOL = $(shell pkg-config --cflags $(PKG_CVOL))
 LIBS_CVOL   = $(shell pkg-config --libs $(PKG_CVOL))
-CFLAGS_FUSE = $(shell pkg-config --cflags fuse3 libssh libnfs | sed 's|-I[^ ]*/fuse3|-isystem /usr/include/fuse3|')
+CFLAGS_FUSE = $(shell pkg-config --cflags $(PKG_FUSE))
 LIBS_FUSE   = $(shell pkg-config --libs $(PKG_FUSE))
 
 SRC_CONFIG   = $(wildcard config/*.c)
