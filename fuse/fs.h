@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The file system a worker serves: its state, and what the operation files share. One FUSE request
+ * is one struct cv_request; it starts an engine operation (or a few) and is answered from the
+ * completion. fs_ops.c: session, names and attributes; fs_file.c: open files; fs_dir.c: listings;
+ * hidden.c: unlink of open files. Loop thread only; nothing blocks.
+ */
+#ifndef CV_FUSE_FS_H
+#define CV_FUSE_FS_H
+
+#include <fuse_lowlevel.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "backends/backend.h"
+#include "config/dict.h"
+#include "config/err.h"
+#include "config/loop.h"
+#include "fuse/creds.h"
+#include "fuse/nodes.h"
+#include "fuse/shm.h"
+#include "fuse/writeback.h"
+
+struct cv_fs;
+struct cv_request;
+struct cv_listing;
+
+/* An open handle: the private side of a handle record. */
+struct cv_open {
+	struct cv_handle_record *record;
+	uint32_t index;
+	struct cv_node *node; /* held */
+	struct cv_file *file;
+	uint64_t error_mark; /* see cv_wb_error() */
+	bool dirty;          /* written to since the last flush */
+	/* directories */
+	struct cv_listing *listing;
+	struct cv_request *waiting; /* for the listing being fetched */
+	bool fetching;
+};
+
+struct cv_request {
+	struct cv_op op;
+	struct cv_wb_waiter waiter;
+	struct cv_timer interrupt;
+	struct cv_fs *fs;
+	fuse_req_t req; /* NULL once answered */
+	struct cv_slot *slot; /* holds the request's bytes; NULL for our own operations */
+	struct cv_request *next, **prevp;
+	void (*resume)(struct cv_request *r); /* after a drain or a hide */
+	struct cv_cred cred;
+	struct cv_node *node;  /* held */
+	struct cv_node *node2; /* held */
+	struct cv_node *victim; /* held: what a rename replaces */
+	struct cv_open *open;
+	const char *name; /* in the slot */
+	const char *name2;
+	const void *data; /* in the slot */
+	size_t size;
+	uint64_t off;
+	struct cv_setattr set;
+	struct fuse_file_info fi;
+	uint32_t mode;
+	uint64_t rdev;
+	int flags;
+	uint64_t clock; /* cv_nodes.clock when the request arrived */
+	bool plus;
+	bool truncating;
+	struct {
+		bool keep_name; /* link instead of rename */
+		bool fallback;  /* in the same directory */
+		bool made_dir;
+		char name[64];
+	} hide;
+	struct cv_open *queue_next_open;
+	struct cv_request *queue_next;
+};
+
+struct cv_fs {
+	struct cv_loop *loop;
+	struct cv_mount mount;
+	struct cv_shm shm;
+	struct cv_nodes nodes;
+	struct cv_creds *creds;
+	struct cv_wb *wb;
+	struct fuse_session *session;
+	struct cv_watch fuse_watch;
+	struct cv_timer idle;
+	struct cv_slot *current;   /* slot of the request being dispatched */
+	bool current_taken;
+	bool receiving_paused;
+	struct cv_request *requests;
+	uint64_t request_count;
+	uint64_t served;
+	bool gone; /* the kernel says nobody uses the mount any more */
+
+	struct cv_open **opens; /* by handle index */
+	uint32_t opens_size;
+	uint32_t opens_hint;
+	uint32_t opens_count;
+	uint64_t open_sequence;
+
+	bool write_behind;
+	bool local;
+	unsigned ttl_file_min_ms, ttl_file_max_ms, ttl_dir_min_ms, ttl_dir_max_ms, ttl_negative_ms;
+
+	struct cv_node *hidden_dir; /* held */
+	uint32_t hidden_count;
+	uint64_t hidden_next;
+	uint64_t hidden_id;
+
+	char path[2][CV_PATH_MAX];
+};
+
+/* Connected engine in, serving file system out; feeds the saved FUSE_INIT. Takes fuse_fd. */
+int cv_fs_start(struct cv_fs *fs, const struct cv_dict *options, int fuse_fd, struct cv_err *err);
+/* Called once when the kernel is done with the mount. */
+void cv_fs_on_gone(struct cv_fs *fs, void (*gone)(struct cv_fs *fs));
+void cv_fs_release(struct cv_fs *fs);
+
+/* ---- requests ---- */
+
+/* NULL: answered with ENOMEM. The nodeid, if not 0, is resolved and held (else ESTALE is answered). */
+struct cv_request *cv_request_new(struct cv_fs *fs, fuse_req_t req, fuse_ino_t ino);
+/* One without a kernel request, for our own work. */
+struct cv_request *cv_request_internal(struct cv_fs *fs);
+void cv_request_end(struct cv_request *r); /* everything held is let go */
+void cv_reply_err(struct cv_request *r, int err); /* err <= 0; answers and ends */
+void cv_reply_attr(struct cv_request *r, struct cv_node *node, const struct cv_attr *attr);
+void cv_request_hold2(struct cv_request *r, struct cv_node *node);
+
+#define cv_request_of(op_) cv_container_of(op_, struct cv_request, op)
+
+/* Runs r->resume after the node's pending writes are at level. */
+void cv_request_after_drain(struct cv_request *r, struct cv_node *node, enum cv_wb_level level,
+			    void (*resume)(struct cv_request *r));
+
+/* Fills obj for an engine call; buffer: 0 or 1. -ESTALE when the node has no name any more. */
+int cv_fs_object(struct cv_fs *fs, struct cv_node *node, int buffer, struct cv_object *obj);
+/* The same when an open file is at hand: a lost name does not matter. */
+int cv_fs_object_open(struct cv_fs *fs, struct cv_node *node, const struct cv_open *open,
+		      struct cv_object *obj);
+
+/* ---- attributes ---- */
+
+/* What people see: numbers, pending size; remembers what the kernel is told. */
+void cv_fs_stat(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *attr,
+		struct stat *ret_st);
+double cv_fs_ttl(struct cv_fs *fs, const struct cv_attr *attr);
+/* Enters the node, counts a lookup, fills e. NULL: out of memory. */
+struct cv_node *cv_fs_entry(struct cv_fs *fs, struct cv_node *parent, const char *name,
+			    const struct cv_entry *entry, struct fuse_entry_param *e);
+/* Is name one of ours, that nobody may see or make? */
+bool cv_fs_reserved(const struct cv_fs *fs, const struct cv_node *parent, const char *name);
+
+/* ---- handles (fs_file.c) ---- */
+
+struct cv_open *cv_open_new(struct cv_fs *fs, struct cv_node *node, struct cv_file *file, int flags,
+			    bool is_dir, const struct cv_cred *cred);
+struct cv_open *cv_open_get(struct cv_fs *fs, uint64_t fh);
+uint64_t cv_open_fh(const struct cv_open *open);
+void cv_open_free(struct cv_fs *fs, struct cv_open *open); /* also the engine's file */
+bool cv_open_for_writeback(void *arg, uint32_t handle, struct cv_wb_handle *ret);
+/* What the node's last seen attributes say about the kernel's cached pages. */
+bool cv_fs_unchanged(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *attr);
+
+void cv_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void cv_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+		  struct fuse_file_info *fi);
+void cv_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);
+void cv_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
+		 struct fuse_file_info *fi);
+void cv_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void cv_op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi);
+void cv_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void cv_op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t length,
+		     struct fuse_file_info *fi);
+void cv_op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi);
+
+/* ---- directories (fs_dir.c) ---- */
+
+void cv_op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void cv_op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+		   struct fuse_file_info *fi);
+void cv_op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+		       struct fuse_file_info *fi);
+void cv_op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void cv_op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi);
+void cv_listing_free(struct cv_listing *listing);
+
+/* ---- hidden.c ---- */
+
+/*
+ * Must dir/name be kept under a hidden name because the object is open and would not outlive its last
+ * name? Returns its node, or NULL.
+ */
+struct cv_node *cv_hidden_needed(struct cv_fs *fs, struct cv_node *dir, const char *name);
+/*
+ * Gives victim (= dir/name) a hidden name; keep_name: an additional one. Then calls done(r, 0 or
+ * -errno). r->cred is the caller's.
+ */
+void cv_hidden_hide(struct cv_request *r, struct cv_node *dir, const char *name,
+		    struct cv_node *victim, bool keep_name,
+		    void (*done)(struct cv_request *r, int result));
+/* After the operation that took the name away. */
+void cv_hidden_taken(struct cv_request *r, struct cv_node *victim);
+/* Undoes a hide with keep_name. */
+void cv_hidden_undo(struct cv_request *r);
+/* The last handle is gone: the object can go, too. */
+void cv_hidden_remove(struct cv_fs *fs, struct cv_node *node, const struct cv_cred *cred);
+
+#define CV_HIDDEN_NAME ".cvol-unlinked"
+
+#endif

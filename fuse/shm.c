@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fuse/shm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <linux/fuse.h>
+
+#include "config/cleanup.h"
+#include "config/log.h"
+
+#define MIB        (1ull << 20)
+#define GIB        (1ull << 30)
+#define OFF_SLOTS  (1 * MIB)
+#define OFF_SMALL  (4 * MIB)
+#define OFF_EXTENT (32 * MIB)
+#define OFF_LARGE  (64 * MIB)
+#define OFF_WB     (128 * MIB)
+#define OFF_NODES  (1 * GIB)
+#define OFF_HANDLE (10 * GIB)
+
+_Static_assert(sizeof(struct cv_slot) == 1024, "slot layout");
+_Static_assert(sizeof(struct cv_node_record) == 512, "node layout");
+_Static_assert(sizeof(struct cv_handle_record) == 128, "handle layout");
+_Static_assert(sizeof(struct cv_extent_record) == 64, "extent layout");
+_Static_assert(OFF_SLOTS + CV_SLOTS * sizeof(struct cv_slot) <= OFF_SMALL, "slots");
+_Static_assert(OFF_SMALL + CV_SLOTS * CV_SMALL_SIZE <= OFF_EXTENT, "small buffers");
+_Static_assert(OFF_EXTENT + CV_WB_BUFFERS * sizeof(struct cv_extent_record) <= OFF_LARGE, "extents");
+_Static_assert(OFF_LARGE + (uint64_t)CV_LARGE_COUNT * CV_LARGE_SIZE <= OFF_WB, "large buffers");
+_Static_assert(OFF_WB + (uint64_t)CV_WB_BUFFERS * CV_WB_BUFFER_SIZE <= OFF_NODES, "write-behind");
+_Static_assert(OFF_NODES + (uint64_t)CV_NODES_MAX * sizeof(struct cv_node_record) <= OFF_HANDLE,
+	       "nodes");
+_Static_assert(OFF_HANDLE + (uint64_t)CV_HANDLES_MAX * sizeof(struct cv_handle_record) <= CV_SHM_SIZE,
+	       "handles");
+
+/* MADV_POPULATE_WRITE (Linux 5.14) is not in every libc; older kernels answer EINVAL. */
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+static int make_resident(struct cv_shm *shm, void *start, size_t size)
+{
+	if (shm->can_lock) {
+		if (mlock(start, size) == 0)
+			return 0; /* populates, too */
+		shm->can_lock = false;
+		cv_notice("cannot lock request buffers in memory (%s): a worker that is killed "
+			  "under memory pressure may lose requests; raise LimitMEMLOCK or grant "
+			  "CAP_IPC_LOCK",
+			  cv_strerror(errno));
+	}
+	if (madvise(start, size, MADV_POPULATE_WRITE) == 0)
+		return 0;
+	if (errno != EINVAL)
+		return -errno;
+	for (volatile uint8_t *p = start; p < (uint8_t *)start + size; p += 4096)
+		*p = 0; /* the buffer is free, its contents do not matter */
+	return 0;
+}
+
+static void drop_pages(struct cv_shm *shm, uint8_t *start, size_t size)
+{
+	if (shm->can_lock)
+		(void)munlock(start, size);
+	(void)fallocate(shm->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start - shm->base,
+			(off_t)size);
+}
+
+/* Slots become resident in chunks; a slot's record and small buffer go together. */
+static int slots_grow(struct cv_shm *shm)
+{
+	uint32_t first = shm->slots_ready, n = CV_SLOTS_IDLE;
+	int r;
+
+	if (first + n > CV_SLOTS)
+		return -ENOSPC;
+	r = make_resident(shm, &shm->slots[first], n * sizeof(struct cv_slot));
+	if (r == 0)
+		r = make_resident(shm, shm->small + (size_t)first * CV_SMALL_SIZE,
+				  (size_t)n * CV_SMALL_SIZE);
+	if (r < 0)
+		return r;
+	shm->slots_ready += n;
+	return 0;
+}
+
+int cv_shm_map(int fd, struct cv_shm *shm, struct cv_err *err)
+{
+	struct stat st;
+
+	memset(shm, 0, sizeof(*shm));
+	shm->fd = -1;
+	if (fstat(fd, &st) < 0)
+		return cv_fail(err, errno, "shared memory: %s", cv_strerror(errno));
+	if ((uint64_t)st.st_size < CV_SHM_SIZE)
+		return cv_fail(err, EPROTO, "shared memory: %lld bytes, expected %llu",
+			       (long long)st.st_size, (unsigned long long)CV_SHM_SIZE);
+	shm->base = mmap(NULL, CV_SHM_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	if (shm->base == MAP_FAILED)
+		return cv_fail(err, errno, "shared memory: mmap: %s", cv_strerror(errno));
+	/* Requests hold users' data: keep it out of core files. */
+	(void)madvise(shm->base, CV_SHM_SIZE, MADV_DONTDUMP);
+
+	shm->header = (void *)shm->base;
+	if (shm->header->magic != CV_SHM_MAGIC || shm->header->version != CV_SHM_VERSION) {
+		uint32_t version = shm->header->version;
+
+		(void)munmap(shm->base, CV_SHM_SIZE);
+		return cv_fail(err, EPROTO, "shared memory: unknown layout (version %u, this is %u)",
+			       version, CV_SHM_VERSION);
+	}
+	shm->slots = (void *)(shm->base + OFF_SLOTS);
+	shm->small = shm->base + OFF_SMALL;
+	shm->extents = (void *)(shm->base + OFF_EXTENT);
+	shm->large = shm->base + OFF_LARGE;
+	shm->wb = shm->base + OFF_WB;
+	shm->nodes = (void *)(shm->base + OFF_NODES);
+	shm->handles = (void *)(shm->base + OFF_HANDLE);
+	shm->can_lock = true;
+	shm->next_sequence = 1;
+
+	if (slots_grow(shm) < 0 ||
+	    make_resident(shm, shm->large, (size_t)CV_LARGE_IDLE * CV_LARGE_SIZE) < 0) {
+		(void)munmap(shm->base, CV_SHM_SIZE);
+		return cv_fail(err, ENOMEM, "shared memory: not enough memory for request buffers");
+	}
+	shm->large_ready = CV_LARGE_IDLE;
+	shm->fd = fd;
+	return 0;
+}
+
+void cv_shm_release(struct cv_shm *shm)
+{
+	if (shm->base && shm->fd >= 0)
+		(void)munmap(shm->base, CV_SHM_SIZE);
+	cv_close_fd(&shm->fd);
+	shm->base = NULL;
+}
+
+struct cv_slot *cv_shm_slot_get(struct cv_shm *shm)
+{
+	for (;;) {
+		for (uint32_t n = 0; n < shm->slots_ready; n++) {
+			uint32_t i = (shm->slot_hint + n) % shm->slots_ready;
+			struct cv_slot *slot = &shm->slots[i];
+
+			if (slot->state != CV_SLOT_FREE)
+				continue;
+			shm->slot_hint = i;
+			shm->slots_used++;
+			slot->large = -1;
+			slot->size = 0;
+			slot->tries = 0;
+			slot->unique = 0;
+			slot->sequence = shm->next_sequence++;
+			return slot;
+		}
+		if (slots_grow(shm) < 0)
+			return NULL;
+	}
+}
+
+void cv_shm_slot_put(struct cv_shm *shm, struct cv_slot *slot)
+{
+	slot->state = CV_SLOT_FREE;
+	cv_shm_barrier();
+	if (slot->large >= 0) {
+		shm->large_used[slot->large] = false;
+		shm->large_in_use--;
+		slot->large = -1;
+	}
+	shm->slots_used--;
+	shm->slot_hint = (uint32_t)(slot - shm->slots);
+}
+
+uint8_t *cv_shm_receive_buffer(struct cv_shm *shm, struct cv_slot *slot)
+{
+	for (uint32_t i = 0; i < CV_LARGE_COUNT; i++) {
+		uint8_t *buf = shm->large + (size_t)i * CV_LARGE_SIZE;
+
+		if (shm->large_used[i])
+			continue;
+		if (i >= shm->large_ready) {
+			if (make_resident(shm, buf, CV_LARGE_SIZE) < 0)
+				return NULL;
+			shm->large_ready = i + 1;
+		}
+		shm->large_used[i] = true;
+		shm->large_in_use++;
+		slot->large = (int32_t)i;
+		/* A non-zero length in a READING slot is the sign of a complete request. */
+		memset(buf, 0, sizeof(struct fuse_in_header));
+		cv_shm_barrier();
+		slot->state = CV_SLOT_READING;
+		cv_shm_barrier();
+		return buf;
+	}
+	return NULL;
+}
+
+uint8_t *cv_shm_slot_publish(struct cv_shm *shm, struct cv_slot *slot, size_t size_bytes)
+{
+	uint8_t *buf = shm->large + (size_t)slot->large * CV_LARGE_SIZE;
+	const struct fuse_in_header *in = (const void *)buf;
+	int32_t large = slot->large;
+
+	slot->size = (uint32_t)size_bytes;
+	slot->opcode = in->opcode;
+	slot->unique = in->unique;
+	if (size_bytes <= CV_SMALL_SIZE) {
+		uint8_t *small = shm->small + (size_t)(slot - shm->slots) * CV_SMALL_SIZE;
+
+		memcpy(small, buf, size_bytes);
+		cv_shm_barrier();
+		slot->large = -1;
+		buf = small;
+	}
+	cv_shm_barrier();
+	slot->state = CV_SLOT_RECEIVED;
+	cv_shm_barrier();
+	if (slot->large < 0) {
+		shm->large_used[large] = false;
+		shm->large_in_use--;
+	}
+	return buf;
+}
+
+void cv_shm_wb_trim(struct cv_shm *shm, uint32_t index)
+{
+	uint8_t *buf = cv_shm_wb_buffer(shm, index);
+
+	(void)fallocate(shm->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, buf - shm->base,
+			CV_WB_BUFFER_SIZE);
+}
+
+void cv_shm_trim(struct cv_shm *shm)
+{
+	while (shm->large_ready > CV_LARGE_IDLE && !shm->large_used[shm->large_ready - 1]) {
+		shm->large_ready--;
+		drop_pages(shm, shm->large + (size_t)shm->large_ready * CV_LARGE_SIZE, CV_LARGE_SIZE);
+	}
+	while (shm->slots_ready > CV_SLOTS_IDLE) {
+		uint32_t first = shm->slots_ready - CV_SLOTS_IDLE;
+
+		for (uint32_t i = first; i < shm->slots_ready; i++) {
+			if (shm->slots[i].state != CV_SLOT_FREE)
+				return;
+		}
+		drop_pages(shm, shm->small + (size_t)first * CV_SMALL_SIZE,
+			   (size_t)CV_SLOTS_IDLE * CV_SMALL_SIZE);
+		shm->slots_ready = first;
+		shm->slot_hint = 0;
+	}
+}

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The shared memory file of a mount, as the worker sees it. The daemon holds it, so everything in
+ * here outlives the worker: requests received and not yet answered (slots), the node table, the
+ * handle table, and written data not yet on the server. One sparse file, one mapping; regions have
+ * fixed offsets, so nothing ever moves. Only touched pages cost memory.
+ *
+ * A worker can die between any two stores. Records are therefore filled first and published by one
+ * aligned store of their `used` or `state` word; there are no links between records in here: every
+ * index (hash tables, lists) is private to a worker and rebuilt by a scan.
+ *
+ * The kernel copies requests straight into slot buffers. A buffer that can page-fault would let a
+ * SIGKILL during that copy turn the request into EIO, so the buffers in use are populated and, where
+ * the limit allows, locked.
+ */
+#ifndef CV_FUSE_SHM_H
+#define CV_FUSE_SHM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "backends/backend.h"
+#include "config/handoff.h"
+
+#define CV_SLOTS          1024
+#define CV_SLOTS_IDLE     64 /* slots kept resident when idle */
+#define CV_SMALL_SIZE     (8u * 1024)
+#define CV_LARGE_SIZE     (CV_MAX_IO + 64u * 1024) /* a 1 MiB write and its header */
+#define CV_LARGE_COUNT    16
+#define CV_LARGE_IDLE     2 /* with CV_SLOTS_IDLE: under 3 MiB pinned for an idle mount */
+#define CV_WB_BUFFER_SIZE CV_MAX_IO
+#define CV_WB_BUFFERS     128
+#define CV_NODES_MAX      (16u << 20)
+#define CV_HANDLES_MAX    (1u << 20)
+
+enum cv_slot_state {
+	CV_SLOT_FREE = 0,
+	CV_SLOT_READING,  /* the kernel may be copying into it */
+	CV_SLOT_RECEIVED, /* holds a complete request that was not answered */
+};
+
+struct cv_slot {
+	uint32_t state; /* enum cv_slot_state; the publishing store */
+	uint32_t opcode;
+	uint64_t unique;
+	uint64_t sequence; /* order of arrival */
+	uint32_t size;     /* of the request */
+	int32_t large;     /* index of its large buffer, or -1: in its own small one */
+	uint32_t tries;    /* times a worker began to execute it */
+	uint8_t reserved[1024 - 40]; /* pre-image and saved reply (recovery) */
+};
+
+enum cv_node_flags {
+	CV_NODE_NAMELESS = 1 << 0, /* parent and name no longer lead to it */
+	CV_NODE_HIDDEN = 1 << 1,   /* renamed away at unlink; removed at the last close */
+};
+
+struct cv_node_record {
+	uint32_t used; /* the publishing store */
+	uint32_t generation;
+	uint64_t lookups; /* the kernel's references */
+	uint64_t ino;     /* as shown */
+	uint32_t parent;  /* node index; 0 for the root */
+	uint32_t flags;   /* enum cv_node_flags */
+	uint32_t mode;    /* type bits */
+	uint32_t nlink;   /* last seen */
+	/* What the kernel was told last: decides at open whether its cached pages are still good. */
+	uint64_t seen_size;
+	int64_t seen_mtime_ns;
+	int64_t seen_ctime_ns;
+	struct cv_handle handle;
+	uint8_t name_size;
+	char name[CV_NAME_MAX + 1];
+	uint8_t reserved[512 - 64 - (CV_HANDLE_MAX + 1) - 1 - (CV_NAME_MAX + 1)];
+};
+
+struct cv_handle_record {
+	uint32_t used;
+	uint32_t node;
+	uint32_t flags; /* open(2) flags without O_CREAT, O_EXCL, O_TRUNC, O_APPEND */
+	uint32_t is_dir;
+	uint64_t sequence; /* high half of fh */
+	struct cv_cred cred; /* the opener's: reads, writes and syncs act for it */
+	uint8_t reserved[128 - 24 - sizeof(struct cv_cred)];
+};
+
+enum cv_extent_state {
+	CV_EXTENT_FREE = 0,
+	CV_EXTENT_DIRTY,    /* not on the server */
+	CV_EXTENT_SENT,     /* being written */
+	CV_EXTENT_UNSTABLE, /* the server has it in memory; kept until it says it is on disk */
+};
+
+/* One run of written bytes of one file; its data is the write-behind buffer of the same index. */
+struct cv_extent_record {
+	uint32_t state;
+	uint32_t node;
+	uint32_t handle;
+	uint32_t size;
+	uint64_t off;
+	uint64_t sequence;
+	uint64_t verifier; /* while UNSTABLE */
+	uint8_t reserved[64 - 40];
+};
+
+struct cv_shm {
+	int fd; /* owned */
+	uint8_t *base;
+	struct cv_shm_header *header;
+	struct cv_slot *slots;
+	uint8_t *small;
+	uint8_t *large;
+	struct cv_extent_record *extents; /* CV_WB_BUFFERS */
+	uint8_t *wb;
+	struct cv_node_record *nodes;
+	struct cv_handle_record *handles;
+
+	/* private */
+	bool can_lock;
+	uint32_t slots_ready;  /* the first slots_ready are resident */
+	uint32_t large_ready;
+	uint32_t slot_hint;
+	uint32_t slots_used;
+	bool large_used[CV_LARGE_COUNT];
+	uint32_t large_in_use;
+	uint64_t next_sequence;
+};
+
+/* Maps the file; takes ownership of fd on success. -EPROTO: not ours or another layout version. */
+int cv_shm_map(int fd, struct cv_shm *shm, struct cv_err *err);
+void cv_shm_release(struct cv_shm *shm);
+
+/* A free slot, resident and in state READING with a zeroed header, or NULL: stop reading. */
+struct cv_slot *cv_shm_slot_get(struct cv_shm *shm);
+void cv_shm_slot_put(struct cv_shm *shm, struct cv_slot *slot);
+/* Where the next request is received: a large buffer, or NULL when all are in use. */
+uint8_t *cv_shm_receive_buffer(struct cv_shm *shm, struct cv_slot *slot);
+/* The request lies in slot's large buffer: a short one moves to the slot's small buffer, so that the
+ * large one is free again. Publishes the slot. Returns where the request is. */
+uint8_t *cv_shm_slot_publish(struct cv_shm *shm, struct cv_slot *slot, size_t size_bytes);
+
+static inline uint8_t *cv_shm_wb_buffer(struct cv_shm *shm, uint32_t index)
+{
+	return shm->wb + (size_t)index * CV_WB_BUFFER_SIZE;
+}
+/* Gives the pages of a write-behind buffer back to the system. */
+void cv_shm_wb_trim(struct cv_shm *shm, uint32_t index);
+/* Gives back what a burst of requests made resident beyond the idle set. Call when idle. */
+void cv_shm_trim(struct cv_shm *shm);
+
+/* Keeps the compiler from moving stores across: the only ordering SIGKILL can observe. */
+#define cv_shm_barrier() __asm__ __volatile__("" ::: "memory")
+
+#endif
