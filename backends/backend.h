@@ -147,6 +147,11 @@ struct cv_op {
 
 	void *engine;            /* engine's own, between call and done */
 	unsigned debug_done;     /* backend.c: completions seen */
+	/* backend.c: */
+	void (*caller_done)(struct cv_op *op, ssize_t result); /* what done was before the call */
+	struct cv_mount *mount; /* where the operation is in flight; NULL: nowhere */
+	unsigned call;          /* which one */
+	size_t asked;           /* the largest count that may come back */
 };
 
 /* Learned at connect. */
