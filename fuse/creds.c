@@ -4,8 +4,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define ENTRIES    256 /* direct-mapped by pid */
-#define LIFE_NS    1000000000ull
+#define ENTRIES	   256 /* direct-mapped by pid */
+#define LIFE_NS	   1000000000ull
 #define GROUPS_ALL 256
 
 struct entry {

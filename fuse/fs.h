@@ -32,7 +32,9 @@ struct cv_open {
 	struct cv_node *node; /* held */
 	struct cv_file *file;
 	uint64_t error_mark; /* see cv_wb_error() */
-	bool dirty;          /* written to since the last flush */
+	bool dirty;	     /* written to since the last flush */
+	unsigned users;	     /* requests that use it: an interrupted one outlives its answer */
+	struct cv_request *closer; /* the release that waits for them */
 	/* directories */
 	struct cv_listing *listing;
 	struct cv_request *waiting; /* for the listing being fetched */
@@ -44,16 +46,17 @@ struct cv_request {
 	struct cv_wb_waiter waiter;
 	struct cv_timer interrupt;
 	struct cv_fs *fs;
-	fuse_req_t req; /* NULL once answered */
+	fuse_req_t req;	      /* NULL once answered */
 	struct cv_slot *slot; /* holds the request's bytes; NULL for our own operations */
 	struct cv_request *next, **prevp;
 	void (*resume)(struct cv_request *r); /* after a drain or a hide */
 	struct cv_cred cred;
-	struct cv_node *node;  /* held */
-	struct cv_node *node2; /* held */
-	struct cv_node *victim; /* held: what a rename replaces */
-	struct cv_open *open;
-	const char *name; /* in the slot */
+	struct cv_node *node;	 /* held */
+	struct cv_node *node2;	 /* held */
+	struct cv_node *victim;	 /* held: what a rename replaces */
+	struct cv_open *open;	 /* used: cv_open_hold() */
+	struct cv_open *closing; /* a release: not counted as a user */
+	const char *name;	 /* in the slot */
 	const char *name2;
 	const void *data; /* in the slot */
 	size_t size;
@@ -68,12 +71,11 @@ struct cv_request {
 	bool truncating;
 	struct {
 		bool keep_name; /* link instead of rename */
-		bool fallback;  /* in the same directory */
+		bool fallback;	/* in the same directory */
 		bool made_dir;
 		char name[64];
 	} hide;
-	struct cv_open *queue_next_open;
-	struct cv_request *queue_next;
+	struct cv_request *queue_next; /* of cv_open.waiting */
 };
 
 struct cv_fs {
@@ -86,13 +88,14 @@ struct cv_fs {
 	struct fuse_session *session;
 	struct cv_watch fuse_watch;
 	struct cv_timer idle;
-	struct cv_slot *current;   /* slot of the request being dispatched */
+	struct cv_slot *current; /* slot of the request being dispatched */
 	bool current_taken;
 	bool receiving_paused;
 	struct cv_request *requests;
 	uint64_t request_count;
 	uint64_t served;
 	bool gone; /* the kernel says nobody uses the mount any more */
+	void (*on_gone)(struct cv_fs *fs);
 
 	struct cv_open **opens; /* by handle index */
 	uint32_t opens_size;
@@ -114,17 +117,16 @@ struct cv_fs {
 
 /* Connected engine in, serving file system out; feeds the saved FUSE_INIT. Takes fuse_fd. */
 int cv_fs_start(struct cv_fs *fs, const struct cv_dict *options, int fuse_fd, struct cv_err *err);
-/* Called once when the kernel is done with the mount. */
-void cv_fs_on_gone(struct cv_fs *fs, void (*gone)(struct cv_fs *fs));
 void cv_fs_release(struct cv_fs *fs);
 
 /* ---- requests ---- */
 
-/* NULL: answered with ENOMEM. The nodeid, if not 0, is resolved and held (else ESTALE is answered). */
+/* NULL: answered with ENOMEM. The nodeid, if not 0, is resolved and held (else ESTALE is answered).
+ */
 struct cv_request *cv_request_new(struct cv_fs *fs, fuse_req_t req, fuse_ino_t ino);
 /* One without a kernel request, for our own work. */
 struct cv_request *cv_request_internal(struct cv_fs *fs);
-void cv_request_end(struct cv_request *r); /* everything held is let go */
+void cv_request_end(struct cv_request *r);	  /* everything held is let go */
 void cv_reply_err(struct cv_request *r, int err); /* err <= 0; answers and ends */
 void cv_reply_attr(struct cv_request *r, struct cv_node *node, const struct cv_attr *attr);
 void cv_request_hold2(struct cv_request *r, struct cv_node *node);
@@ -158,10 +160,15 @@ bool cv_fs_reserved(const struct cv_fs *fs, const struct cv_node *parent, const 
 struct cv_open *cv_open_new(struct cv_fs *fs, struct cv_node *node, struct cv_file *file, int flags,
 			    bool is_dir, const struct cv_cred *cred);
 struct cv_open *cv_open_get(struct cv_fs *fs, uint64_t fh);
+struct cv_open *cv_open_hold(struct cv_open *open);
+void cv_open_put(struct cv_open *open); /* the last one lets the waiting release go on */
+/* Runs resume(r), which frees open, when no request uses it any more. */
+void cv_open_close(struct cv_request *r, struct cv_open *open,
+		   void (*resume)(struct cv_request *r));
 uint64_t cv_open_fh(const struct cv_open *open);
 void cv_open_free(struct cv_fs *fs, struct cv_open *open); /* also the engine's file */
 bool cv_open_for_writeback(void *arg, uint32_t handle, struct cv_wb_handle *ret);
-/* What the node's last seen attributes say about the kernel's cached pages. */
+/* Do the attributes equal those the kernel was told last? Then its cached pages are good. */
 bool cv_fs_unchanged(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *attr);
 
 void cv_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
@@ -191,8 +198,8 @@ void cv_listing_free(struct cv_listing *listing);
 /* ---- hidden.c ---- */
 
 /*
- * Must dir/name be kept under a hidden name because the object is open and would not outlive its last
- * name? Returns its node, or NULL.
+ * Must dir/name be kept under a hidden name because the object is open and would not outlive its
+ * last name? Returns its node, or NULL.
  */
 struct cv_node *cv_hidden_needed(struct cv_fs *fs, struct cv_node *dir, const char *name);
 /*
@@ -209,6 +216,7 @@ void cv_hidden_undo(struct cv_request *r);
 /* The last handle is gone: the object can go, too. */
 void cv_hidden_remove(struct cv_fs *fs, struct cv_node *node, const struct cv_cred *cred);
 
-#define CV_HIDDEN_NAME ".cvol-unlinked"
+#define CV_HIDDEN_NAME	".cvol-unlinked"
+#define CV_SEEN_UNKNOWN INT64_MIN /* seen_mtime_ns: equals no time */
 
 #endif

@@ -279,7 +279,8 @@ static struct cv_node *find_handle(struct cv_nodes *t, const struct cv_handle *h
 
 static bool ino_taken(struct cv_nodes *t, uint64_t ino)
 {
-	for (uint32_t id = t->inos.buckets[hash_ino(ino) & t->inos.mask]; id; id = t->inos.next[id]) {
+	for (uint32_t id = t->inos.buckets[hash_ino(ino) & t->inos.mask]; id;
+	     id = t->inos.next[id]) {
 		if (t->shm->nodes[id].ino == ino)
 			return true;
 	}
@@ -332,7 +333,8 @@ static void parent_drop(struct cv_nodes *t, uint32_t parent)
 }
 
 /* A named node holds its parent, so that the parent's index is not reused under its path. */
-static void set_name(struct cv_nodes *t, struct cv_node_record *r, uint32_t parent, const char *name)
+static void set_name(struct cv_nodes *t, struct cv_node_record *r, uint32_t parent,
+		     const char *name)
 {
 	size_t len = strnlen(name, CV_NAME_MAX);
 
@@ -361,7 +363,7 @@ static struct cv_node *node_new(struct cv_nodes *t, uint32_t parent, const char 
 	r->flags = 0;
 	r->mode = entry->attr.mode & S_IFMT;
 	r->nlink = entry->attr.nlink;
-	r->seen_size = UINT64_MAX;
+	r->seen_size = 0;
 	r->seen_mtime_ns = r->seen_ctime_ns = 0;
 	r->handle = entry->handle;
 	r->ino = cv_node_ino(t, parent, name, entry->attr.ino);

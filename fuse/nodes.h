@@ -23,16 +23,16 @@ struct cv_wb_file;
 struct cv_node {
 	struct cv_node_record *record;
 	uint32_t id;
-	uint32_t open_count;     /* handles of files */
-	uint32_t refs;           /* requests that use the node: it stays while > 0 */
-	uint64_t changed;        /* value of cv_nodes.clock at our last change of data, attributes
-				    or, for a directory, entries */
-	struct cv_wb_file *wb;   /* owned by writeback.c; NULL when it has nothing to keep */
+	uint32_t open_count;   /* handles of files */
+	uint32_t refs;	       /* requests that use the node: it stays while > 0 */
+	uint64_t changed;      /* value of cv_nodes.clock at our last change of data, attributes
+				  or, for a directory, entries */
+	struct cv_wb_file *wb; /* owned by writeback.c; NULL when it has nothing to keep */
 };
 
 struct cv_node_index {
 	uint32_t *buckets; /* heads, 0: empty */
-	uint32_t *next;    /* by node id */
+	uint32_t *next;	   /* by node id */
 	uint32_t mask;
 	uint32_t next_size;
 };
@@ -41,8 +41,8 @@ struct cv_nodes {
 	struct cv_shm *shm;
 	bool by_handle;
 	struct cv_node **nodes; /* by id, owned */
-	uint32_t size;          /* of nodes */
-	uint32_t top;           /* ids handed out so far */
+	uint32_t size;		/* of nodes */
+	uint32_t top;		/* ids handed out so far */
 	uint32_t free_hint;
 	uint32_t count;
 	uint64_t clock; /* counts our own changes, see cv_node.changed */
@@ -69,9 +69,9 @@ struct cv_node *cv_node_enter(struct cv_nodes *t, uint32_t parent, const char *n
 /* What st_ino an entry without node has, so that d_ino and st_ino agree. */
 uint64_t cv_node_ino(struct cv_nodes *t, uint32_t parent, const char *name, uint64_t engine_ino);
 
-void cv_node_lookup(struct cv_node *node);                    /* one more kernel reference */
+void cv_node_lookup(struct cv_node *node); /* one more kernel reference */
 void cv_node_forget(struct cv_nodes *t, struct cv_node *node, uint64_t count);
-void cv_node_hold(struct cv_node *node);                      /* keeps it while a request runs */
+void cv_node_hold(struct cv_node *node); /* keeps it while a request runs */
 void cv_node_drop(struct cv_nodes *t, struct cv_node *node);
 
 /* parent/name is gone, or is another object now. */

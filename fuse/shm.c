@@ -11,13 +11,13 @@
 #include "config/cleanup.h"
 #include "config/log.h"
 
-#define MIB        (1ull << 20)
-#define GIB        (1ull << 30)
+#define MIB	   (1ull << 20)
+#define GIB	   (1ull << 30)
 #define OFF_SLOTS  (1 * MIB)
 #define OFF_SMALL  (4 * MIB)
 #define OFF_EXTENT (32 * MIB)
 #define OFF_LARGE  (64 * MIB)
-#define OFF_WB     (128 * MIB)
+#define OFF_WB	   (128 * MIB)
 #define OFF_NODES  (1 * GIB)
 #define OFF_HANDLE (10 * GIB)
 
@@ -27,12 +27,14 @@ _Static_assert(sizeof(struct cv_handle_record) == 128, "handle layout");
 _Static_assert(sizeof(struct cv_extent_record) == 64, "extent layout");
 _Static_assert(OFF_SLOTS + CV_SLOTS * sizeof(struct cv_slot) <= OFF_SMALL, "slots");
 _Static_assert(OFF_SMALL + CV_SLOTS * CV_SMALL_SIZE <= OFF_EXTENT, "small buffers");
-_Static_assert(OFF_EXTENT + CV_WB_BUFFERS * sizeof(struct cv_extent_record) <= OFF_LARGE, "extents");
+_Static_assert(OFF_EXTENT + CV_WB_BUFFERS * sizeof(struct cv_extent_record) <= OFF_LARGE,
+	       "extents");
 _Static_assert(OFF_LARGE + (uint64_t)CV_LARGE_COUNT * CV_LARGE_SIZE <= OFF_WB, "large buffers");
 _Static_assert(OFF_WB + (uint64_t)CV_WB_BUFFERS * CV_WB_BUFFER_SIZE <= OFF_NODES, "write-behind");
 _Static_assert(OFF_NODES + (uint64_t)CV_NODES_MAX * sizeof(struct cv_node_record) <= OFF_HANDLE,
 	       "nodes");
-_Static_assert(OFF_HANDLE + (uint64_t)CV_HANDLES_MAX * sizeof(struct cv_handle_record) <= CV_SHM_SIZE,
+_Static_assert(OFF_HANDLE + (uint64_t)CV_HANDLES_MAX * sizeof(struct cv_handle_record) <=
+		       CV_SHM_SIZE,
 	       "handles");
 
 /* MADV_POPULATE_WRITE (Linux 5.14) is not in every libc; older kernels answer EINVAL. */
@@ -97,7 +99,8 @@ int cv_shm_map(int fd, struct cv_shm *shm, struct cv_err *err)
 	if ((uint64_t)st.st_size < CV_SHM_SIZE)
 		return cv_fail(err, EPROTO, "shared memory: %lld bytes, expected %llu",
 			       (long long)st.st_size, (unsigned long long)CV_SHM_SIZE);
-	shm->base = mmap(NULL, CV_SHM_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	shm->base =
+		mmap(NULL, CV_SHM_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
 	if (shm->base == MAP_FAILED)
 		return cv_fail(err, errno, "shared memory: mmap: %s", cv_strerror(errno));
 	/* Requests hold users' data: keep it out of core files. */
@@ -108,8 +111,9 @@ int cv_shm_map(int fd, struct cv_shm *shm, struct cv_err *err)
 		uint32_t version = shm->header->version;
 
 		(void)munmap(shm->base, CV_SHM_SIZE);
-		return cv_fail(err, EPROTO, "shared memory: unknown layout (version %u, this is %u)",
-			       version, CV_SHM_VERSION);
+		return cv_fail(err, EPROTO,
+			       "shared memory: unknown layout (version %u, this is %u)", version,
+			       CV_SHM_VERSION);
 	}
 	shm->slots = (void *)(shm->base + OFF_SLOTS);
 	shm->small = shm->base + OFF_SMALL;
@@ -239,7 +243,8 @@ void cv_shm_trim(struct cv_shm *shm)
 {
 	while (shm->large_ready > CV_LARGE_IDLE && !shm->large_used[shm->large_ready - 1]) {
 		shm->large_ready--;
-		drop_pages(shm, shm->large + (size_t)shm->large_ready * CV_LARGE_SIZE, CV_LARGE_SIZE);
+		drop_pages(shm, shm->large + (size_t)shm->large_ready * CV_LARGE_SIZE,
+			   CV_LARGE_SIZE);
 	}
 	while (shm->slots_ready > CV_SLOTS_IDLE) {
 		uint32_t first = shm->slots_ready - CV_SLOTS_IDLE;

@@ -10,8 +10,8 @@
  * index (hash tables, lists) is private to a worker and rebuilt by a scan.
  *
  * The kernel copies requests straight into slot buffers. A buffer that can page-fault would let a
- * SIGKILL during that copy turn the request into EIO, so the buffers in use are populated and, where
- * the limit allows, locked.
+ * SIGKILL during that copy turn the request into EIO, so the buffers in use are populated and,
+ * where the limit allows, locked.
  */
 #ifndef CV_FUSE_SHM_H
 #define CV_FUSE_SHM_H
@@ -23,16 +23,16 @@
 #include "backends/backend.h"
 #include "config/handoff.h"
 
-#define CV_SLOTS          1024
-#define CV_SLOTS_IDLE     64 /* slots kept resident when idle */
-#define CV_SMALL_SIZE     (8u * 1024)
-#define CV_LARGE_SIZE     (CV_MAX_IO + 64u * 1024) /* a 1 MiB write and its header */
-#define CV_LARGE_COUNT    16
-#define CV_LARGE_IDLE     2 /* with CV_SLOTS_IDLE: under 3 MiB pinned for an idle mount */
+#define CV_SLOTS	  1024
+#define CV_SLOTS_IDLE	  64 /* slots kept resident when idle */
+#define CV_SMALL_SIZE	  (8u * 1024)
+#define CV_LARGE_SIZE	  (CV_MAX_IO + 64u * 1024) /* a 1 MiB write and its header */
+#define CV_LARGE_COUNT	  16
+#define CV_LARGE_IDLE	  2 /* with CV_SLOTS_IDLE: under 3 MiB pinned for an idle mount */
 #define CV_WB_BUFFER_SIZE CV_MAX_IO
-#define CV_WB_BUFFERS     128
-#define CV_NODES_MAX      (16u << 20)
-#define CV_HANDLES_MAX    (1u << 20)
+#define CV_WB_BUFFERS	  128
+#define CV_NODES_MAX	  (16u << 20)
+#define CV_HANDLES_MAX	  (1u << 20)
 
 enum cv_slot_state {
 	CV_SLOT_FREE = 0,
@@ -44,10 +44,10 @@ struct cv_slot {
 	uint32_t state; /* enum cv_slot_state; the publishing store */
 	uint32_t opcode;
 	uint64_t unique;
-	uint64_t sequence; /* order of arrival */
-	uint32_t size;     /* of the request */
-	int32_t large;     /* index of its large buffer, or -1: in its own small one */
-	uint32_t tries;    /* times a worker began to execute it */
+	uint64_t sequence;	     /* order of arrival */
+	uint32_t size;		     /* of the request */
+	int32_t large;		     /* index of its large buffer, or -1: in its own small one */
+	uint32_t tries;		     /* times a worker began to execute it */
 	uint8_t reserved[1024 - 40]; /* pre-image and saved reply (recovery) */
 };
 
@@ -60,12 +60,13 @@ struct cv_node_record {
 	uint32_t used; /* the publishing store */
 	uint32_t generation;
 	uint64_t lookups; /* the kernel's references */
-	uint64_t ino;     /* as shown */
+	uint64_t ino;	  /* as shown */
 	uint32_t parent;  /* node index; 0 for the root */
-	uint32_t flags;   /* enum cv_node_flags */
-	uint32_t mode;    /* type bits */
-	uint32_t nlink;   /* last seen */
-	/* What the kernel was told last: decides at open whether its cached pages are still good. */
+	uint32_t flags;	  /* enum cv_node_flags */
+	uint32_t mode;	  /* type bits */
+	uint32_t nlink;	  /* last seen */
+	/* What the kernel was told last: decides at open whether its cached pages are still good.
+	 */
 	uint64_t seen_size;
 	int64_t seen_mtime_ns;
 	int64_t seen_ctime_ns;
@@ -80,7 +81,7 @@ struct cv_handle_record {
 	uint32_t node;
 	uint32_t flags; /* open(2) flags without O_CREAT, O_EXCL, O_TRUNC, O_APPEND */
 	uint32_t is_dir;
-	uint64_t sequence; /* high half of fh */
+	uint64_t sequence;   /* high half of fh */
 	struct cv_cred cred; /* the opener's: reads, writes and syncs act for it */
 	uint8_t reserved[128 - 24 - sizeof(struct cv_cred)];
 };
@@ -88,7 +89,7 @@ struct cv_handle_record {
 enum cv_extent_state {
 	CV_EXTENT_FREE = 0,
 	CV_EXTENT_DIRTY,    /* not on the server */
-	CV_EXTENT_SENT,     /* being written */
+	CV_EXTENT_SENT,	    /* being written */
 	CV_EXTENT_UNSTABLE, /* the server has it in memory; kept until it says it is on disk */
 };
 
@@ -118,7 +119,7 @@ struct cv_shm {
 
 	/* private */
 	bool can_lock;
-	uint32_t slots_ready;  /* the first slots_ready are resident */
+	uint32_t slots_ready; /* the first slots_ready are resident */
 	uint32_t large_ready;
 	uint32_t slot_hint;
 	uint32_t slots_used;
@@ -136,8 +137,8 @@ struct cv_slot *cv_shm_slot_get(struct cv_shm *shm);
 void cv_shm_slot_put(struct cv_shm *shm, struct cv_slot *slot);
 /* Where the next request is received: a large buffer, or NULL when all are in use. */
 uint8_t *cv_shm_receive_buffer(struct cv_shm *shm, struct cv_slot *slot);
-/* The request lies in slot's large buffer: a short one moves to the slot's small buffer, so that the
- * large one is free again. Publishes the slot. Returns where the request is. */
+/* The request lies in slot's large buffer: a short one moves to the slot's small buffer, so that
+ * the large one is free again. Publishes the slot. Returns where the request is. */
 uint8_t *cv_shm_slot_publish(struct cv_shm *shm, struct cv_slot *slot, size_t size_bytes);
 
 static inline uint8_t *cv_shm_wb_buffer(struct cv_shm *shm, uint32_t index)

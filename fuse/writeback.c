@@ -8,13 +8,13 @@
 #include "config/cleanup.h"
 #include "config/log.h"
 
-#define TICK_MS        250 /* an idle writer's data leaves after one to two ticks */
-#define COMMIT_AGE_NS  (5ull * 1000000000)
-#define BUFFERS_LOW    32 /* free buffers below which unstable data is committed early */
-#define WINDOW_LAN     (16ull << 20)
-#define WINDOW_WAN     (64ull << 20)
-#define WAN_RTT_US     5000
-#define MERGE_LAN      (256u << 10)
+#define TICK_MS	      250 /* an idle writer's data leaves after one to two ticks */
+#define COMMIT_AGE_NS (5ull * 1000000000)
+#define BUFFERS_LOW   32 /* free buffers below which unstable data is committed early */
+#define WINDOW_LAN    (16ull << 20)
+#define WINDOW_WAN    (64ull << 20)
+#define WAN_RTT_US    5000
+#define MERGE_LAN     (256u << 10)
 
 struct extent {
 	struct cv_op op;
@@ -38,7 +38,7 @@ struct cv_wb_file {
 	struct cv_cred commit_cred;
 	bool committing;
 	bool want_commit;
-	int error;            /* the latest */
+	int error;	      /* the latest */
 	uint64_t error_count; /* of failed extents and commits */
 	struct cv_attr attr;
 	bool have_attr;

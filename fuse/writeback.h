@@ -6,8 +6,8 @@
  * write, fsync or close of each handle, as NFS clients do.
  *
  * Extents of one file never overlap: a write that overlaps data already sent waits until that has
- * arrived. Where the engine's writes are unstable (NFS), data is kept until fsync() (COMMIT) returns
- * the verifier it was written with, and sent again if not.
+ * arrived. Where the engine's writes are unstable (NFS), data is kept until fsync() (COMMIT)
+ * returns the verifier it was written with, and sent again if not.
  *
  * Loop thread only; nothing here blocks. Bounded by CV_WB_BUFFERS: a write that finds no buffer
  * waits in line.
@@ -65,8 +65,8 @@ void cv_wb_free(struct cv_wb *wb); /* nothing pending any more */
 void cv_wb_write(struct cv_wb *wb, struct cv_wb_waiter *waiter, struct cv_node *node,
 		 uint32_t handle, const void *data, size_t size_bytes, uint64_t off);
 
-/* Calls done(0) when everything written to the node so far has reached level; maybe at once. An error
- * of the write-out itself is not its result: see cv_wb_error(). */
+/* Calls done(0) when everything written to the node so far has reached level; maybe at once. An
+ * error of the write-out itself is not its result: see cv_wb_error(). */
 void cv_wb_drain(struct cv_wb *wb, struct cv_wb_waiter *waiter, struct cv_node *node,
 		 enum cv_wb_level level);
 /* The same for all nodes. */
@@ -87,7 +87,7 @@ bool cv_wb_attr(const struct cv_node *node, struct cv_attr *ret_attr);
 /* A handle is being closed (drained before): its extents that wait for a COMMIT elsewhere. */
 void cv_wb_node_closed(struct cv_wb *wb, struct cv_node *node);
 
-uint64_t cv_wb_bytes(const struct cv_wb *wb);       /* not yet on the server */
+uint64_t cv_wb_bytes(const struct cv_wb *wb);			   /* not yet on the server */
 int cv_wb_last_error(const struct cv_wb *wb, uint64_t *ret_count); /* since start */
 
 #endif

@@ -1,0 +1,385 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Listings. The engine returns entries in batches of its own size; a batch is copied, because the
+ * kernel's buffer may take less, and served from until it is used up. Where a batch is older than a
+ * change of ours, its attributes must not reach the kernel: names go out alone then.
+ */
+#include "fuse/fs.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/cleanup.h"
+
+/* Offsets of our own entries; an engine's are above 0 and practically never these. */
+#define OFF_DOT	   0x7ffffffffffffff1ull
+#define OFF_DOTDOT 0x7ffffffffffffff2ull
+#define REPLY_MAX  (256u * 1024)
+
+struct cv_listing {
+	uint64_t start; /* offset the batch follows */
+	uint64_t clock; /* cv_nodes.clock when it was asked for */
+	size_t count;
+	size_t position; /* where the last reply ended */
+	bool eof;
+	struct cv_dirent *entries; /* names point behind the array */
+};
+
+static struct cv_fs *fs_of(fuse_req_t req)
+{
+	return fuse_req_userdata(req);
+}
+
+void cv_listing_free(struct cv_listing *listing)
+{
+	free(listing);
+}
+
+static struct cv_listing *listing_copy(const struct cv_dirent *entries, size_t count)
+{
+	struct cv_listing *l;
+	size_t names = 0;
+	char *p;
+
+	for (size_t i = 0; i < count; i++)
+		names += strlen(entries[i].name) + 1;
+	l = malloc(sizeof(*l) + count * sizeof(*entries) + names);
+	if (!l)
+		return NULL;
+	memset(l, 0, sizeof(*l));
+	l->entries = (struct cv_dirent *)(l + 1);
+	l->count = count;
+	p = (char *)(l->entries + count);
+	for (size_t i = 0; i < count; i++) {
+		size_t n = strlen(entries[i].name) + 1;
+
+		l->entries[i] = entries[i];
+		l->entries[i].name = memcpy(p, entries[i].name, n);
+		p += n;
+	}
+	return l;
+}
+
+struct reply {
+	struct cv_request *r;
+	char *buf;
+	size_t size; /* of buf */
+	size_t used;
+	uint32_t *nodes; /* lookups counted, taken back if the kernel does not take the reply */
+	size_t nnodes;
+};
+
+/* Returns false when the entry does not fit. */
+static bool add_plain(struct reply *rp, const char *name, uint64_t ino, uint32_t mode,
+		      uint64_t next)
+{
+	struct cv_request *r = rp->r;
+	struct fuse_entry_param e = { .attr = { .st_ino = ino, .st_mode = mode } };
+	size_t n;
+
+	if (r->plus)
+		n = fuse_add_direntry_plus(r->req, rp->buf + rp->used, rp->size - rp->used, name,
+					   &e, (off_t)next);
+	else
+		n = fuse_add_direntry(r->req, rp->buf + rp->used, rp->size - rp->used, name,
+				      &e.attr, (off_t)next);
+	if (n > rp->size - rp->used)
+		return false;
+	rp->used += n;
+	return true;
+}
+
+static bool add_entry(struct reply *rp, const struct cv_listing *l, const struct cv_dirent *d)
+{
+	struct cv_request *r = rp->r;
+	struct cv_fs *fs = r->fs;
+	struct cv_node *dir = r->node;
+	uint64_t ino = cv_node_ino(&fs->nodes, dir->id, d->name, d->ino);
+	const struct cv_node *known = cv_node_find(&fs->nodes, dir->id, d->name);
+	bool stale = dir->changed > l->clock || (known && known->changed > l->clock);
+	struct fuse_entry_param e;
+	struct cv_node *node;
+	size_t n;
+
+	if (cv_fs_reserved(fs, dir, d->name))
+		return true;
+	if (!r->plus || !d->have_entry || stale)
+		return add_plain(rp, d->name, ino, d->mode, d->next_off);
+	/* Room first: a node entered for nothing would have to be forgotten again. */
+	if (fuse_add_direntry_plus(r->req, NULL, 0, d->name, NULL, 0) > rp->size - rp->used)
+		return false;
+	node = cv_fs_entry(fs, dir, d->name, &d->entry, &e);
+	if (!node)
+		return add_plain(rp, d->name, ino, d->mode, d->next_off);
+	if (node->changed > l->clock) {
+		/* Another name of a file we have changed since (by handle). */
+		cv_node_forget(&fs->nodes, node, 1);
+		return add_plain(rp, d->name, ino, d->mode, d->next_off);
+	}
+	n = fuse_add_direntry_plus(r->req, rp->buf + rp->used, rp->size - rp->used, d->name, &e,
+				   (off_t)d->next_off);
+	rp->used += n;
+	rp->nodes[rp->nnodes++] = node->id;
+	return true;
+}
+
+static void fetch(struct cv_request *r, uint64_t off);
+
+/* Position of the entry after off in the batch; count when it is the end; -1: not in it. */
+static ssize_t listing_find(const struct cv_listing *l, uint64_t off)
+{
+	if (off == l->start)
+		return 0;
+	if (l->position && l->entries[l->position - 1].next_off == off)
+		return (ssize_t)l->position;
+	for (size_t i = 0; i < l->count; i++) {
+		if (l->entries[i].next_off == off)
+			return (ssize_t)i + 1;
+	}
+	return -1;
+}
+
+static void serve(struct cv_request *r)
+{
+	struct cv_fs *fs = r->fs;
+	struct cv_listing *l = r->open->listing;
+	uint64_t off = r->off;
+	struct reply rp = { .r = r, .size = r->size < REPLY_MAX ? r->size : REPLY_MAX };
+	const struct cv_node *parent;
+	ssize_t at;
+
+	if (!r->req) {
+		cv_request_end(r);
+		return;
+	}
+	rp.buf = malloc(rp.size);
+	rp.nodes = malloc((rp.size / 32 + 1) * sizeof(*rp.nodes));
+	if (!rp.buf || !rp.nodes) {
+		cv_reply_err(r, -ENOMEM);
+		goto out;
+	}
+	if (off == 0) {
+		/* A directory read again from its start shows what is there now. */
+		if (!r->open->fetching) {
+			cv_listing_free(l);
+			r->open->listing = l = NULL;
+		}
+		if (!add_plain(&rp, ".", r->node->record->ino, S_IFDIR, OFF_DOT))
+			goto reply;
+		off = OFF_DOT;
+	}
+	if (off == OFF_DOT) {
+		parent = cv_node_get(&fs->nodes, r->node->record->parent);
+		if (!add_plain(&rp, "..", parent ? parent->record->ino : r->node->record->ino,
+			       S_IFDIR, OFF_DOTDOT))
+			goto reply;
+		off = OFF_DOTDOT;
+	}
+	if (off == OFF_DOTDOT)
+		off = 0;
+	at = l ? listing_find(l, off) : -1;
+	if (at < 0 || ((size_t)at == l->count && !l->eof)) {
+		if (rp.used)
+			goto reply; /* the kernel comes again for the rest */
+		fetch(r, off);
+		goto out;
+	}
+	while ((size_t)at < l->count && add_entry(&rp, l, &l->entries[at]))
+		at++;
+	l->position = (size_t)at;
+	/* Everything that was left is hidden: do not report an end too early. */
+	if (rp.used == 0 && (size_t)at == l->count && !l->eof) {
+		r->off = l->entries[l->count - 1].next_off;
+		fetch(r, r->off);
+		goto out;
+	}
+reply:
+	if (fuse_reply_buf(r->req, rp.buf, rp.used) < 0) {
+		for (size_t i = 0; i < rp.nnodes; i++) {
+			struct cv_node *node = cv_node_get(&fs->nodes, rp.nodes[i]);
+
+			if (node)
+				cv_node_forget(&fs->nodes, node, 1);
+		}
+	}
+	r->req = NULL;
+	cv_request_end(r);
+out:
+	free(rp.buf);
+	free(rp.nodes);
+}
+
+static void fetch_done(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+	struct cv_open *open = r->open;
+	struct cv_listing *l = NULL;
+
+	open->fetching = false;
+	cv_open_hold(open);
+	if (result >= 0) {
+		l = listing_copy(op->dirents, (size_t)result);
+		if (l) {
+			l->start = r->op.offset;
+			l->clock = r->clock;
+			l->eof = op->eof || result == 0;
+			cv_listing_free(open->listing);
+			open->listing = l;
+		}
+	}
+	if (l)
+		serve(r);
+	else
+		cv_reply_err(r, result < 0 ? (int)result : -ENOMEM);
+	while (open->waiting && !open->fetching) {
+		struct cv_request *next = open->waiting;
+
+		open->waiting = next->queue_next;
+		serve(next);
+	}
+	cv_open_put(open);
+}
+
+static void fetch(struct cv_request *r, uint64_t off)
+{
+	if (r->open->fetching) {
+		/* One at a time per handle; the kernel rarely asks for more. */
+		struct cv_request **p = &r->open->waiting;
+
+		while (*p)
+			p = &(*p)->queue_next;
+		r->queue_next = NULL;
+		*p = r;
+		return;
+	}
+	r->open->fetching = true;
+	r->clock = r->fs->nodes.clock;
+	cv_op_init(&r->op, fetch_done, &r->cred);
+	r->op.offset = off; /* ours to remember: readdir does not use it */
+	cv_readdir(&r->fs->mount, &r->op, r->open->file, off);
+}
+
+static struct cv_request *request_on_dir(fuse_req_t req, struct fuse_file_info *fi)
+{
+	struct cv_fs *fs = fs_of(req);
+	struct cv_open *open = cv_open_get(fs, fi->fh);
+	struct cv_request *r;
+
+	if (!open || !open->record->is_dir) {
+		(void)fuse_reply_err(req, EBADF);
+		return NULL;
+	}
+	r = cv_request_new(fs, req, 0);
+	if (!r)
+		return NULL;
+	r->open = cv_open_hold(open);
+	r->node = open->node;
+	cv_node_hold(r->node);
+	r->cred = open->record->cred;
+	return r;
+}
+
+static void read_dir(fuse_req_t req, size_t size, off_t off, struct fuse_file_info *fi, bool plus)
+{
+	struct cv_request *r = request_on_dir(req, fi);
+
+	if (!r)
+		return;
+	r->size = size;
+	r->off = (uint64_t)off;
+	r->plus = plus;
+	serve(r);
+}
+
+void cv_op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+		   struct fuse_file_info *fi)
+{
+	(void)ino;
+	read_dir(req, size, off, fi, false);
+}
+
+void cv_op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+		       struct fuse_file_info *fi)
+{
+	(void)ino;
+	read_dir(req, size, off, fi, true);
+}
+
+static void opendir_done(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+	struct cv_fs *fs = r->fs;
+	struct cv_open *open;
+
+	if (result < 0) {
+		cv_reply_err(r, (int)result);
+		return;
+	}
+	open = cv_open_new(fs, r->node, op->file, 0, true, &r->cred);
+	if (!open) {
+		cv_releasedir(&fs->mount, op->file);
+		cv_reply_err(r, -ENFILE);
+		return;
+	}
+	r->fi.fh = cv_open_fh(open);
+	if (!r->req || fuse_reply_open(r->req, &r->fi) < 0)
+		cv_open_free(fs, open);
+	r->req = NULL;
+	cv_request_end(r);
+}
+
+void cv_op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct cv_request *r = cv_request_new(fs_of(req), req, ino);
+	struct cv_object obj;
+	int err;
+
+	if (!r)
+		return;
+	r->fi = *fi;
+	err = cv_fs_object(r->fs, r->node, 0, &obj);
+	if (err < 0) {
+		cv_reply_err(r, err);
+		return;
+	}
+	cv_op_init(&r->op, opendir_done, &r->cred);
+	cv_opendir(&r->fs->mount, &r->op, &obj);
+}
+
+static void releasedir_go(struct cv_request *r)
+{
+	cv_open_free(r->fs, r->closing);
+	cv_reply_err(r, 0);
+}
+
+void cv_op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct cv_request *r = request_on_dir(req, fi);
+	struct cv_open *open;
+
+	(void)ino;
+	if (!r)
+		return;
+	open = r->open;
+	r->open = NULL;
+	open->users--;
+	cv_open_close(r, open, releasedir_go);
+}
+
+static void fsyncdir_done(struct cv_op *op, ssize_t result)
+{
+	/* Engines without it change directories synchronously. */
+	cv_reply_err(cv_request_of(op), result == -ENOSYS ? 0 : (int)result);
+}
+
+void cv_op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+	struct cv_request *r = request_on_dir(req, fi);
+
+	(void)ino;
+	if (!r)
+		return;
+	cv_op_init(&r->op, fsyncdir_done, &r->cred);
+	cv_fsyncdir(&r->fs->mount, &r->op, r->open->file, datasync);
+}

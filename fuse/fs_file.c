@@ -1,0 +1,579 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fuse/fs.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/cleanup.h"
+#include "config/log.h"
+
+#define SENT_FLAGS                                                                                 \
+	(O_ACCMODE | O_TRUNC | O_EXCL) /* what an engine gets to see of open(2)'s flags */
+
+static struct cv_fs *fs_of(fuse_req_t req)
+{
+	return fuse_req_userdata(req);
+}
+
+/* ---- handles ---- */
+
+static int opens_reserve(struct cv_fs *fs, uint32_t index)
+{
+	uint32_t size = fs->opens_size ? fs->opens_size : 256;
+	struct cv_open **opens;
+
+	if (index < fs->opens_size)
+		return 0;
+	while (size <= index)
+		size *= 2;
+	opens = realloc(fs->opens, (size_t)size * sizeof(struct cv_open *));
+	if (!opens)
+		return -ENOMEM;
+	memset(opens + fs->opens_size, 0,
+	       (size_t)(size - fs->opens_size) * sizeof(struct cv_open *));
+	fs->opens = opens;
+	fs->opens_size = size;
+	return 0;
+}
+
+struct cv_open *cv_open_new(struct cv_fs *fs, struct cv_node *node, struct cv_file *file, int flags,
+			    bool is_dir, const struct cv_cred *cred)
+{
+	struct cv_open *open;
+	uint32_t i = fs->opens_hint;
+
+	while (i < fs->opens_size && fs->opens[i])
+		i++;
+	if (i >= CV_HANDLES_MAX || opens_reserve(fs, i) < 0)
+		return NULL;
+	open = calloc(1, sizeof(*open));
+	if (!open)
+		return NULL;
+	open->record = &fs->shm.handles[i];
+	open->index = i;
+	open->node = node;
+	open->file = file;
+	open->record->node = node->id;
+	open->record->flags = (uint32_t)(flags & ~(O_CREAT | O_EXCL | O_TRUNC | O_APPEND));
+	open->record->is_dir = is_dir;
+	open->record->sequence = fs->open_sequence++;
+	open->record->cred = *cred;
+	cv_shm_barrier();
+	open->record->used = 1;
+	cv_node_hold(node);
+	if (!is_dir)
+		node->open_count++;
+	open->error_mark = cv_wb_error_mark(node);
+	fs->opens[i] = open;
+	fs->opens_hint = i + 1;
+	fs->opens_count++;
+	return open;
+}
+
+uint64_t cv_open_fh(const struct cv_open *open)
+{
+	return open->index | open->record->sequence << 32;
+}
+
+struct cv_open *cv_open_get(struct cv_fs *fs, uint64_t fh)
+{
+	uint32_t index = (uint32_t)fh;
+	struct cv_open *open = index < fs->opens_size ? fs->opens[index] : NULL;
+
+	return open && (uint32_t)open->record->sequence == (uint32_t)(fh >> 32) ? open : NULL;
+}
+
+void cv_open_free(struct cv_fs *fs, struct cv_open *open)
+{
+	struct cv_node *node = open->node;
+
+	if (open->record->is_dir) {
+		cv_releasedir(&fs->mount, open->file);
+	} else {
+		cv_release(&fs->mount, open->file);
+		node->open_count--;
+		cv_wb_node_closed(fs->wb, node);
+		if (node->open_count == 0 && (node->record->flags & CV_NODE_HIDDEN))
+			cv_hidden_remove(fs, node, &open->record->cred);
+	}
+	cv_listing_free(open->listing);
+	open->record->used = 0;
+	fs->opens[open->index] = NULL;
+	if (open->index < fs->opens_hint)
+		fs->opens_hint = open->index;
+	fs->opens_count--;
+	cv_node_drop(&fs->nodes, node);
+	free(open);
+}
+
+struct cv_open *cv_open_hold(struct cv_open *open)
+{
+	open->users++;
+	return open;
+}
+
+void cv_open_put(struct cv_open *open)
+{
+	struct cv_request *closer = open->closer;
+
+	if (--open->users == 0 && closer) {
+		open->closer = NULL;
+		closer->resume(closer);
+	}
+}
+
+void cv_open_close(struct cv_request *r, struct cv_open *open, void (*resume)(struct cv_request *r))
+{
+	r->closing = open;
+	r->resume = resume;
+	if (open->users)
+		open->closer = r;
+	else
+		resume(r);
+}
+
+bool cv_open_for_writeback(void *arg, uint32_t handle, struct cv_wb_handle *ret)
+{
+	struct cv_fs *fs = arg;
+	struct cv_open *open = handle < fs->opens_size ? fs->opens[handle] : NULL;
+
+	if (!open || open->record->is_dir)
+		return false;
+	ret->node = open->node;
+	ret->file = open->file;
+	ret->cred = &open->record->cred;
+	return true;
+}
+
+/* The request of an operation on an open file; NULL: answered. */
+static struct cv_request *request_on_open(fuse_req_t req, struct fuse_file_info *fi)
+{
+	struct cv_fs *fs = fs_of(req);
+	struct cv_open *open = cv_open_get(fs, fi->fh);
+	struct cv_request *r;
+
+	if (!open || open->record->is_dir) {
+		(void)fuse_reply_err(req, EBADF);
+		return NULL;
+	}
+	r = cv_request_new(fs, req, 0);
+	if (!r)
+		return NULL;
+	r->open = cv_open_hold(open);
+	r->node = open->node;
+	cv_node_hold(r->node);
+	/* As on a local file system, the right to read and write comes with the open file. */
+	r->cred = open->record->cred;
+	return r;
+}
+
+/* When is data safe enough to say so? Where writes are unstable, after a COMMIT. */
+static enum cv_wb_level close_level(const struct cv_fs *fs)
+{
+	return fs->mount.info.features & CV_FEAT_UNSTABLE_WRITES ? CV_WB_STABLE : CV_WB_WRITTEN;
+}
+
+/* ---- open, create ---- */
+
+static void open_done(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+	struct cv_fs *fs = r->fs;
+	struct cv_open *open;
+
+	if (result < 0) {
+		cv_reply_err(r, (int)result);
+		return;
+	}
+	if (r->truncating)
+		cv_node_touch(&fs->nodes, r->node);
+	open = cv_open_new(fs, r->node, op->file, r->fi.flags, false, &r->cred);
+	if (!open) {
+		cv_release(&fs->mount, op->file);
+		cv_reply_err(r, -ENFILE);
+		return;
+	}
+	if (!r->req) {
+		cv_open_free(fs, open);
+		cv_request_end(r);
+		return;
+	}
+	/* Close-to-open: what another host has changed since is seen from here on. */
+	if (op->have_attr && !r->truncating && !cv_wb_pending(r->node, NULL)) {
+		r->fi.keep_cache = cv_fs_unchanged(fs, r->node, &op->attr);
+		if (r->node->record->seen_size != op->attr.size)
+			(void)fuse_lowlevel_notify_inval_inode(fs->session, r->node->id, -1, 0);
+	}
+	r->fi.noflush = (r->fi.flags & O_ACCMODE) == O_RDONLY;
+	r->fi.fh = cv_open_fh(open);
+	if (fuse_reply_open(r->req, &r->fi) < 0)
+		cv_open_free(fs, open);
+	r->req = NULL;
+	cv_request_end(r);
+}
+
+static void open_go(struct cv_request *r)
+{
+	struct cv_object obj;
+	int err = cv_fs_object(r->fs, r->node, 0, &obj);
+
+	if (err < 0) {
+		cv_reply_err(r, err);
+		return;
+	}
+	r->truncating = r->fi.flags & O_TRUNC;
+	if (r->truncating)
+		cv_node_touch(&r->fs->nodes, r->node);
+	cv_op_init(&r->op, open_done, &r->cred);
+	cv_open(&r->fs->mount, &r->op, &obj, r->fi.flags & SENT_FLAGS & ~O_EXCL);
+}
+
+void cv_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct cv_request *r = cv_request_new(fs_of(req), req, ino);
+
+	if (!r)
+		return;
+	r->fi = *fi;
+	cv_request_after_drain(r, r->node, CV_WB_WRITTEN, open_go);
+}
+
+static void create_done(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+	struct cv_fs *fs = r->fs;
+	struct fuse_entry_param e;
+	struct cv_open *open;
+	struct cv_node *node;
+
+	cv_node_touch(&fs->nodes, r->node);
+	if (result < 0) {
+		cv_reply_err(r, (int)result);
+		return;
+	}
+	node = r->req ? cv_fs_entry(fs, r->node, r->name, &op->entry, &e) : NULL;
+	open = node ? cv_open_new(fs, node, op->file, r->fi.flags, false, &r->cred) : NULL;
+	if (!open) {
+		cv_release(&fs->mount, op->file);
+		if (node)
+			cv_node_forget(&fs->nodes, node, 1);
+		cv_reply_err(r, -ENFILE);
+		return;
+	}
+	r->fi.fh = cv_open_fh(open);
+	if (fuse_reply_create(r->req, &e, &r->fi) < 0) {
+		cv_open_free(fs, open);
+		cv_node_forget(&fs->nodes, node, 1);
+	}
+	r->req = NULL;
+	cv_request_end(r);
+}
+
+void cv_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+		  struct fuse_file_info *fi)
+{
+	struct cv_request *r = cv_request_new(fs_of(req), req, parent);
+	struct cv_object dir;
+	int err;
+
+	if (!r)
+		return;
+	r->fi = *fi;
+	r->name = name;
+	err = cv_fs_reserved(r->fs, r->node, name) ? -EPERM
+	      : strlen(name) > CV_NAME_MAX	   ? -ENAMETOOLONG
+						   : cv_fs_object(r->fs, r->node, 0, &dir);
+	if (err < 0) {
+		cv_reply_err(r, err);
+		return;
+	}
+	cv_op_init(&r->op, create_done, &r->cred);
+	cv_create(&r->fs->mount, &r->op, &dir, name, fi->flags & SENT_FLAGS, mode);
+}
+
+/* ---- read ---- */
+
+static void read_done(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+
+	if (result < 0) {
+		cv_reply_err(r, (int)result);
+		return;
+	}
+	if (r->req)
+		(void)fuse_reply_buf(r->req, op->data, (size_t)result);
+	r->req = NULL;
+	cv_request_end(r);
+}
+
+static void read_go(struct cv_request *r)
+{
+	cv_op_init(&r->op, read_done, &r->cred);
+	cv_read(&r->fs->mount, &r->op, r->open->file, r->size, r->off);
+}
+
+void cv_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	struct cv_request *r = request_on_open(req, fi);
+
+	(void)ino;
+	if (!r)
+		return;
+	r->size = size < CV_MAX_IO ? size : CV_MAX_IO;
+	r->off = (uint64_t)off;
+	cv_request_after_drain(r, r->node, CV_WB_WRITTEN, read_go);
+}
+
+/* ---- write ---- */
+
+static void write_reply(struct cv_request *r)
+{
+	struct cv_node_record *rec = r->node->record;
+
+	/* The kernel moves its idea of the size in the same way. */
+	if (rec->seen_size < r->off + r->size)
+		rec->seen_size = r->off + r->size;
+	rec->seen_mtime_ns = CV_SEEN_UNKNOWN;
+	cv_node_touch(&r->fs->nodes, r->node);
+	if (r->req)
+		(void)fuse_reply_write(r->req, r->size);
+	r->req = NULL;
+	cv_request_end(r);
+}
+
+static void write_direct_done(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+
+	if (result < 0)
+		cv_reply_err(r, (int)result);
+	else
+		write_reply(r);
+}
+
+static void write_through_done(struct cv_request *r)
+{
+	int err = cv_wb_error(r->node, &r->open->error_mark);
+
+	if (err)
+		cv_reply_err(r, err);
+	else
+		write_reply(r);
+}
+
+static void write_taken(struct cv_wb_waiter *w, int result)
+{
+	struct cv_request *r = cv_container_of(w, struct cv_request, waiter);
+	bool through = !r->fs->write_behind || (r->open->record->flags & O_DIRECT) ||
+		       cv_wb_error_mark(r->node) > 0;
+
+	if (result < 0)
+		cv_reply_err(r, result);
+	else if (through)
+		cv_request_after_drain(r, r->node, CV_WB_WRITTEN, write_through_done);
+	else
+		write_reply(r);
+}
+
+void cv_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
+		 struct fuse_file_info *fi)
+{
+	struct cv_request *r = request_on_open(req, fi);
+	int err;
+
+	(void)ino;
+	if (!r)
+		return;
+	r->size = size;
+	r->off = (uint64_t)off;
+	if (size == 0) {
+		write_reply(r);
+		return;
+	}
+	r->open->dirty = true;
+	if (r->fs->local) {
+		cv_op_init(&r->op, write_direct_done, &r->cred);
+		cv_write(&r->fs->mount, &r->op, r->open->file, buf, size, r->off);
+		return;
+	}
+	err = cv_wb_error(r->node, &r->open->error_mark);
+	if (err) {
+		cv_reply_err(r, err);
+		return;
+	}
+	r->waiter.done = write_taken;
+	cv_wb_write(r->fs->wb, &r->waiter, r->node, r->open->index, buf, size, r->off);
+}
+
+/* ---- flush, fsync, release ---- */
+
+static void flush_drained(struct cv_request *r)
+{
+	struct cv_attr attr;
+
+	/* Our own writes do not make the kernel's pages stale. */
+	if (cv_wb_attr(r->node, &attr) && attr.size == r->node->record->seen_size &&
+	    r->fs->mount.info.time_gran_ns < 1000000000) {
+		r->node->record->seen_mtime_ns =
+			(int64_t)attr.mtime.tv_sec * 1000000000 + attr.mtime.tv_nsec;
+		r->node->record->seen_ctime_ns =
+			(int64_t)attr.ctime.tv_sec * 1000000000 + attr.ctime.tv_nsec;
+	}
+	cv_reply_err(r, cv_wb_error(r->node, &r->open->error_mark));
+}
+
+void cv_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct cv_request *r = request_on_open(req, fi);
+
+	(void)ino;
+	if (!r)
+		return;
+	/* Each close of a duplicated descriptor comes here: nothing to do is the usual case. */
+	if (!r->open->dirty) {
+		cv_reply_err(r, 0);
+		return;
+	}
+	r->open->dirty = false;
+	cv_request_after_drain(r, r->node, close_level(r->fs), flush_drained);
+}
+
+static void fsync_done(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+	int err = cv_wb_error(r->node, &r->open->error_mark);
+
+	if (result == -ENOSYS)
+		result = 0; /* the engine cannot ask for more than it has done */
+	cv_reply_err(r, err ? err : (int)result);
+}
+
+static void fsync_go(struct cv_request *r)
+{
+	cv_op_init(&r->op, fsync_done, &r->cred);
+	/* Where writes are unstable, draining has committed them already. */
+	if (r->fs->mount.info.features & CV_FEAT_UNSTABLE_WRITES)
+		fsync_done(&r->op, 0);
+	else
+		cv_fsync(&r->fs->mount, &r->op, r->open->file, r->flags);
+}
+
+void cv_op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+	struct cv_request *r = request_on_open(req, fi);
+
+	(void)ino;
+	if (!r)
+		return;
+	r->flags = datasync;
+	cv_request_after_drain(r, r->node, close_level(r->fs), fsync_go);
+}
+
+static void release_drained(struct cv_request *r)
+{
+	int err = cv_wb_error(r->node, &r->closing->error_mark);
+
+	/* After the last close nobody listens any more: pages written through a mapping. */
+	if (err)
+		cv_error("data of a closed file was lost: %s", cv_strerror(err));
+	cv_open_free(r->fs, r->closing);
+	cv_reply_err(r, 0);
+}
+
+static void release_go(struct cv_request *r)
+{
+	cv_request_after_drain(r, r->node, close_level(r->fs), release_drained);
+}
+
+void cv_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct cv_request *r = request_on_open(req, fi);
+	struct cv_open *open;
+
+	(void)ino;
+	if (!r)
+		return;
+	open = r->open;
+	r->open = NULL;
+	open->users--;
+	cv_open_close(r, open, release_go);
+}
+
+/* ---- allocate, seek ---- */
+
+static void fallocate_done(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+
+	cv_node_touch(&r->fs->nodes, r->node);
+	r->node->record->seen_mtime_ns = CV_SEEN_UNKNOWN;
+	if (result == 0 && !(r->flags & FALLOC_FL_KEEP_SIZE) &&
+	    r->node->record->seen_size < r->off + r->size)
+		r->node->record->seen_size = r->off + r->size;
+	cv_reply_err(r, (int)result);
+}
+
+static void fallocate_go(struct cv_request *r)
+{
+	cv_op_init(&r->op, fallocate_done, &r->cred);
+	cv_fallocate(&r->fs->mount, &r->op, r->open->file, r->flags, r->off, r->size);
+}
+
+void cv_op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t length,
+		     struct fuse_file_info *fi)
+{
+	struct cv_request *r;
+
+	(void)ino;
+	if (!fs_of(req)->mount.backend->fallocate) {
+		(void)fuse_reply_err(req, ENOSYS); /* the kernel remembers: EOPNOTSUPP */
+		return;
+	}
+	r = request_on_open(req, fi);
+	if (!r)
+		return;
+	r->flags = mode;
+	r->off = (uint64_t)off;
+	r->size = (size_t)length;
+	cv_request_after_drain(r, r->node, CV_WB_WRITTEN, fallocate_go);
+}
+
+static void lseek_done(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+
+	if (result < 0) {
+		cv_reply_err(r, (int)result);
+		return;
+	}
+	if (r->req)
+		(void)fuse_reply_lseek(r->req, (off_t)op->offset);
+	r->req = NULL;
+	cv_request_end(r);
+}
+
+static void lseek_go(struct cv_request *r)
+{
+	cv_op_init(&r->op, lseek_done, &r->cred);
+	cv_lseek(&r->fs->mount, &r->op, r->open->file, r->off, r->flags);
+}
+
+void cv_op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
+{
+	struct cv_request *r;
+
+	(void)ino;
+	if (!fs_of(req)->mount.backend->lseek) {
+		(void)fuse_reply_err(req, ENOSYS); /* the kernel does it: no holes */
+		return;
+	}
+	r = request_on_open(req, fi);
+	if (!r)
+		return;
+	r->off = (uint64_t)off;
+	r->flags = whence;
+	cv_request_after_drain(r, r->node, CV_WB_WRITTEN, lseek_go);
+}

@@ -1,0 +1,1183 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fuse/fs.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "config/cleanup.h"
+#include "config/log.h"
+#include "config/options.h"
+#include "config/str.h"
+
+#define RECEIVE_BATCH	   64	/* requests taken per turn before others get theirs */
+#define INTERRUPT_GRACE_MS 400	/* a healthy server answers in time: no spurious EINTR */
+#define IDLE_TRIM_MS	   5000 /* burst memory goes back after this */
+#define MAX_BACKGROUND	   64
+
+/* ---- requests ---- */
+
+static int get_groups(void *arg, int size, gid_t list[])
+{
+	return fuse_req_getgroups(arg, size, list);
+}
+
+struct cv_request *cv_request_internal(struct cv_fs *fs)
+{
+	struct cv_request *r = calloc(1, sizeof(*r));
+
+	if (!r)
+		return NULL;
+	r->fs = fs;
+	r->next = fs->requests;
+	if (r->next)
+		r->next->prevp = &r->next;
+	r->prevp = &fs->requests;
+	fs->requests = r;
+	fs->request_count++;
+	r->clock = fs->nodes.clock;
+	return r;
+}
+
+static void interrupt_fire(struct cv_timer *timer)
+{
+	struct cv_request *r = cv_container_of(timer, struct cv_request, interrupt);
+
+	/* The engine goes on, its result will find nobody to tell. */
+	if (r->req) {
+		fuse_req_t req = r->req;
+
+		r->req = NULL;
+		(void)fuse_reply_err(req, EINTR);
+	}
+}
+
+/*
+ * Any signal to the caller brings this. A caller that dies is released only by an answer; one that
+ * has a handler would take EINTR as a failure of, say, mkdir. So: a server that works gets time to
+ * answer, one that is away does not hold anybody.
+ */
+static void interrupted(fuse_req_t req, void *data)
+{
+	struct cv_request *r = data;
+	struct cv_stats stats;
+
+	(void)req;
+	cv_mount_stats(&r->fs->mount, &stats);
+	(void)cv_timer_set(r->fs->loop, &r->interrupt, stats.connected ? INTERRUPT_GRACE_MS : 0);
+}
+
+struct cv_request *cv_request_new(struct cv_fs *fs, fuse_req_t req, fuse_ino_t ino)
+{
+	const struct fuse_ctx *ctx = fuse_req_ctx(req);
+	struct cv_node *node = NULL;
+	struct cv_request *r;
+
+	if (ino) {
+		node = cv_node_get(&fs->nodes, ino);
+		if (!node) {
+			(void)fuse_reply_err(req, ESTALE);
+			return NULL;
+		}
+	}
+	r = cv_request_internal(fs);
+	if (!r) {
+		(void)fuse_reply_err(req, ENOMEM);
+		return NULL;
+	}
+	r->req = req;
+	r->slot = fs->current;
+	fs->current_taken = true;
+	r->interrupt = (struct cv_timer)CV_TIMER_INIT(interrupt_fire);
+	if (node) {
+		cv_node_hold(node);
+		r->node = node;
+	}
+	r->cred.uid = ctx->uid;
+	r->cred.gid = ctx->gid;
+	if (fs->mount.info.features & CV_FEAT_CALLER_CREDS)
+		cv_creds_fill(fs->creds, cv_loop_now_ns(fs->loop), ctx->pid, ctx->uid, ctx->gid,
+			      get_groups, req, &r->cred);
+	fuse_req_interrupt_func(req, interrupted, r);
+	return r;
+}
+
+void cv_request_hold2(struct cv_request *r, struct cv_node *node)
+{
+	cv_node_hold(node);
+	r->node2 = node;
+}
+
+/* An attribute operation that names a handle uses its file, if it is one. */
+static void use_file(struct cv_request *r, uint64_t fh)
+{
+	struct cv_open *open = cv_open_get(r->fs, fh);
+
+	if (open && !open->record->is_dir)
+		r->open = cv_open_hold(open);
+}
+
+void cv_request_end(struct cv_request *r)
+{
+	struct cv_fs *fs = r->fs;
+
+	cv_timer_cancel(fs->loop, &r->interrupt);
+	if (r->node)
+		cv_node_drop(&fs->nodes, r->node);
+	if (r->node2)
+		cv_node_drop(&fs->nodes, r->node2);
+	if (r->victim)
+		cv_node_drop(&fs->nodes, r->victim);
+	if (r->slot)
+		cv_shm_slot_put(&fs->shm, r->slot);
+	if (r->open)
+		cv_open_put(r->open);
+	*r->prevp = r->next;
+	if (r->next)
+		r->next->prevp = r->prevp;
+	fs->request_count--;
+	free(r);
+	if (fs->receiving_paused && fs->fuse_watch.fd >= 0) {
+		fs->receiving_paused = false;
+		(void)cv_loop_modify(fs->loop, &fs->fuse_watch, EPOLLIN);
+	}
+}
+
+void cv_reply_err(struct cv_request *r, int err)
+{
+	if (r->req)
+		(void)fuse_reply_err(r->req, -err);
+	r->req = NULL;
+	cv_request_end(r);
+}
+
+static void drained(struct cv_wb_waiter *w, int result)
+{
+	struct cv_request *r = cv_container_of(w, struct cv_request, waiter);
+
+	(void)result;
+	r->resume(r);
+}
+
+void cv_request_after_drain(struct cv_request *r, struct cv_node *node, enum cv_wb_level level,
+			    void (*resume)(struct cv_request *r))
+{
+	r->resume = resume;
+	r->waiter.done = drained;
+	cv_wb_drain(r->fs->wb, &r->waiter, node, level);
+}
+
+int cv_fs_object(struct cv_fs *fs, struct cv_node *node, int buffer, struct cv_object *obj)
+{
+	obj->nodeid = node->id;
+	obj->handle = NULL;
+	obj->path = NULL;
+	if (fs->nodes.by_handle) {
+		obj->handle = &node->record->handle;
+		return obj->handle->size ? 0 : -ESTALE;
+	}
+	obj->path = cv_node_path(&fs->nodes, node, fs->path[buffer]);
+	return obj->path ? 0 : -ESTALE;
+}
+
+int cv_fs_object_open(struct cv_fs *fs, struct cv_node *node, const struct cv_open *open,
+		      struct cv_object *obj)
+{
+	int r = cv_fs_object(fs, node, 0, obj);
+
+	if (r < 0 && open && open->file && !fs->nodes.by_handle) {
+		obj->path = CV_HIDDEN_NAME "/?"; /* leads nowhere: the engine uses the file */
+		r = 0;
+	}
+	return r;
+}
+
+bool cv_fs_reserved(const struct cv_fs *fs, const struct cv_node *parent, const char *name)
+{
+	size_t n = sizeof(CV_HIDDEN_NAME) - 1;
+
+	if (fs->mount.info.features & CV_FEAT_UNLINK_OPEN || strncmp(name, CV_HIDDEN_NAME, n) != 0)
+		return false;
+	return name[n] == '-' || (name[n] == '\0' && parent->id == CV_NODE_ROOT);
+}
+
+/* ---- attributes ---- */
+
+static int64_t ns_of(const struct timespec *ts)
+{
+	return (int64_t)ts->tv_sec * 1000000000 + ts->tv_nsec;
+}
+
+bool cv_fs_unchanged(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *attr)
+{
+	const struct cv_node_record *r = node->record;
+
+	(void)fs;
+	return r->seen_size == attr->size && r->seen_mtime_ns == ns_of(&attr->mtime) &&
+	       r->seen_ctime_ns == ns_of(&attr->ctime);
+}
+
+static void remember_seen(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *attr)
+{
+	struct cv_node_record *r = node->record;
+
+	r->seen_size = attr->size;
+	r->seen_mtime_ns = ns_of(&attr->mtime);
+	r->seen_ctime_ns = ns_of(&attr->ctime);
+	/* Whole seconds hide a second change within the same one: then trust nothing. */
+	if (fs->mount.info.time_gran_ns >= 1000000000) {
+		struct timespec now;
+
+		(void)clock_gettime(CLOCK_REALTIME, &now);
+		if (now.tv_sec - attr->mtime.tv_sec <= 2)
+			r->seen_mtime_ns = CV_SEEN_UNKNOWN;
+	}
+}
+
+void cv_fs_stat(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *attr, struct stat *st)
+{
+	uint64_t end;
+
+	memset(st, 0, sizeof(*st));
+	st->st_ino = node->record->ino;
+	st->st_mode = attr->mode;
+	st->st_nlink = attr->nlink;
+	st->st_uid = attr->uid;
+	st->st_gid = attr->gid;
+	st->st_rdev = (dev_t)attr->rdev;
+	st->st_size = (off_t)attr->size;
+	st->st_blocks = (blkcnt_t)attr->blocks;
+	st->st_blksize = attr->blksize;
+	st->st_atim = attr->atime;
+	st->st_mtim = attr->mtime;
+	st->st_ctim = attr->ctime;
+	node->record->nlink = attr->nlink;
+	if ((node->record->flags & CV_NODE_HIDDEN) && st->st_nlink)
+		st->st_nlink--;
+	if (cv_wb_pending(node, &end)) {
+		if ((uint64_t)st->st_size < end)
+			st->st_size = (off_t)end;
+		node->record->seen_size = (uint64_t)st->st_size;
+		node->record->seen_mtime_ns = CV_SEEN_UNKNOWN;
+	} else {
+		remember_seen(fs, node, attr);
+	}
+}
+
+/* As NFS clients do: what has not changed for long is believed for longer. */
+double cv_fs_ttl(struct cv_fs *fs, const struct cv_attr *attr)
+{
+	bool dir = S_ISDIR(attr->mode);
+	unsigned min = dir ? fs->ttl_dir_min_ms : fs->ttl_file_min_ms;
+	unsigned max = dir ? fs->ttl_dir_max_ms : fs->ttl_file_max_ms;
+	struct timespec now;
+	int64_t age_ms;
+
+	(void)clock_gettime(CLOCK_REALTIME, &now);
+	age_ms = (ns_of(&now) - ns_of(&attr->mtime)) / 1000000 / 10;
+	if (age_ms < min)
+		age_ms = min;
+	if (age_ms > max)
+		age_ms = max;
+	return (double)age_ms / 1000;
+}
+
+struct cv_node *cv_fs_entry(struct cv_fs *fs, struct cv_node *parent, const char *name,
+			    const struct cv_entry *entry, struct fuse_entry_param *e)
+{
+	struct cv_node *node = cv_node_enter(&fs->nodes, parent->id, name, entry);
+
+	if (!node)
+		return NULL;
+	memset(e, 0, sizeof(*e));
+	cv_node_lookup(node);
+	e->ino = node->id;
+	e->generation = node->record->generation;
+	e->attr_timeout = e->entry_timeout = cv_fs_ttl(fs, &entry->attr);
+	cv_fs_stat(fs, node, &entry->attr, &e->attr);
+	return node;
+}
+
+static void reply_entry(struct cv_request *r, struct cv_node *parent, const char *name)
+{
+	struct cv_fs *fs = r->fs;
+	struct fuse_entry_param e;
+	struct cv_node *node;
+
+	if (!r->req) {
+		cv_request_end(r);
+		return;
+	}
+	node = cv_fs_entry(fs, parent, name, &r->op.entry, &e);
+	if (!node) {
+		cv_reply_err(r, -ENOMEM);
+		return;
+	}
+	if (fuse_reply_entry(r->req, &e) < 0)
+		cv_node_forget(&fs->nodes, node, 1); /* the kernel did not take it */
+	r->req = NULL;
+	cv_request_end(r);
+}
+
+void cv_reply_attr(struct cv_request *r, struct cv_node *node, const struct cv_attr *attr)
+{
+	struct stat st;
+
+	cv_fs_stat(r->fs, node, attr, &st);
+	if (r->req)
+		(void)fuse_reply_attr(r->req, &st, cv_fs_ttl(r->fs, attr));
+	r->req = NULL;
+	cv_request_end(r);
+}
+
+/* ---- lookup, attributes ---- */
+
+static struct cv_fs *fs_of(fuse_req_t req)
+{
+	return fuse_req_userdata(req);
+}
+
+static void lookup_done(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+	struct cv_node *known;
+
+	if (result == 0) {
+		reply_entry(r, r->node, r->name);
+		return;
+	}
+	known = cv_node_find(&r->fs->nodes, r->node->id, r->name);
+	if (result == -ENOENT && known)
+		cv_node_unlink(&r->fs->nodes, known);
+	if (result == -ENOENT && r->fs->ttl_negative_ms && r->req) {
+		struct fuse_entry_param e = { .ino = 0,
+					      .entry_timeout = r->fs->ttl_negative_ms / 1000.0 };
+
+		(void)fuse_reply_entry(r->req, &e);
+		r->req = NULL;
+		cv_request_end(r);
+		return;
+	}
+	cv_reply_err(r, (int)result);
+}
+
+/* Resolves the directory of a name-taking operation; answers and returns false on failure. */
+static bool name_object(struct cv_request *r, struct cv_object *obj)
+{
+	int err = cv_fs_object(r->fs, r->node, 0, obj);
+
+	if (err == 0 && strlen(r->name) > CV_NAME_MAX)
+		err = -ENAMETOOLONG;
+	if (err < 0)
+		cv_reply_err(r, err);
+	return err == 0;
+}
+
+static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	struct cv_request *r = cv_request_new(fs_of(req), req, parent);
+	struct cv_object obj;
+
+	if (!r)
+		return;
+	r->name = name;
+	if (cv_fs_reserved(r->fs, r->node, name)) {
+		cv_reply_err(r, -ENOENT);
+		return;
+	}
+	if (!name_object(r, &obj))
+		return;
+	cv_op_init(&r->op, lookup_done, &r->cred);
+	cv_lookup(&r->fs->mount, &r->op, &obj, name);
+}
+
+static void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t nlookup)
+{
+	struct cv_fs *fs = fs_of(req);
+	struct cv_node *node = cv_node_get(&fs->nodes, ino);
+
+	if (node)
+		cv_node_forget(&fs->nodes, node, nlookup);
+	fuse_reply_none(req);
+}
+
+static void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets)
+{
+	struct cv_fs *fs = fs_of(req);
+
+	for (size_t i = 0; i < count; i++) {
+		struct cv_node *node = cv_node_get(&fs->nodes, forgets[i].ino);
+
+		if (node)
+			cv_node_forget(&fs->nodes, node, forgets[i].nlookup);
+	}
+	fuse_reply_none(req);
+}
+
+static void getattr_done(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+
+	if (result < 0)
+		cv_reply_err(r, (int)result);
+	else
+		cv_reply_attr(r, r->node, &op->attr);
+}
+
+static void getattr_go(struct cv_request *r)
+{
+	struct cv_object obj;
+	int err = cv_fs_object_open(r->fs, r->node, r->open, &obj);
+
+	if (err < 0) {
+		cv_reply_err(r, err);
+		return;
+	}
+	cv_op_init(&r->op, getattr_done, &r->cred);
+	cv_getattr(&r->fs->mount, &r->op, &obj, r->open ? r->open->file : NULL);
+}
+
+static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct cv_fs *fs = fs_of(req);
+	struct cv_request *r = cv_request_new(fs, req, ino);
+
+	if (!r)
+		return;
+	if (fi)
+		use_file(r, fi->fh);
+	/* The times of data still on its way are the server's to set. */
+	cv_request_after_drain(r, r->node, CV_WB_WRITTEN, getattr_go);
+}
+
+static void setattr_done(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+
+	cv_node_touch(&r->fs->nodes, r->node);
+	if (result < 0)
+		cv_reply_err(r, (int)result);
+	else
+		cv_reply_attr(r, r->node, &op->attr);
+}
+
+static void setattr_go(struct cv_request *r)
+{
+	struct cv_object obj;
+	int err = cv_fs_object_open(r->fs, r->node, r->open, &obj);
+
+	if (err < 0) {
+		cv_reply_err(r, err);
+		return;
+	}
+	cv_node_touch(&r->fs->nodes, r->node);
+	cv_op_init(&r->op, setattr_done, &r->cred);
+	cv_setattr(&r->fs->mount, &r->op, &obj, r->open ? r->open->file : NULL, &r->set);
+}
+
+static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_set,
+		       struct fuse_file_info *fi)
+{
+	static const struct {
+		int fuse;
+		unsigned cv;
+	} map[] = {
+		{ FUSE_SET_ATTR_MODE, CV_SET_MODE },   { FUSE_SET_ATTR_UID, CV_SET_UID },
+		{ FUSE_SET_ATTR_GID, CV_SET_GID },     { FUSE_SET_ATTR_SIZE, CV_SET_SIZE },
+		{ FUSE_SET_ATTR_ATIME, CV_SET_ATIME }, { FUSE_SET_ATTR_MTIME, CV_SET_MTIME },
+	};
+	struct cv_fs *fs = fs_of(req);
+	struct cv_request *r = cv_request_new(fs, req, ino);
+
+	if (!r)
+		return;
+	for (size_t i = 0; i < CV_ARRAY_SIZE(map); i++) {
+		if (to_set & map[i].fuse)
+			r->set.mask |= map[i].cv;
+	}
+	if (to_set & FUSE_SET_ATTR_ATIME_NOW)
+		r->set.mask = (r->set.mask & ~(unsigned)CV_SET_ATIME) | CV_SET_ATIME_NOW;
+	if (to_set & FUSE_SET_ATTR_MTIME_NOW)
+		r->set.mask = (r->set.mask & ~(unsigned)CV_SET_MTIME) | CV_SET_MTIME_NOW;
+	r->set.mode = st->st_mode & 07777;
+	r->set.uid = st->st_uid;
+	r->set.gid = st->st_gid;
+	r->set.size = (uint64_t)st->st_size;
+	r->set.atime = st->st_atim;
+	r->set.mtime = st->st_mtim;
+	if (fi)
+		use_file(r, fi->fh);
+	/* A file opened for writing may be truncated by whoever has it open. */
+	if (r->open && (r->set.mask & CV_SET_SIZE))
+		r->cred = r->open->record->cred;
+	cv_request_after_drain(r, r->node, CV_WB_WRITTEN, setattr_go);
+}
+
+static void readlink_done(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+	char *text;
+
+	if (result < 0) {
+		cv_reply_err(r, (int)result);
+		return;
+	}
+	text = strndup(op->data, (size_t)result);
+	if (!text) {
+		cv_reply_err(r, -ENOMEM);
+		return;
+	}
+	if (r->req)
+		(void)fuse_reply_readlink(r->req, text);
+	r->req = NULL;
+	free(text);
+	cv_request_end(r);
+}
+
+static void op_readlink(fuse_req_t req, fuse_ino_t ino)
+{
+	struct cv_request *r = cv_request_new(fs_of(req), req, ino);
+	struct cv_object obj;
+	int err;
+
+	if (!r)
+		return;
+	err = cv_fs_object(r->fs, r->node, 0, &obj);
+	if (err < 0) {
+		cv_reply_err(r, err);
+		return;
+	}
+	cv_op_init(&r->op, readlink_done, &r->cred);
+	cv_readlink(&r->fs->mount, &r->op, &obj);
+}
+
+/* ---- making names ---- */
+
+static void make_done(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+	/* link: the directory is node2 */
+	struct cv_node *dir = r->node2 ? r->node2 : r->node;
+
+	cv_node_touch(&r->fs->nodes, dir);
+	if (r->node2)
+		cv_node_touch(&r->fs->nodes, r->node);
+	if (result < 0)
+		cv_reply_err(r, (int)result);
+	else
+		reply_entry(r, dir, r->name);
+}
+
+/* The common start of mknod, mkdir and symlink. NULL: answered. */
+static struct cv_request *make_new(fuse_req_t req, fuse_ino_t parent, const char *name,
+				   struct cv_object *dir)
+{
+	struct cv_request *r = cv_request_new(fs_of(req), req, parent);
+
+	if (!r)
+		return NULL;
+	r->name = name;
+	if (cv_fs_reserved(r->fs, r->node, name)) {
+		cv_reply_err(r, -EPERM);
+		return NULL;
+	}
+	if (!name_object(r, dir))
+		return NULL;
+	cv_op_init(&r->op, make_done, &r->cred);
+	return r;
+}
+
+static void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
+{
+	struct cv_object dir;
+	struct cv_request *r = make_new(req, parent, name, &dir);
+
+	if (r)
+		cv_mknod(&r->fs->mount, &r->op, &dir, name, mode, rdev);
+}
+
+static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
+{
+	struct cv_object dir;
+	struct cv_request *r = make_new(req, parent, name, &dir);
+
+	if (r)
+		cv_mkdir(&r->fs->mount, &r->op, &dir, name, mode);
+}
+
+static void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
+{
+	struct cv_object dir;
+	struct cv_request *r = make_new(req, parent, name, &dir);
+
+	if (r)
+		cv_symlink(&r->fs->mount, &r->op, &dir, name, target);
+}
+
+static void link_go(struct cv_request *r)
+{
+	struct cv_object obj, dir;
+	int err = cv_fs_object(r->fs, r->node, 0, &obj);
+
+	if (err == 0)
+		err = cv_fs_object(r->fs, r->node2, 1, &dir);
+	if (err == 0 && strlen(r->name) > CV_NAME_MAX)
+		err = -ENAMETOOLONG;
+	if (err < 0) {
+		cv_reply_err(r, err);
+		return;
+	}
+	cv_op_init(&r->op, make_done, &r->cred);
+	cv_link(&r->fs->mount, &r->op, &obj, &dir, r->name);
+}
+
+static void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t newparent, const char *newname)
+{
+	struct cv_request *r = cv_request_new(fs_of(req), req, ino);
+	struct cv_node *dir;
+
+	if (!r)
+		return;
+	dir = cv_node_get(&r->fs->nodes, newparent);
+	if (!dir || cv_fs_reserved(r->fs, dir, newname)) {
+		cv_reply_err(r, dir ? -EPERM : -ESTALE);
+		return;
+	}
+	cv_request_hold2(r, dir);
+	r->name = newname;
+	/* The entry's attributes must not be older than the data. */
+	cv_request_after_drain(r, r->node, CV_WB_WRITTEN, link_go);
+}
+
+/* ---- taking names away ---- */
+
+static void unlink_done(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+	struct cv_node *node = cv_node_find(&r->fs->nodes, r->node->id, r->name);
+
+	cv_node_touch(&r->fs->nodes, r->node);
+	if ((result == 0 || result == -ENOENT) && node) {
+		cv_node_touch(&r->fs->nodes, node);
+		cv_node_unlink(&r->fs->nodes, node);
+	}
+	cv_reply_err(r, (int)result);
+}
+
+static void unlink_hidden(struct cv_request *r, int result)
+{
+	cv_node_touch(&r->fs->nodes, r->node);
+	if (result == 0)
+		cv_hidden_taken(r, r->victim);
+	cv_reply_err(r, result);
+}
+
+static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	struct cv_request *r = cv_request_new(fs_of(req), req, parent);
+	struct cv_object dir;
+
+	if (!r)
+		return;
+	r->name = name;
+	if (cv_fs_reserved(r->fs, r->node, name)) {
+		cv_reply_err(r, -ENOENT);
+		return;
+	}
+	r->victim = cv_hidden_needed(r->fs, r->node, name);
+	if (r->victim) {
+		cv_node_hold(r->victim);
+		cv_hidden_hide(r, r->node, name, r->victim, false, unlink_hidden);
+		return;
+	}
+	if (!name_object(r, &dir))
+		return;
+	cv_op_init(&r->op, unlink_done, &r->cred);
+	cv_unlink(&r->fs->mount, &r->op, &dir, name);
+}
+
+static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	struct cv_request *r = cv_request_new(fs_of(req), req, parent);
+	struct cv_object dir;
+
+	if (!r)
+		return;
+	r->name = name;
+	if (!name_object(r, &dir))
+		return;
+	cv_op_init(&r->op, unlink_done, &r->cred);
+	cv_rmdir(&r->fs->mount, &r->op, &dir, name);
+}
+
+static void rename_done(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+	struct cv_nodes *t = &r->fs->nodes;
+	struct cv_node *from, *to;
+
+	cv_node_touch(t, r->node);
+	cv_node_touch(t, r->node2);
+	if (result < 0) {
+		if (r->victim)
+			cv_hidden_undo(r);
+		cv_reply_err(r, (int)result);
+		return;
+	}
+	if (r->victim)
+		cv_hidden_taken(r, r->victim);
+	from = cv_node_find(t, r->node->id, r->name);
+	to = cv_node_find(t, r->node2->id, r->name2);
+	if (from)
+		cv_node_hold(from);
+	if (to)
+		cv_node_hold(to);
+	if (to && to != from)
+		cv_node_unlink(t, to);
+	if (from)
+		cv_node_rename(t, from, r->node2->id, r->name2);
+	if (to && to != from && (r->flags & RENAME_EXCHANGE))
+		cv_node_rename(t, to, r->node->id, r->name);
+	if (from) {
+		cv_node_touch(t, from);
+		cv_node_drop(t, from);
+	}
+	if (to) {
+		cv_node_touch(t, to);
+		cv_node_drop(t, to);
+	}
+	cv_reply_err(r, 0);
+}
+
+static void rename_go(struct cv_request *r, int result)
+{
+	struct cv_object dir, newdir;
+
+	if (result == 0)
+		result = cv_fs_object(r->fs, r->node, 0, &dir);
+	if (result == 0)
+		result = cv_fs_object(r->fs, r->node2, 1, &newdir);
+	if (result < 0) {
+		cv_reply_err(r, result);
+		return;
+	}
+	cv_op_init(&r->op, rename_done, &r->cred);
+	cv_rename(&r->fs->mount, &r->op, &dir, r->name, &newdir, r->name2, (unsigned)r->flags);
+}
+
+static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent,
+		      const char *newname, unsigned int flags)
+{
+	struct cv_request *r = cv_request_new(fs_of(req), req, parent);
+	struct cv_node *newdir;
+
+	if (!r)
+		return;
+	newdir = cv_node_get(&r->fs->nodes, newparent);
+	if (!newdir || strlen(name) > CV_NAME_MAX || strlen(newname) > CV_NAME_MAX ||
+	    cv_fs_reserved(r->fs, newdir, newname) || cv_fs_reserved(r->fs, r->node, name)) {
+		cv_reply_err(r, !newdir ? -ESTALE
+				: strlen(name) > CV_NAME_MAX || strlen(newname) > CV_NAME_MAX
+					? -ENAMETOOLONG
+					: -EPERM);
+		return;
+	}
+	if (flags & ~(unsigned)(RENAME_NOREPLACE | RENAME_EXCHANGE)) {
+		cv_reply_err(r, -EINVAL);
+		return;
+	}
+	cv_request_hold2(r, newdir);
+	r->name = name;
+	r->name2 = newname;
+	r->flags = (int)flags;
+	if (flags == 0) {
+		struct cv_node *source = cv_node_find(&r->fs->nodes, r->node->id, name);
+		struct cv_node *victim = cv_hidden_needed(r->fs, newdir, newname);
+
+		if (victim && victim != source) {
+			cv_node_hold(victim);
+			r->victim = victim;
+			cv_hidden_hide(r, newdir, newname, victim, true, rename_go);
+			return;
+		}
+	}
+	rename_go(r, 0);
+}
+
+/* ---- the rest ---- */
+
+static void statfs_done(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+
+	if (result < 0) {
+		cv_reply_err(r, (int)result);
+		return;
+	}
+	if (r->req)
+		(void)fuse_reply_statfs(r->req, &op->statvfs);
+	r->req = NULL;
+	cv_request_end(r);
+}
+
+static void op_statfs(fuse_req_t req, fuse_ino_t ino)
+{
+	struct cv_request *r = cv_request_new(fs_of(req), req, ino ? ino : CV_NODE_ROOT);
+	struct cv_object obj;
+
+	if (!r)
+		return;
+	if (cv_fs_object(r->fs, r->node, 0, &obj) < 0 &&
+	    cv_fs_object(r->fs, cv_node_get(&r->fs->nodes, CV_NODE_ROOT), 0, &obj) < 0) {
+		cv_reply_err(r, -ESTALE);
+		return;
+	}
+	cv_op_init(&r->op, statfs_done, &r->cred);
+	cv_statfs(&r->fs->mount, &r->op, &obj);
+}
+
+static void done_err(struct cv_op *op, ssize_t result)
+{
+	cv_reply_err(cv_request_of(op), (int)result);
+}
+
+static void xattr_done(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+
+	if (result < 0) {
+		cv_reply_err(r, (int)result);
+		return;
+	}
+	if (r->req && r->size == 0)
+		(void)fuse_reply_xattr(r->req, (size_t)result);
+	else if (r->req)
+		(void)fuse_reply_buf(r->req, op->data, (size_t)result);
+	r->req = NULL;
+	cv_request_end(r);
+}
+
+/* ENOSYS makes the kernel stop asking, which is what an engine without xattrs wants. */
+static struct cv_request *xattr_new(fuse_req_t req, fuse_ino_t ino, bool supported,
+				    void (*done)(struct cv_op *, ssize_t), struct cv_object *obj)
+{
+	struct cv_request *r;
+	int err;
+
+	if (!supported) {
+		(void)fuse_reply_err(req, ENOSYS);
+		return NULL;
+	}
+	r = cv_request_new(fs_of(req), req, ino);
+	if (!r)
+		return NULL;
+	err = cv_fs_object(r->fs, r->node, 0, obj);
+	if (err < 0) {
+		cv_reply_err(r, err);
+		return NULL;
+	}
+	cv_op_init(&r->op, done, &r->cred);
+	return r;
+}
+
+static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+{
+	struct cv_object obj;
+	struct cv_request *r =
+		xattr_new(req, ino, fs_of(req)->mount.backend->getxattr, xattr_done, &obj);
+
+	if (!r)
+		return;
+	r->size = size;
+	cv_getxattr(&r->fs->mount, &r->op, &obj, name, size);
+}
+
+static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
+{
+	struct cv_object obj;
+	struct cv_request *r =
+		xattr_new(req, ino, fs_of(req)->mount.backend->listxattr, xattr_done, &obj);
+
+	if (!r)
+		return;
+	r->size = size;
+	cv_listxattr(&r->fs->mount, &r->op, &obj, size);
+}
+
+static void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,
+			size_t size, int flags)
+{
+	struct cv_object obj;
+	struct cv_request *r =
+		xattr_new(req, ino, fs_of(req)->mount.backend->setxattr, done_err, &obj);
+
+	if (r)
+		cv_setxattr(&r->fs->mount, &r->op, &obj, name, value, size, flags);
+}
+
+static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
+{
+	struct cv_object obj;
+	struct cv_request *r =
+		xattr_new(req, ino, fs_of(req)->mount.backend->removexattr, done_err, &obj);
+
+	if (r)
+		cv_removexattr(&r->fs->mount, &r->op, &obj, name);
+}
+
+static void op_init(void *userdata, struct fuse_conn_info *conn)
+{
+	struct cv_fs *fs = userdata;
+	/* The same in every generation of workers: the kernel knows only the first one's answer. */
+	static const unsigned wanted[] = {
+		FUSE_CAP_ASYNC_READ,  FUSE_CAP_ATOMIC_O_TRUNC,	 FUSE_CAP_PARALLEL_DIROPS,
+		FUSE_CAP_READDIRPLUS, FUSE_CAP_READDIRPLUS_AUTO, FUSE_CAP_AUTO_INVAL_DATA,
+		FUSE_CAP_ASYNC_DIO,   FUSE_CAP_CACHE_SYMLINKS,
+	};
+
+	conn->want = 0;
+	for (size_t i = 0; i < CV_ARRAY_SIZE(wanted); i++)
+		conn->want |= conn->capable & wanted[i];
+	conn->max_read = CV_MAX_IO;
+	conn->max_write = CV_MAX_IO;
+	conn->max_readahead = 32u << 20;
+	conn->max_background = MAX_BACKGROUND;
+	conn->congestion_threshold = MAX_BACKGROUND * 3 / 4;
+	conn->time_gran = fs->mount.info.time_gran_ns ? fs->mount.info.time_gran_ns : 1;
+}
+
+static const struct fuse_lowlevel_ops operations = {
+	.init = op_init,
+	.lookup = op_lookup,
+	.forget = op_forget,
+	.forget_multi = op_forget_multi,
+	.getattr = op_getattr,
+	.setattr = op_setattr,
+	.readlink = op_readlink,
+	.mknod = op_mknod,
+	.mkdir = op_mkdir,
+	.unlink = op_unlink,
+	.rmdir = op_rmdir,
+	.symlink = op_symlink,
+	.rename = op_rename,
+	.link = op_link,
+	.open = cv_op_open,
+	.create = cv_op_create,
+	.read = cv_op_read,
+	.write = cv_op_write,
+	.flush = cv_op_flush,
+	.fsync = cv_op_fsync,
+	.release = cv_op_release,
+	.fallocate = cv_op_fallocate,
+	.lseek = cv_op_lseek,
+	.opendir = cv_op_opendir,
+	.readdir = cv_op_readdir,
+	.readdirplus = cv_op_readdirplus,
+	.releasedir = cv_op_releasedir,
+	.fsyncdir = cv_op_fsyncdir,
+	.statfs = op_statfs,
+	.getxattr = op_getxattr,
+	.listxattr = op_listxattr,
+	.setxattr = op_setxattr,
+	.removexattr = op_removexattr,
+};
+
+/* ---- session ---- */
+
+static ssize_t reply_writev(int fd, struct iovec *iov, int count, void *userdata)
+{
+	struct cv_fs *fs = userdata;
+
+	fs->served++;
+	return writev(fd, iov, count);
+}
+
+static ssize_t unused_read(int fd, void *buf, size_t size, void *userdata)
+{
+	(void)userdata;
+	return read(fd, buf, size);
+}
+
+/* One request: received straight into a slot, dispatched from there. False: nothing more to read.
+ */
+static bool receive(struct cv_fs *fs)
+{
+	struct cv_slot *slot = cv_shm_slot_get(&fs->shm);
+	struct fuse_buf buf = { 0 };
+	uint8_t *mem = slot ? cv_shm_receive_buffer(&fs->shm, slot) : NULL;
+	ssize_t n;
+
+	if (!mem) {
+		if (slot)
+			cv_shm_slot_put(&fs->shm, slot);
+		/* Back-pressure: the kernel queues, until a request ends. */
+		fs->receiving_paused = true;
+		(void)cv_loop_modify(fs->loop, &fs->fuse_watch, 0);
+		return false;
+	}
+	n = read(fs->fuse_watch.fd, mem, CV_LARGE_SIZE);
+	if (n <= 0) {
+		int err = errno;
+
+		cv_shm_slot_put(&fs->shm, slot);
+		if (n < 0 && (err == EINTR || err == ENOENT))
+			return true; /* ENOENT: the request was taken back before we read it */
+		if (n < 0 && err == EAGAIN)
+			return false;
+		if (n < 0 && err != ENODEV)
+			cv_error("reading requests: %s", cv_strerror(err));
+		fs->gone = true;
+		cv_loop_remove(fs->loop, &fs->fuse_watch);
+		if (fs->on_gone)
+			fs->on_gone(fs);
+		return false;
+	}
+	buf.mem = cv_shm_slot_publish(&fs->shm, slot, (size_t)n);
+	buf.size = (size_t)n;
+	fs->current = slot;
+	fs->current_taken = false;
+	fuse_session_process_buf(fs->session, &buf);
+	fs->current = NULL;
+	if (!fs->current_taken)
+		cv_shm_slot_put(&fs->shm, slot);
+	return true;
+}
+
+static void fuse_ready(struct cv_watch *watch, uint32_t events)
+{
+	struct cv_fs *fs = cv_container_of(watch, struct cv_fs, fuse_watch);
+
+	(void)events;
+	for (int i = 0; i < RECEIVE_BATCH; i++) {
+		if (!receive(fs))
+			break;
+	}
+	if (!fs->gone &&
+	    (fs->shm.large_ready > CV_LARGE_IDLE || fs->shm.slots_ready > CV_SLOTS_IDLE))
+		(void)cv_timer_set(fs->loop, &fs->idle, IDLE_TRIM_MS);
+}
+
+static void idle_fire(struct cv_timer *timer)
+{
+	struct cv_fs *fs = cv_container_of(timer, struct cv_fs, idle);
+
+	cv_shm_trim(&fs->shm);
+}
+
+static void set_ttls(struct cv_fs *fs, const struct cv_dict *o)
+{
+	const char *cache = cv_options_str(o, "cache", "default");
+	bool local = fs->local;
+
+	fs->ttl_file_min_ms = local ? 1000 : 3000;
+	fs->ttl_file_max_ms = local ? 1000 : 60000;
+	fs->ttl_dir_min_ms = local ? 1000 : 30000;
+	fs->ttl_dir_max_ms = local ? 1000 : 60000;
+	fs->ttl_negative_ms = 1000;
+	if (cv_str_eq(cache, "strict"))
+		fs->ttl_file_min_ms = fs->ttl_file_max_ms = fs->ttl_dir_min_ms =
+			fs->ttl_dir_max_ms = fs->ttl_negative_ms = 0;
+	if (cv_str_eq(cache, "relaxed")) {
+		fs->ttl_file_min_ms = fs->ttl_dir_min_ms = 60000;
+		fs->ttl_file_max_ms = fs->ttl_dir_max_ms = 600000;
+		fs->ttl_negative_ms = 5000;
+	}
+	if (cv_dict_get(o, "attr_timeout"))
+		fs->ttl_file_min_ms = fs->ttl_file_max_ms = fs->ttl_dir_min_ms =
+			fs->ttl_dir_max_ms = (unsigned)cv_options_ms(o, "attr_timeout", 0);
+	fs->ttl_file_min_ms =
+		(unsigned)cv_options_ms(o, "attr_timeout_file_min", fs->ttl_file_min_ms);
+	fs->ttl_file_max_ms =
+		(unsigned)cv_options_ms(o, "attr_timeout_file_max", fs->ttl_file_max_ms);
+	fs->ttl_dir_min_ms = (unsigned)cv_options_ms(o, "attr_timeout_dir_min", fs->ttl_dir_min_ms);
+	fs->ttl_dir_max_ms = (unsigned)cv_options_ms(o, "attr_timeout_dir_max", fs->ttl_dir_max_ms);
+}
+
+/* max_read must be given here and in init, with the same value, or libfuse refuses. */
+static int session_new(struct cv_fs *fs, int fuse_fd, struct cv_err *err)
+{
+	char max_read[32];
+	char *argv[] = { (char *)"cvol", (char *)"-o", max_read, NULL };
+	struct fuse_args args = FUSE_ARGS_INIT(3, argv);
+	static const struct fuse_custom_io io = { .writev = reply_writev, .read = unused_read };
+	struct fuse_buf init = { 0 };
+	int r;
+
+	(void)snprintf(max_read, sizeof(max_read), "max_read=%u", CV_MAX_IO);
+	fs->session = fuse_session_new(&args, &operations, sizeof(operations), fs);
+	fuse_opt_free_args(&args);
+	if (!fs->session)
+		return cv_fail(err, ENOMEM, "cannot set up libfuse");
+	r = fuse_session_custom_io(fs->session, &io, fuse_fd);
+	if (r < 0) {
+		fuse_session_destroy(fs->session);
+		fs->session = NULL;
+		return cv_fail(err, -r, "libfuse refuses the FUSE descriptor: %s", cv_strerror(r));
+	}
+	/* Accepted from the first worker of a mount; later ones get ENOENT, which libfuse ignores.
+	 */
+	init.mem = fs->shm.header->init;
+	init.size = fs->shm.header->init_size;
+	fuse_session_process_buf(fs->session, &init);
+	if (fuse_session_exited(fs->session))
+		return cv_fail(err, EPROTO, "the kernel's FUSE version does not fit libfuse's");
+	return 0;
+}
+
+int cv_fs_start(struct cv_fs *fs, const struct cv_dict *options, int fuse_fd, struct cv_err *err)
+{
+	unsigned features = fs->mount.info.features;
+	int r;
+
+	fs->local = !(features & CV_FEAT_WRITE_BEHIND);
+	fs->write_behind = !fs->local && cv_options_bool(options, "write_behind", true);
+	set_ttls(fs, options);
+	fs->fuse_watch = (struct cv_watch)CV_WATCH_INIT(fuse_ready);
+	fs->idle = (struct cv_timer)CV_TIMER_INIT(idle_fire);
+	fs->open_sequence = 1;
+	if (getrandom(&fs->hidden_id, sizeof(fs->hidden_id), 0) < 0)
+		fs->hidden_id = cv_now_ns();
+	r = cv_creds_new(&fs->creds);
+	if (r == 0)
+		r = cv_nodes_init(&fs->nodes, &fs->shm, features & CV_FEAT_HANDLES,
+				  &fs->mount.info.root);
+	if (r == 0)
+		r = cv_wb_new(fs->loop, &fs->mount, &fs->nodes, &fs->shm, cv_open_for_writeback, fs,
+			      &fs->wb);
+	if (r < 0) {
+		(void)close(fuse_fd);
+		return cv_fail(err, -r, "out of memory");
+	}
+	r = session_new(fs, fuse_fd, err);
+	if (r < 0)
+		return r;
+	r = cv_loop_add(fs->loop, &fs->fuse_watch, fuse_fd, EPOLLIN);
+	if (r < 0)
+		return cv_fail(err, -r, "epoll: %s", cv_strerror(r));
+	return 0;
+}
+
+void cv_fs_release(struct cv_fs *fs)
+{
+	cv_timer_cancel(fs->loop, &fs->idle);
+	cv_loop_remove(fs->loop, &fs->fuse_watch);
+	for (uint32_t i = 0; i < fs->opens_size; i++) {
+		if (fs->opens[i])
+			cv_open_free(fs, fs->opens[i]);
+	}
+	free(fs->opens);
+	fs->opens = NULL;
+	fs->opens_size = 0;
+	cv_wb_free(fs->wb);
+	if (fs->session)
+		fuse_session_destroy(fs->session);
+	cv_nodes_release(&fs->nodes);
+	cv_creds_free(fs->creds);
+	cv_shm_release(&fs->shm);
+}

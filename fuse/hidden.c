@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * An open file whose last name goes away must stay readable and writable until its last close.
+ * Where the engine cannot keep it by itself (NFS has no opens; an SFTP handle does not survive a
+ * reconnect), the file is renamed instead of unlinked, into a directory at the mount's root that
+ * nobody sees, and removed at the last close. When that directory cannot be made or used (read-only
+ * root, squashed root), it stays in its own directory under a name nobody sees.
+ */
+#include "fuse/fs.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "config/cleanup.h"
+#include "config/log.h"
+
+static const struct cv_cred root_cred;
+
+struct cv_node *cv_hidden_needed(struct cv_fs *fs, struct cv_node *dir, const char *name)
+{
+	struct cv_node *node;
+
+	if (fs->mount.info.features & CV_FEAT_UNLINK_OPEN)
+		return NULL;
+	node = cv_node_find(&fs->nodes, dir->id, name);
+	/* Another hard link keeps it as well. */
+	return node && node->open_count && !(fs->nodes.by_handle && node->record->nlink > 1) ? node
+											     : NULL;
+}
+
+/* r->resume continues with hide_move() or reports; its argument travels in the request. */
+typedef void (*hide_done_fn)(struct cv_request *r, int result);
+
+struct hide {
+	struct cv_op op;
+	struct cv_request *r;
+	struct cv_node *dir; /* held by r */
+	const char *name;
+	struct cv_node *victim;
+	hide_done_fn done;
+	bool linked;
+	bool link_failed;
+};
+
+static void hide_move(struct hide *h);
+
+static struct cv_node *target_dir(struct hide *h)
+{
+	return h->r->hide.fallback ? h->dir : h->r->fs->hidden_dir;
+}
+
+static void hide_finish(struct hide *h, int result)
+{
+	struct cv_request *r = h->r;
+	hide_done_fn done = h->done;
+
+	if (result == 0) {
+		/* By path the object is found under the new name from now on; with keep_name only
+		 * after the rename that follows has taken the old one. */
+		r->hide.keep_name = h->linked;
+		if (!h->linked) {
+			cv_node_rename(&r->fs->nodes, h->victim, target_dir(h)->id, r->hide.name);
+			h->victim->record->flags |= CV_NODE_HIDDEN;
+			cv_node_touch(&r->fs->nodes, h->victim);
+		}
+	}
+	free(h);
+	done(r, result);
+}
+
+static void hide_moved(struct cv_op *op, ssize_t result)
+{
+	struct hide *h = cv_container_of(op, struct hide, op);
+
+	if (result < 0 && h->linked) {
+		h->linked = false;
+		h->link_failed = true;
+		hide_move(h); /* no hard links here: rename it away, then */
+		return;
+	}
+	/* ENOENT, too: the hidden directory may have been on its way out. */
+	if (result < 0 && !h->r->hide.fallback) {
+		h->r->hide.fallback = true;
+		h->link_failed = false;
+		hide_move(h);
+		return;
+	}
+	hide_finish(h, (int)result);
+}
+
+static void hide_move(struct hide *h)
+{
+	struct cv_request *r = h->r;
+	struct cv_fs *fs = r->fs;
+	struct cv_object from, to;
+	int err;
+
+	(void)snprintf(r->hide.name, sizeof(r->hide.name), "%s-%016" PRIx64 "-%" PRIx64,
+		       CV_HIDDEN_NAME, fs->hidden_id, fs->hidden_next++);
+	cv_op_init(&h->op, hide_moved, r->hide.fallback ? &r->cred : &root_cred);
+	err = cv_fs_object(fs, target_dir(h), 1, &to);
+	h->linked = r->hide.keep_name && !h->link_failed;
+	if (err == 0)
+		err = cv_fs_object(fs, h->linked ? h->victim : h->dir, 0, &from);
+	if (err < 0) {
+		hide_finish(h, err);
+		return;
+	}
+	if (h->linked)
+		cv_link(&fs->mount, &h->op, &from, &to, r->hide.name);
+	else
+		cv_rename(&fs->mount, &h->op, &from, h->name, &to, r->hide.name, 0);
+}
+
+static void dir_done(struct cv_op *op, ssize_t result)
+{
+	struct hide *h = cv_container_of(op, struct hide, op);
+	struct cv_fs *fs = h->r->fs;
+	struct cv_node *root = cv_node_get(&fs->nodes, CV_NODE_ROOT);
+	struct cv_object obj;
+
+	if (result == -EEXIST && !h->r->hide.made_dir) {
+		h->r->hide.made_dir = true;
+		cv_op_init(op, dir_done, &root_cred);
+		if (cv_fs_object(fs, root, 0, &obj) == 0) {
+			cv_lookup(&fs->mount, op, &obj, CV_HIDDEN_NAME);
+			return;
+		}
+	}
+	if (result == 0 && !fs->hidden_dir && S_ISDIR(op->entry.attr.mode)) {
+		fs->hidden_dir = cv_node_enter(&fs->nodes, root->id, CV_HIDDEN_NAME, &op->entry);
+		if (fs->hidden_dir)
+			cv_node_hold(fs->hidden_dir);
+	}
+	if (!fs->hidden_dir)
+		h->r->hide.fallback = true;
+	hide_move(h);
+}
+
+void cv_hidden_hide(struct cv_request *r, struct cv_node *dir, const char *name,
+		    struct cv_node *victim, bool keep_name, hide_done_fn done)
+{
+	struct cv_fs *fs = r->fs;
+	struct hide *h = calloc(1, sizeof(*h));
+	struct cv_object obj;
+
+	if (!h) {
+		done(r, -ENOMEM);
+		return;
+	}
+	h->r = r;
+	h->dir = dir;
+	h->name = name;
+	h->victim = victim;
+	h->done = done;
+	r->hide.keep_name = keep_name;
+	r->hide.fallback = false;
+	r->hide.made_dir = false;
+	if (fs->hidden_dir) {
+		hide_move(h);
+		return;
+	}
+	cv_op_init(&h->op, dir_done, &root_cred);
+	if (cv_fs_object(fs, cv_node_get(&fs->nodes, CV_NODE_ROOT), 0, &obj) < 0) {
+		r->hide.fallback = true;
+		hide_move(h);
+		return;
+	}
+	cv_mkdir(&fs->mount, &h->op, &obj, CV_HIDDEN_NAME, S_IFDIR | 0700);
+}
+
+void cv_hidden_taken(struct cv_request *r, struct cv_node *victim)
+{
+	struct cv_fs *fs = r->fs;
+	struct cv_node *dir = r->hide.fallback ? r->node2 ? r->node2 : r->node : fs->hidden_dir;
+
+	if (r->hide.keep_name) {
+		cv_node_rename(&fs->nodes, victim, dir->id, r->hide.name);
+		victim->record->flags |= CV_NODE_HIDDEN;
+		cv_node_touch(&fs->nodes, victim);
+	}
+	fs->hidden_count++;
+	/* It may have been closed meanwhile. */
+	if (victim->open_count == 0)
+		cv_hidden_remove(fs, victim, &r->cred);
+}
+
+/* ---- our own operations: nobody waits for them ---- */
+
+static void own_done(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+
+	if (result < 0 && result != -ENOENT && result != -ENOTEMPTY && result != -EEXIST)
+		cv_debug("removing a hidden file: %s", cv_strerror((int)result));
+	if (r->resume)
+		r->resume(r);
+	cv_request_end(r);
+}
+
+static void remove_name(struct cv_fs *fs, struct cv_node *dir, const char *name,
+			const struct cv_cred *cred, bool is_dir);
+
+/* After the last hidden file, not beside it: calls may overtake each other. */
+static void remove_dir(struct cv_request *r)
+{
+	struct cv_fs *fs = r->fs;
+	struct cv_node *dir = fs->hidden_dir;
+
+	if (fs->hidden_count || !dir)
+		return;
+	fs->hidden_dir = NULL;
+	remove_name(fs, cv_node_get(&fs->nodes, CV_NODE_ROOT), CV_HIDDEN_NAME, &root_cred, true);
+	cv_node_unlink(&fs->nodes, dir);
+	cv_node_drop(&fs->nodes, dir);
+}
+
+static void remove_name(struct cv_fs *fs, struct cv_node *dir, const char *name,
+			const struct cv_cred *cred, bool is_dir)
+{
+	struct cv_request *r = cv_request_internal(fs);
+	struct cv_object obj;
+
+	if (!r)
+		return;
+	r->cred = *cred;
+	if (cv_fs_object(fs, dir, 0, &obj) < 0) {
+		cv_request_end(r);
+		return;
+	}
+	r->resume = is_dir ? NULL : remove_dir;
+	cv_op_init(&r->op, own_done, &r->cred);
+	if (is_dir)
+		cv_rmdir(&fs->mount, &r->op, &obj, name);
+	else
+		cv_unlink(&fs->mount, &r->op, &obj, name);
+}
+
+void cv_hidden_undo(struct cv_request *r)
+{
+	struct cv_fs *fs = r->fs;
+	struct cv_node *dir = r->hide.fallback ? r->node2 : fs->hidden_dir;
+
+	if (r->hide.keep_name && dir) {
+		remove_name(fs, dir, r->hide.name, r->hide.fallback ? &r->cred : &root_cred, false);
+		return;
+	}
+	/* It was renamed away already: it stays hidden, as if unlinked just before. */
+	fs->hidden_count++;
+	if (r->victim->open_count == 0)
+		cv_hidden_remove(fs, r->victim, &r->cred);
+}
+
+void cv_hidden_remove(struct cv_fs *fs, struct cv_node *node, const struct cv_cred *cred)
+{
+	struct cv_node *dir = cv_node_get(&fs->nodes, node->record->parent);
+
+	if (!dir || (node->record->flags & CV_NODE_NAMELESS))
+		return;
+	node->record->flags &= ~(uint32_t)CV_NODE_HIDDEN;
+	fs->hidden_count--;
+	remove_name(fs, dir, node->record->name, dir == fs->hidden_dir ? &root_cred : cred, false);
+	cv_node_unlink(&fs->nodes, node);
+}

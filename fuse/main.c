@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cvol-fuse: serves one mounted volume. Started by cvol only, with its control socket as descriptor
+ * 3 (config/handoff.h): connects to the server, says so, gets the FUSE descriptor of the mount that
+ * cvol made meanwhile, and serves it until the kernel says that nobody uses it any more.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <malloc.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "backends/backend.h"
+#include "config/cleanup.h"
+#include "config/handoff.h"
+#include "config/log.h"
+#include "config/options.h"
+#include "config/str.h"
+#include "fuse/control.h"
+#include "fuse/fs.h"
+
+#define START_TIMEOUT_MS 10000
+#define SERVE_TIMEOUT_MS 60000
+#define FAREWELL_MS	 300000 /* how long data nobody waits for any more is kept trying */
+#define READAHEAD_LAN_KB 1024u
+#define READAHEAD_MAX_KB 8192u
+#define READAHEAD_MAX_US 20000u /* round trip from which READAHEAD_MAX_KB pays */
+
+#ifndef PR_SET_IO_FLUSHER
+#define PR_SET_IO_FLUSHER 57
+#endif
+
+struct worker {
+	struct cv_fs fs;
+	struct cv_control *control;
+	struct cv_wb_waiter farewell;
+	struct cv_timer farewell_timer;
+	char volume[300];
+};
+
+static int tell_failure(int sock, const struct cv_err *err)
+{
+	cv_cleanup_dict struct cv_dict args = CV_DICT_INIT;
+
+	cv_debug("failed: %s", err->text);
+	(void)cv_dict_setf(&args, "errno", "%d", err->code ? -err->code : EIO);
+	(void)cv_dict_set(&args, "text", err->text);
+	(void)cv_handoff_send(sock, "fail", &args, NULL, 0);
+	return EXIT_FAILURE;
+}
+
+/* Waits for the next message and expects it to be verb with nfds descriptors. */
+static int expect(int sock, const char *verb, size_t nfds, int timeout_ms, struct cv_handoff *msg,
+		  struct cv_err *err)
+{
+	int r = cv_handoff_recv(sock, timeout_ms, msg);
+
+	if (r < 0)
+		return cv_fail(err, r, "worker: waiting for %s: %s", verb, cv_strerror(r));
+	if (!cv_str_eq(msg->verb, verb) || msg->nfds < nfds)
+		return cv_fail(err, EPROTO, "worker: got '%s' with %zu descriptors, expected '%s'",
+			       msg->verb, msg->nfds, verb);
+	return 0;
+}
+
+/* Long round trips need more of a file on its way. */
+static unsigned readahead_kb(const struct cv_info *info, const struct cv_dict *options)
+{
+	uint64_t wanted = cv_options_uint(options, "readahead", 0) / 1024;
+	uint64_t kb;
+
+	if (wanted)
+		return (unsigned)wanted;
+	kb = READAHEAD_LAN_KB +
+	     (uint64_t)(READAHEAD_MAX_KB - READAHEAD_LAN_KB) * info->rtt_us / READAHEAD_MAX_US;
+	return (unsigned)(kb < READAHEAD_MAX_KB ? kb : READAHEAD_MAX_KB);
+}
+
+static int tell_ready(int sock, const struct cv_info *info, const struct cv_dict *options)
+{
+	cv_cleanup_dict struct cv_dict args = CV_DICT_INIT;
+
+	(void)cv_dict_setf(&args, "rootmode", "%o", (info->root.attr.mode & 07777) | S_IFDIR);
+	(void)cv_dict_setf(&args, "max_read", "%u", CV_MAX_IO);
+	(void)cv_dict_setf(&args, "max_write", "%u", CV_MAX_IO);
+	(void)cv_dict_setf(&args, "readahead_kb", "%u", readahead_kb(info, options));
+	(void)cv_dict_setf(&args, "rtt_us", "%u", info->rtt_us);
+	(void)cv_dict_set(&args, "server", info->server);
+	return cv_handoff_send(sock, "ready", &args, NULL, 0);
+}
+
+static void farewell_done(struct cv_wb_waiter *waiter, int result)
+{
+	struct worker *w = cv_container_of(waiter, struct worker, farewell);
+
+	(void)result;
+	cv_loop_stop(w->fs.loop);
+}
+
+static void farewell_timeout(struct cv_timer *timer)
+{
+	struct worker *w = cv_container_of(timer, struct worker, farewell_timer);
+
+	cv_error("%" PRIu64 " bytes could not be stored: %s did not come back",
+		 cv_wb_bytes(w->fs.wb), w->fs.mount.info.server);
+	cv_wb_cancel(&w->farewell);
+	cv_loop_stop(w->fs.loop);
+}
+
+static void gone(struct cv_fs *fs)
+{
+	struct worker *w = cv_container_of(fs, struct worker, fs);
+
+	cv_debug("the last user is gone");
+	w->farewell_timer = (struct cv_timer)CV_TIMER_INIT(farewell_timeout);
+	(void)cv_timer_set(fs->loop, &w->farewell_timer, FAREWELL_MS);
+	w->farewell.done = farewell_done;
+	cv_wb_drain_all(fs->wb, &w->farewell,
+			fs->mount.info.features & CV_FEAT_UNSTABLE_WRITES ? CV_WB_STABLE
+									  : CV_WB_WRITTEN);
+}
+
+/* What closing handles has started (hidden files) gets a moment; nobody waits for it. */
+static void finish_engine(struct cv_fs *fs)
+{
+	uint64_t until = cv_now_ns() + 3000000000ull;
+
+	while (fs->mount.in_flight && cv_now_ns() < until)
+		(void)cv_loop_turn(fs->loop, 100);
+}
+
+static int serve(struct worker *w, int sock, int listen_fd, const struct cv_dict *options,
+		 struct cv_err *err)
+{
+	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
+	struct cv_fs *fs = &w->fs;
+	int r = expect(sock, "serve", 1, SERVE_TIMEOUT_MS, &msg, err);
+
+	if (r < 0)
+		return r;
+	fs->on_gone = gone;
+	r = cv_fs_start(fs, options, cv_steal_fd(&msg.fds[0]), err);
+	if (r < 0)
+		return r;
+	r = cv_control_new(fs, sock, listen_fd, &w->control);
+	if (r < 0)
+		return cv_fail(err, -r, "worker: control socket: %s", cv_strerror(r));
+	(void)cv_handoff_send(sock, "serving", NULL, NULL, 0);
+	cv_debug("serving %s", fs->mount.info.server);
+	r = cv_loop_run(fs->loop);
+	if (r < 0)
+		cv_error("event loop: %s", cv_strerror(r));
+	return 0;
+}
+
+static void prepare_process(void)
+{
+	struct sigaction ignore = { .sa_handler = SIG_IGN };
+
+	/* The kernel ends a worker, through ENODEV; a signal would only lose data. */
+	(void)sigaction(SIGPIPE, &ignore, NULL);
+	(void)sigaction(SIGINT, &ignore, NULL);
+	(void)sigaction(SIGHUP, &ignore, NULL);
+	(void)sigaction(SIGTERM, &ignore, NULL);
+	/* Our allocations may be what frees memory by writing pages back. */
+	(void)prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+	/* 1 MiB buffers come and go: do not map and unmap each. */
+	(void)mallopt(M_MMAP_THRESHOLD, 8 << 20);
+	(void)mallopt(M_TRIM_THRESHOLD, 32 << 20);
+	umask(0);
+}
+
+int main(int argc, char **argv)
+{
+	cv_cleanup_handoff struct cv_handoff start = CV_HANDOFF_INIT;
+	struct cv_err err = { 0 };
+	struct worker *w = calloc(1, sizeof(*w));
+	enum cv_log_level level = CV_LOG_INFO;
+	int sock = CV_HANDOFF_FD, listen_fd = -1;
+	const char *text;
+	char who[320];
+	int r;
+
+	(void)argc;
+	if (!w || fcntl(sock, F_SETFD, FD_CLOEXEC) < 0) {
+		(void)fprintf(stderr,
+			      "%s is started by cvol; to mount something, use: cvol mount\n",
+			      argv[0]);
+		free(w);
+		return 2;
+	}
+	prepare_process();
+	cv_log_init("cvol-fuse", level);
+	r = expect(sock, "start", 1, START_TIMEOUT_MS, &start, &err);
+	if (r < 0)
+		return tell_failure(sock, &err);
+	text = cv_dict_get(&start.args, "volume");
+	(void)cv_strcpy(w->volume, sizeof(w->volume), text ? text : "?");
+	(void)snprintf(who, sizeof(who), "cvol-fuse[%s]", w->volume);
+	text = cv_dict_get(&start.args, "log_level");
+	if (text)
+		(void)cv_log_level_parse(text, &level);
+	cv_log_init(who, level);
+	(void)cv_dict_remove(&start.args, "volume");
+	(void)cv_dict_remove(&start.args, "log_level");
+
+	r = cv_shm_map(start.fds[0], &w->fs.shm, &err);
+	if (r < 0)
+		return tell_failure(sock, &err);
+	start.fds[0] = -1;
+	if (start.nfds > 1)
+		listen_fd = cv_steal_fd(&start.fds[1]);
+	if (cv_loop_new(&w->fs.loop) < 0) {
+		(void)cv_fail(&err, ENOMEM, "worker: out of memory");
+		return tell_failure(sock, &err);
+	}
+	r = cv_mount_connect(&start.args, w->fs.loop, &w->fs.mount, &err);
+	if (r < 0)
+		return tell_failure(sock, &err);
+	r = tell_ready(sock, &w->fs.mount.info, &start.args);
+	if (r == 0)
+		r = serve(w, sock, listen_fd, &start.args, &err);
+	if (r < 0) {
+		r = tell_failure(sock, &err);
+		cv_mount_disconnect(&w->fs.mount);
+		return r;
+	}
+	cv_control_free(w->control);
+	cv_timer_cancel(w->fs.loop, &w->farewell_timer);
+	cv_fs_release(&w->fs);
+	finish_engine(&w->fs);
+	cv_mount_disconnect(&w->fs.mount);
+	cv_loop_free(w->fs.loop);
+	free(w);
+	return 0;
+}
