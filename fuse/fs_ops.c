@@ -1163,17 +1163,19 @@ int cv_fs_start(struct cv_fs *fs, const struct cv_dict *options, int fuse_fd, st
 	return 0;
 }
 
+void cv_fs_close_handles(struct cv_fs *fs)
+{
+	for (uint32_t i = 0; i < fs->opens_size; i++) {
+		if (fs->opens[i] && fs->opens[i]->users == 0)
+			cv_open_free(fs, fs->opens[i]);
+	}
+}
+
 void cv_fs_release(struct cv_fs *fs)
 {
 	cv_timer_cancel(fs->loop, &fs->idle);
 	cv_loop_remove(fs->loop, &fs->fuse_watch);
-	for (uint32_t i = 0; i < fs->opens_size; i++) {
-		if (fs->opens[i])
-			cv_open_free(fs, fs->opens[i]);
-	}
 	free(fs->opens);
-	fs->opens = NULL;
-	fs->opens_size = 0;
 	cv_wb_free(fs->wb);
 	if (fs->session)
 		fuse_session_destroy(fs->session);
