@@ -1,0 +1,391 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Write-behind against an engine whose completions the test holds back, reorders and fails. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "config/cleanup.h"
+#include "fuse/writeback.h"
+
+#define FILE_SIZE (4u << 20)
+#define PENDING	  256
+
+static struct server {
+	unsigned char content[FILE_SIZE]; /* what the server has */
+	struct {
+		struct cv_op *op;
+		const void *data;
+		size_t size;
+		uint64_t off;
+		bool commit;
+	} pending[PENDING];
+	size_t npending, nwrites, ncommits;
+	bool stable;
+	uint64_t verifier;
+} server;
+
+static void srv_write(void *conn, struct cv_op *op, struct cv_file *file, const void *data,
+		      size_t size, uint64_t off)
+{
+	(void)conn;
+	(void)file;
+	assert_true(server.npending < PENDING);
+	assert_true(off + size <= FILE_SIZE);
+	/* No two writes in flight may overlap: the server may do them in any order. */
+	for (size_t i = 0; i < server.npending; i++) {
+		if (!server.pending[i].commit)
+			assert_true(off + size <= server.pending[i].off ||
+				    off >= server.pending[i].off + server.pending[i].size);
+	}
+	server.pending[server.npending].op = op;
+	server.pending[server.npending].data = data;
+	server.pending[server.npending].size = size;
+	server.pending[server.npending].off = off;
+	server.pending[server.npending++].commit = false;
+	server.nwrites++;
+}
+
+static void srv_fsync(void *conn, struct cv_op *op, struct cv_file *file, bool datasync)
+{
+	(void)conn;
+	(void)file;
+	(void)datasync;
+	server.pending[server.npending].op = op;
+	server.pending[server.npending++].commit = true;
+	server.ncommits++;
+}
+
+static const struct cv_backend backend = { .name = "test", .write = srv_write, .fsync = srv_fsync };
+
+/* Answers pending operation i with err, or success. */
+static void answer(size_t i, int err)
+{
+	struct cv_op *op = server.pending[i].op;
+	bool commit = server.pending[i].commit;
+	size_t size = server.pending[i].size;
+
+	if (!commit && err == 0)
+		memcpy(server.content + server.pending[i].off, server.pending[i].data, size);
+	memmove(&server.pending[i], &server.pending[i + 1],
+		(server.npending - i - 1) * sizeof(server.pending[0]));
+	server.npending--;
+	op->stable = server.stable;
+	op->verifier = server.verifier;
+	op->done(op, err ? err : commit ? 0 : (ssize_t)size);
+}
+
+struct fixture {
+	struct cv_loop *loop;
+	struct cv_mount mount;
+	struct cv_shm shm;
+	struct cv_nodes nodes;
+	struct cv_node *node;
+	struct cv_wb *wb;
+	struct cv_cred cred;
+	unsigned char expected[FILE_SIZE];
+};
+
+static bool handle_fn(void *arg, uint32_t handle, struct cv_wb_handle *ret)
+{
+	struct fixture *f = arg;
+
+	(void)handle;
+	ret->node = f->node;
+	ret->file = NULL;
+	ret->cred = &f->cred;
+	return true;
+}
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+	struct cv_shm_header header = { .magic = CV_SHM_MAGIC, .version = CV_SHM_VERSION };
+	struct cv_entry entry = { .attr = { .mode = S_IFDIR | 0755, .ino = 1 } };
+	struct cv_err err;
+	int fd = memfd_create("test", MFD_CLOEXEC);
+
+	assert_non_null(f);
+	memset(&server, 0, sizeof(server));
+	server.stable = true;
+	assert_int_equal(ftruncate(fd, (off_t)CV_SHM_SIZE), 0);
+	assert_int_equal(pwrite(fd, &header, sizeof(header), 0), sizeof(header));
+	assert_int_equal(cv_shm_map(fd, &f->shm, &err), 0);
+	assert_int_equal(cv_loop_new(&f->loop), 0);
+	f->mount.backend = &backend;
+	f->mount.info.write_max = 1 << 20;
+	assert_int_equal(cv_nodes_init(&f->nodes, &f->shm, false, &entry), 0);
+	entry.attr.mode = S_IFREG;
+	f->node = cv_node_enter(&f->nodes, CV_NODE_ROOT, "f", &entry);
+	cv_node_lookup(f->node);
+	f->node->open_count = 1;
+	assert_int_equal(cv_wb_new(f->loop, &f->mount, &f->nodes, &f->shm, handle_fn, f, &f->wb),
+			 0);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	cv_wb_free(f->wb);
+	cv_nodes_release(&f->nodes);
+	cv_shm_release(&f->shm);
+	cv_loop_free(f->loop);
+	free(f);
+	return 0;
+}
+
+struct wait {
+	struct cv_wb_waiter w;
+	bool done;
+	int result;
+};
+
+static void wait_done(struct cv_wb_waiter *w, int result)
+{
+	struct wait *x = cv_container_of(w, struct wait, w);
+
+	assert_false(x->done);
+	x->done = true;
+	x->result = result;
+}
+
+static void put(struct fixture *f, struct wait *x, size_t size, uint64_t off, unsigned char value)
+{
+	unsigned char *buf = malloc(size);
+
+	assert_non_null(buf);
+	memset(buf, value, size);
+	memset(f->expected + off, value, size);
+	*x = (struct wait){ .w = { .done = wait_done } };
+	cv_wb_write(f->wb, &x->w, f->node, 0, buf, size, off);
+	/* Only an answered write may let go of its data. */
+	if (x->done)
+		free(buf);
+}
+
+static void turn(struct fixture *f)
+{
+	assert_int_equal(cv_loop_turn(f->loop, 0), 0);
+}
+
+static void drain(struct fixture *f, struct wait *x, enum cv_wb_level level)
+{
+	*x = (struct wait){ .w = { .done = wait_done } };
+	cv_wb_drain(f->wb, &x->w, f->node, level);
+}
+
+static void small_writes_merge(void **state)
+{
+	struct fixture *f = *state;
+	struct wait w, d;
+	uint64_t end = 0;
+
+	for (unsigned i = 0; i < 32; i++) {
+		put(f, &w, 4096, i * 4096ull, (unsigned char)(i + 1));
+		assert_true(w.done);
+	}
+	assert_int_equal(server.nwrites, 0);
+	assert_true(cv_wb_pending(f->node, &end));
+	assert_int_equal(end, 32 * 4096);
+	drain(f, &d, CV_WB_WRITTEN);
+	assert_false(d.done);
+	assert_int_equal(server.nwrites, 1);
+	answer(0, 0);
+	turn(f);
+	assert_true(d.done);
+	assert_memory_equal(server.content, f->expected, FILE_SIZE);
+	assert_int_equal(cv_wb_bytes(f->wb), 0);
+}
+
+static void overlap_waits_for_what_was_sent(void **state)
+{
+	struct fixture *f = *state;
+	struct wait a, b, c, d;
+
+	put(f, &a, 1 << 20, 0, 1); /* as large as an extent: sent at once */
+	assert_int_equal(server.nwrites, 1);
+	put(f, &b, 4096, 8192, 2);
+	turn(f);
+	assert_false(b.done);
+	put(f, &c, 4096, 3u << 20, 3); /* stays in line behind b */
+	answer(0, 0);
+	turn(f);
+	assert_true(b.done);
+	assert_true(c.done);
+	free((void *)(uintptr_t)b.w.data);
+	free((void *)(uintptr_t)c.w.data);
+	drain(f, &d, CV_WB_WRITTEN);
+	while (server.npending)
+		answer(server.npending - 1, 0); /* last sent first */
+	turn(f);
+	assert_true(d.done);
+	assert_memory_equal(server.content, f->expected, FILE_SIZE);
+}
+
+static void errors_reach_each_handle_once(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t mark1 = cv_wb_error_mark(f->node), mark2 = mark1;
+	struct wait w, d;
+
+	put(f, &w, 4096, 0, 1);
+	drain(f, &d, CV_WB_WRITTEN);
+	answer(0, -ENOSPC);
+	turn(f);
+	assert_true(d.done);
+	assert_int_equal(cv_wb_error(f->node, &mark1), -ENOSPC);
+	assert_int_equal(cv_wb_error(f->node, &mark1), 0);
+	assert_int_equal(cv_wb_error(f->node, &mark2), -ENOSPC);
+	assert_int_equal(cv_wb_bytes(f->wb), 0);
+}
+
+static void window_makes_writers_wait(void **state)
+{
+	struct fixture *f = *state;
+	struct wait w[40];
+	size_t n = 0;
+
+	/* 128 buffers; each of these needs its own */
+	for (unsigned i = 0; i < 200 && n < CV_ARRAY_SIZE(w); i++) {
+		struct wait x;
+
+		put(f, &x, 1, i * 8192ull, (unsigned char)i);
+		if (!x.done) {
+			/* Only the first may wait on our stack; it is enough. */
+			for (size_t k = 0; k < 10 && server.npending; k++)
+				answer(0, 0);
+			turn(f);
+			assert_true(x.done);
+			free((void *)(uintptr_t)x.w.data);
+			n++;
+		}
+	}
+	assert_true(n > 0);
+	while (server.npending)
+		answer(0, 0);
+	{
+		struct wait d;
+
+		drain(f, &d, CV_WB_WRITTEN);
+		while (server.npending)
+			answer(0, 0);
+		turn(f);
+		assert_true(d.done);
+	}
+	assert_memory_equal(server.content, f->expected, FILE_SIZE);
+}
+
+static void unstable_data_is_sent_again(void **state)
+{
+	struct fixture *f = *state;
+	struct wait w, d;
+
+	server.stable = false;
+	server.verifier = 1;
+	put(f, &w, 65536, 0, 1);
+	drain(f, &d, CV_WB_STABLE);
+	answer(0, 0);
+	turn(f);
+	assert_false(d.done);
+	assert_int_equal(server.ncommits, 1);
+	/* The server restarts: what it had is lost, its verifier changes. */
+	memset(server.content, 0, FILE_SIZE);
+	server.verifier = 2;
+	answer(0, 0);
+	turn(f);
+	assert_false(d.done);
+	assert_int_equal(server.nwrites, 2);
+	answer(0, 0);
+	turn(f);
+	assert_int_equal(server.ncommits, 2);
+	answer(0, 0);
+	turn(f);
+	assert_true(d.done);
+	assert_memory_equal(server.content, f->expected, FILE_SIZE);
+}
+
+static void rewriting_supersedes_uncommitted(void **state)
+{
+	struct fixture *f = *state;
+	struct wait w, d;
+
+	server.stable = false;
+	put(f, &w, 4096, 0, 1);
+	drain(f, &d, CV_WB_WRITTEN);
+	answer(0, 0);
+	turn(f);
+	assert_true(d.done);
+	put(f, &w, 4096, 0, 2); /* needs no COMMIT first */
+	assert_true(w.done);
+	drain(f, &d, CV_WB_STABLE);
+	while (server.npending) {
+		answer(0, 0);
+		turn(f);
+	}
+	assert_true(d.done);
+	assert_int_equal(server.ncommits, 1);
+	assert_memory_equal(server.content, f->expected, FILE_SIZE);
+}
+
+/* Random writes, completions in random order; a drain must leave the server equal to the model. */
+static void random_writes(void **state)
+{
+	struct fixture *f = *state;
+	unsigned seed = 12345;
+
+	for (int round = 0; round < 300; round++) {
+		struct wait x, d;
+		size_t size = 1 + (size_t)rand_r(&seed) % 20000;
+		uint64_t off = (uint64_t)rand_r(&seed) % (FILE_SIZE / 8);
+
+		server.stable = round % 3;
+		put(f, &x, size, off, (unsigned char)rand_r(&seed));
+		while (!x.done) {
+			if (server.npending)
+				answer((size_t)rand_r(&seed) % server.npending, 0);
+			turn(f);
+			if (x.done)
+				free((void *)(uintptr_t)x.w.data);
+		}
+		if (round % 20)
+			continue;
+		drain(f, &d, round % 40 ? CV_WB_WRITTEN : CV_WB_STABLE);
+		for (int i = 0; !d.done && i < 10000; i++) {
+			if (server.npending)
+				answer((size_t)rand_r(&seed) % server.npending, 0);
+			turn(f);
+		}
+		assert_true(d.done);
+		assert_memory_equal(server.content, f->expected, FILE_SIZE);
+	}
+	while (server.npending) {
+		answer(0, 0);
+		turn(f);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(small_writes_merge, setup, teardown),
+		cmocka_unit_test_setup_teardown(overlap_waits_for_what_was_sent, setup, teardown),
+		cmocka_unit_test_setup_teardown(errors_reach_each_handle_once, setup, teardown),
+		cmocka_unit_test_setup_teardown(window_makes_writers_wait, setup, teardown),
+		cmocka_unit_test_setup_teardown(unstable_data_is_sent_again, setup, teardown),
+		cmocka_unit_test_setup_teardown(rewriting_supersedes_uncommitted, setup, teardown),
+		cmocka_unit_test_setup_teardown(random_writes, setup, teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
