@@ -1,0 +1,818 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# What every shell test stands on. A test does:
+#
+#	. "$(dirname "$0")/../lib.sh"
+#	sandbox "$@"            # from here on we are inside
+#	start_sshd; start_cvol; …
+#	check "name of the check" command args…
+#	finish
+#
+# The sandbox. sandbox() starts the test again inside its own mount, network and pid namespace with
+# an empty /run, and waits for it outside. That one decision gives:
+#   - the real port numbers (111, 2049, 22…) and real paths (/run/docker/plugins, /run/sshd) whatever
+#     else runs on the machine, without touching it;
+#   - FUSE mounts made by `cvol daemon` are seen by dockerd and the containers, because all of them
+#     live in the same mount namespace, and are not seen outside (it is private);
+#   - dockerd with --bridge=none, which deletes the machine's docker0, has its own network;
+#   - nothing survives: when the inner shell ends, the kernel kills all processes of the pid namespace
+#     and the mounts go with the last of them. The outer half then only removes one directory.
+# Tests still stop what they start, since "nothing left behind" is a promise of the product.
+#
+# Output is TAP ("ok 1 - …", "not ok 2 - …", "ok 3 - … # SKIP why"); tests/run adds it up.
+
+set -uo pipefail
+
+LIB_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+TOP=$(dirname "$LIB_DIR")
+BUILD=${BUILD:-$TOP/build}
+case $BUILD in
+/*) ;;
+*) BUILD=$TOP/$BUILD ;;
+esac
+CVOL=$BUILD/cvol
+PROXY=$BUILD/tests/delay-proxy
+PATH=$PATH:/usr/sbin:/sbin
+export LC_ALL=C
+
+# ---------------------------------------------------------------- sandbox
+
+# Removes a directory of ours: refuses while anything is mounted in it, never crosses a mount.
+remove_tree() {
+	local dir=$1
+	[ -n "$dir" ] && [ -d "$dir" ] || return 0
+	if awk -v d="$dir" '$5 == d || index($5, d "/") == 1 { found = 1 } END { exit !found }' \
+		/proc/self/mountinfo; then
+		echo "# $dir: something is still mounted there, left alone" >&2
+		return 1
+	fi
+	rm -rf --one-file-system -- "$dir"
+}
+
+# Control groups that our dockerd made and did not get to remove.
+remove_cgroups() {
+	local dir
+	while read -r dir; do
+		[ -z "$dir" ] || find "$dir" -depth -type d -exec rmdir {} + 2>/dev/null
+	done < <(find /sys/fs/cgroup -maxdepth 3 -type d -name "$1" 2>/dev/null)
+	return 0
+}
+
+sandbox_leave() {
+	local status=$?
+	trap - EXIT INT TERM HUP
+	if [ -n "${SANDBOX_PID:-}" ] && kill -0 "$SANDBOX_PID" 2>/dev/null; then
+		# The inner shell gets to run its own clean-up; then it all goes at once.
+		pkill -TERM -P "$SANDBOX_PID" 2>/dev/null
+		timeout 20 tail --pid="$SANDBOX_PID" -f /dev/null
+		kill -KILL "$SANDBOX_PID" 2>/dev/null
+		wait "$SANDBOX_PID" 2>/dev/null
+	fi
+	remove_cgroups "$(basename "$SANDBOX_DIR")"
+	# Processes of the namespace may need a moment to release their mounts.
+	local i
+	for i in 1 2 3 4 5; do
+		remove_tree "$SANDBOX_DIR" 2>/dev/null && break
+		sleep "0.$i"
+	done
+	[ ! -d "$SANDBOX_DIR" ] || echo "# could not remove $SANDBOX_DIR" >&2
+	exit "$status"
+}
+
+sandbox() {
+	if [ -n "${CVOL_SANDBOX:-}" ]; then
+		sandbox_inside
+		return 0
+	fi
+	if [ "$(id -u)" -ne 0 ]; then
+		echo "# needs root (mounts, namespaces)"
+		exit 77
+	fi
+	if ! unshare --mount --net --pid --fork true 2>/dev/null; then
+		echo "# this machine does not allow new namespaces"
+		exit 77
+	fi
+	# Not below $TMPDIR: it may be long, and unix socket paths end at 107 bytes.
+	SANDBOX_DIR=$(mktemp -d /tmp/cvol-XXXXXX) || exit 1
+	chmod 755 "$SANDBOX_DIR"
+	trap sandbox_leave EXIT
+	trap 'exit 130' INT HUP
+	trap 'exit 143' TERM
+	CVOL_SANDBOX=$SANDBOX_DIR unshare --mount --net --pid --fork --mount-proc --kill-child \
+		bash "$0" "$@" &
+	SANDBOX_PID=$!
+	local status
+	wait "$SANDBOX_PID"
+	status=$?
+	SANDBOX_PID=
+	exit "$status"
+}
+
+sandbox_inside() {
+	T=$CVOL_SANDBOX
+	trap cleanup EXIT
+	trap 'exit 130' INT HUP
+	trap 'exit 143' TERM
+	mkdir -p "$T/log" "$T/tmp"
+	export TMPDIR=$T/tmp HOME=$T/home
+	mkdir -p "$HOME"
+	# An address besides 127.0.0.1: with none, getaddrinfo(AI_ADDRCONFIG) finds nothing at all.
+	ip link set lo up
+	ip addr add 192.0.2.1/32 dev lo
+	echo 1 >/proc/sys/net/ipv4/ip_forward # or docker warns with every run
+	mount -t tmpfs -o mode=755 tmpfs /run
+	mkdir -p /run/lock /run/sshd /run/ganesha /run/docker/plugins
+	chmod 1777 /run/lock
+	# An administrator's settings and an NFS server's memory are not ours to use.
+	local dir
+	for dir in /etc/cvol /var/lib/cvol /var/lib/nfs /etc/docker; do
+		[ ! -d "$dir" ] || mount -t tmpfs -o mode=755 tmpfs "$dir"
+	done
+	if [ ! -c /dev/fuse ]; then
+		modprobe fuse 2>/dev/null
+		[ -c /dev/fuse ] || mknod -m 666 /dev/fuse c 10 229
+	fi
+	# The servers' directories: NFS needs file handles, which an overlay root does not give.
+	SRV=$T/srv
+	mkdir -p "$SRV"
+	if [ "$(stat -f -c %T "$T")" = overlayfs ]; then
+		mount -t tmpfs -o mode=755 tmpfs "$SRV"
+	fi
+}
+
+# ---------------------------------------------------------------- clean-up
+
+CLEANUP=()
+
+# defer COMMAND ARGS…: run at the end, last one first, whatever happens.
+defer() {
+	CLEANUP+=("$(printf '%q ' "$@")")
+}
+
+cleanup() {
+	local status=$? i
+	trap - EXIT
+	trap '' INT TERM HUP
+	if [ "$status" -ne 0 ] && [ "$status" -ne 77 ]; then
+		show_logs
+	fi
+	for ((i = ${#CLEANUP[@]} - 1; i >= 0; i--)); do
+		eval "${CLEANUP[i]}" >>"$T/log/cleanup.log" 2>&1
+	done
+	exit "$status"
+}
+
+# ---------------------------------------------------------------- checks
+
+CHECKS=0
+FAILED=0
+
+note() {
+	printf '# %s\n' "$*"
+}
+
+ok() {
+	CHECKS=$((CHECKS + 1))
+	printf 'ok %d - %s\n' "$CHECKS" "$1"
+}
+
+# not_ok NAME [WHY]
+not_ok() {
+	CHECKS=$((CHECKS + 1))
+	FAILED=$((FAILED + 1))
+	printf 'not ok %d - %s\n' "$CHECKS" "$1"
+	[ -z "${2:-}" ] || printf '%s\n' "$2" | head -20 | sed 's/^/#   /'
+}
+
+# skip NAME WHY
+skip() {
+	CHECKS=$((CHECKS + 1))
+	printf 'ok %d - %s # SKIP %s\n' "$CHECKS" "$1" "$2"
+}
+
+# check NAME COMMAND…: passes if the command does, within $LIMIT seconds. The command may be a shell
+# function. Its output is shown on failure and stays in $OUT.
+OUT=
+LIMIT=${LIMIT:-60}
+check() {
+	local name=$1 status
+	shift
+	bounded "$@"
+	status=$?
+	if [ "$status" -eq 0 ]; then
+		ok "$name"
+	else
+		not_ok "$name" "exit status $status of: $*
+$OUT"
+	fi
+	return "$status"
+}
+
+# The same, but the command must fail (not by running out of time).
+check_fails() {
+	local name=$1 status
+	shift
+	bounded "$@"
+	status=$?
+	if [ "$status" -eq 0 ]; then
+		not_ok "$name" "succeeded, though it should not: $*
+$OUT"
+		return 1
+	elif [ "$status" -eq 124 ]; then
+		not_ok "$name" "no answer within $LIMIT s: $*"
+		return 1
+	fi
+	ok "$name"
+}
+
+# check_equal NAME EXPECTED ACTUAL
+check_equal() {
+	if [ "$2" = "$3" ]; then
+		ok "$1"
+	else
+		not_ok "$1" "expected: $2
+actual:   $3"
+		return 1
+	fi
+}
+
+# check_match NAME REGEX TEXT
+check_match() {
+	if [[ $3 =~ $2 ]]; then
+		ok "$1"
+	else
+		not_ok "$1" "no match for: $2
+in: $3"
+		return 1
+	fi
+}
+
+# bounded COMMAND…: output to $OUT, 124 after $LIMIT seconds. Runs functions too (in a subshell).
+bounded() {
+	local file status pid waited=0 max=$((LIMIT * 20))
+	file=$(mktemp "$T/tmp/out.XXXXXX")
+	("$@") >"$file" 2>&1 </dev/null &
+	pid=$!
+	while kill -0 "$pid" 2>/dev/null; do
+		if [ "$waited" -ge "$max" ]; then
+			kill_tree "$pid"
+			wait "$pid" 2>/dev/null
+			OUT=$(head -c 20000 "$file" | tr -d '\0')
+			rm -f "$file"
+			return 124
+		fi
+		sleep 0.05
+		waited=$((waited + 1))
+	done
+	wait "$pid"
+	status=$?
+	OUT=$(head -c 20000 "$file" | tr -d '\0')
+	rm -f "$file"
+	return "$status"
+}
+
+# SIGKILL to a process and everything below it.
+kill_tree() {
+	local pid=$1 child
+	for child in $(pgrep -P "$pid"); do
+		kill_tree "$child"
+	done
+	kill -KILL "$pid" 2>/dev/null
+}
+
+finish() {
+	printf '1..%d\n' "$CHECKS"
+	[ "$FAILED" -eq 0 ] || exit 1
+	exit 0
+}
+
+# Ends the whole test: what it needs is not there.
+bail_skip() {
+	note "$*"
+	exit 77
+}
+
+# Ends the whole test: it cannot go on.
+bail() {
+	not_ok "test set-up" "$*"
+	exit 1
+}
+
+show_logs() {
+	local log
+	for log in "$T"/log/*.log; do
+		[ -s "$log" ] || continue
+		printf '# ---- %s\n' "${log##*/}"
+		tail -n "${LOG_LINES:-25}" "$log" | cut -c 1-400 | sed 's/^/# /'
+	done
+}
+
+# ---------------------------------------------------------------- processes, waiting
+
+# spawn NAME COMMAND…: in the background, output appended to log/NAME.log, pid in $SPAWNED.
+spawn() {
+	local name=$1
+	shift
+	"$@" >>"$T/log/$name.log" 2>&1 </dev/null &
+	SPAWNED=$!
+}
+
+alive() {
+	[ -n "${1:-}" ] && [ -d "/proc/$1" ] && ! grep -q '^State:.*Z' "/proc/$1/status" 2>/dev/null
+}
+
+# stop_pid PID [SECONDS] [SIGNAL]: asks, waits, then kills. Returns 1 if it had to be killed.
+stop_pid() {
+	local pid=${1:-} seconds=${2:-10} sig=${3:-TERM} i
+	[ -n "$pid" ] && alive "$pid" || return 0
+	kill "-$sig" "$pid" 2>/dev/null
+	for ((i = 0; i < seconds * 20; i++)); do
+		alive "$pid" || break
+		sleep 0.05
+	done
+	if alive "$pid"; then
+		kill -KILL "$pid" 2>/dev/null
+		for ((i = 0; i < 60; i++)); do
+			alive "$pid" || break
+			sleep 0.05
+		done
+		return 1
+	fi
+	wait "$pid" 2>/dev/null
+	return 0
+}
+
+# wait_for SECONDS COMMAND…: until it succeeds. Each try is itself bounded by the command's nature.
+# WHILE_PID=pid: give up as soon as that process is gone.
+wait_for() {
+	local seconds=$1 end
+	shift
+	end=$((SECONDS + seconds))
+	until "$@" >/dev/null 2>&1; do
+		[ "$SECONDS" -lt "$end" ] || return 1
+		[ -z "${WHILE_PID:-}" ] || alive "$WHILE_PID" || return 1
+		sleep 0.1
+	done
+}
+
+now_ms() {
+	local t=${EPOCHREALTIME/./}
+	echo $((t / 1000))
+}
+
+# A TCP port on loopback nobody listens on. In the sandbox nobody races us for it.
+free_port() {
+	local port
+	for port in $(shuf -i 20000-32000 -n 50); do
+		if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+			echo "$port"
+			return 0
+		fi
+	done
+	return 1
+}
+
+port_open() {
+	(exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
+}
+
+# An address whose packets vanish: every connect() there runs into its own time limit.
+# Sets BLACK_HOLE; returns 1 where the kernel has no veth.
+make_black_hole() {
+	BLACK_HOLE=198.51.100.2
+	ip link show bh0 >/dev/null 2>&1 && return 0
+	ip link add bh0 type veth peer name bh1 || return 1
+	ip addr add 198.51.100.1/24 dev bh0
+	ip link set bh0 up
+	ip link set bh1 up
+	ip neigh replace "$BLACK_HOLE" lladdr 02:00:00:00:00:99 nud permanent dev bh0
+}
+
+# ---------------------------------------------------------------- SSH server
+
+# Users the private sshd knows: root and tester (uid 12345, password $SSH_PASSWORD), in copies of
+# passwd and shadow bound over the real ones in this mount namespace only: root's account may be
+# locked on the machine, and without PAM sshd refuses locked accounts.
+SSH_PASSWORD=correct-horse-battery-7391
+make_users() {
+	[ ! -e "$T/etc/shadow" ] || return 0
+	mkdir -p "$T/etc" "$T/home/tester"
+	local hash
+	hash=$(openssl passwd -6 "$SSH_PASSWORD") || return 1
+	grep -v '^tester:' /etc/passwd >"$T/etc/passwd"
+	echo "tester:x:12345:12345:cvol test user:$T/home/tester:/bin/sh" >>"$T/etc/passwd"
+	grep -v '^tester:\|^root:' /etc/shadow >"$T/etc/shadow"
+	printf 'root:*:19000:0:99999:7:::\ntester:%s:19000:0:99999:7:::\n' "$hash" >>"$T/etc/shadow"
+	chmod 644 "$T/etc/passwd"
+	chmod 600 "$T/etc/shadow"
+	chown -R 12345:12345 "$T/home/tester"
+	mount --bind "$T/etc/passwd" /etc/passwd && mount --bind "$T/etc/shadow" /etc/shadow
+}
+
+# start_sshd [PORT]: sets SSH_PORT, SSH_KEY, SSH_KNOWN_HOSTS, SSH_ROOT (a directory it may write),
+# SSHD_PID. Called again after stop_sshd it comes back with the same keys and port.
+start_sshd() {
+	SSH_PORT=${1:-${SSH_PORT:-2222}}
+	SSH_KEY=$T/ssh/id
+	SSH_KNOWN_HOSTS=$T/ssh/known_hosts
+	SSH_ROOT=$SRV/ssh
+	if [ ! -d "$T/ssh" ]; then
+		make_users || bail "cannot make the test users"
+		mkdir -p "$T/ssh" "$SSH_ROOT"
+		ssh-keygen -q -t ed25519 -N '' -f "$T/ssh/host_ed25519" || bail "ssh-keygen"
+		ssh-keygen -q -t ed25519 -N '' -C cvol-test -f "$SSH_KEY"
+		ssh-keygen -q -t ed25519 -N '' -C cvol-wrong -f "$T/ssh/wrong"
+		cp "$SSH_KEY.pub" "$T/ssh/authorized"
+		chmod 644 "$T/ssh/authorized"
+	fi
+	write_known_hosts "$SSH_KNOWN_HOSTS" "$SSH_PORT" "$T/ssh/host_ed25519.pub"
+	cat >"$T/ssh/sshd_config" <<-END
+		Port $SSH_PORT
+		ListenAddress 127.0.0.1
+		HostKey $T/ssh/host_ed25519
+		PidFile none
+		AuthorizedKeysFile $T/ssh/authorized
+		StrictModes no
+		UsePAM no
+		UseDNS no
+		PermitRootLogin yes
+		PasswordAuthentication yes
+		KbdInteractiveAuthentication no
+		MaxStartups 200
+		MaxSessions 100
+		LogLevel VERBOSE
+		Subsystem sftp internal-sftp
+	END
+	spawn sshd /usr/sbin/sshd -D -e -f "$T/ssh/sshd_config"
+	SSHD_PID=$SPAWNED
+	wait_for 10 port_open "$SSH_PORT" || bail "sshd did not start"
+	[ -n "${SSHD_DEFERRED:-}" ] || defer stop_sshd
+	SSHD_DEFERRED=1
+}
+
+# write_known_hosts FILE PORT PUBLIC_KEY_FILE: the bracket form is what clients look up off port 22.
+write_known_hosts() {
+	local type key rest
+	read -r type key rest <"$3"
+	: "$rest"
+	if [ "$2" = 22 ]; then
+		printf '127.0.0.1 %s %s\n' "$type" "$key" >"$1"
+	else
+		printf '[127.0.0.1]:%s %s %s\n' "$2" "$type" "$key" >"$1"
+	fi
+}
+
+# Processes serving sessions: children of the listener and theirs.
+ssh_sessions() {
+	[ -z "${SSHD_PID:-}" ] || pgrep -P "$SSHD_PID"
+}
+
+kill_ssh_sessions() {
+	local pid
+	for pid in $(ssh_sessions); do
+		kill_tree "$pid"
+	done
+}
+
+stop_sshd() {
+	kill_ssh_sessions
+	stop_pid "${SSHD_PID:-}" 5
+	kill_ssh_sessions
+	SSHD_PID=
+}
+
+# The options that reach the private sshd, as one -o list for `cvol mount`.
+ssh_options() {
+	echo "key_file=$SSH_KEY,known_hosts=$SSH_KNOWN_HOSTS"
+}
+
+# ---------------------------------------------------------------- NFS server
+
+start_rpcbind() {
+	[ -z "${RPCBIND_PID:-}" ] || return 0
+	mkdir -p /run/rpcbind
+	spawn rpcbind rpcbind -f -w
+	RPCBIND_PID=$SPAWNED
+	wait_for 10 port_open 111 || bail "rpcbind did not start"
+	defer stop_pid "$RPCBIND_PID"
+}
+
+# start_ganesha: sets NFS_PORT, MNT_PORT, NFS_ROOT (the exported directory, path on the server
+# side), NFS_EXPORT (its name for clients), GANESHA_PID.
+start_ganesha() {
+	NFS_PORT=${NFS_PORT:-2049}
+	MNT_PORT=${MNT_PORT:-20048}
+	NFS_ROOT=$SRV/nfs
+	NFS_EXPORT=$NFS_ROOT
+	mkdir -p "$NFS_ROOT" /run/ganesha /var/lib/nfs/ganesha
+	start_rpcbind
+	cat >"$T/ganesha.conf" <<-END
+		NFS_CORE_PARAM {
+			NFS_Port = $NFS_PORT;
+			MNT_Port = $MNT_PORT;
+			Bind_addr = 127.0.0.1;
+			Protocols = 3, 4;
+			Enable_NLM = false;
+			Enable_RQUOTA = false;
+			NSM_Use_Caller_Name = true;
+		}
+		NFSv4 {
+			Graceless = true;
+			Only_Numeric_Owners = true;
+		}
+		EXPORT {
+			Export_Id = 1;
+			Path = $NFS_ROOT;
+			Pseudo = /export;
+			Access_Type = RW;
+			Squash = No_Root_Squash;
+			SecType = sys;
+			Transports = TCP;
+			Protocols = 3, 4;
+			FSAL { Name = VFS; }
+		}
+		LOG { Default_Log_Level = EVENT; }
+	END
+	spawn_ganesha
+	[ -n "${GANESHA_DEFERRED:-}" ] || defer stop_ganesha
+	GANESHA_DEFERRED=1
+}
+
+spawn_ganesha() {
+	spawn ganesha ganesha.nfsd -F -f "$T/ganesha.conf" -p "$T/ganesha.pid" -L "$T/log/ganesha.log"
+	GANESHA_PID=$SPAWNED
+	WHILE_PID=$GANESHA_PID wait_for 30 nfs_answers || bail "the NFS server did not start"
+}
+
+# MOUNT and NFS both answer: libnfs's own tool lists the export.
+nfs_answers() {
+	timeout 3 nfs-ls "nfs://127.0.0.1$NFS_EXPORT?nfsport=$NFS_PORT&mountport=$MNT_PORT&version=3"
+}
+
+stop_ganesha() {
+	stop_pid "${GANESHA_PID:-}" 10
+	GANESHA_PID=
+}
+
+# ---------------------------------------------------------------- Docker
+
+# A containerd of its own, so that dockerd can be killed and started under living containers.
+start_containerd() {
+	[ -z "${CONTAINERD_PID:-}" ] || return 0
+	cat >"$T/containerd.toml" <<-END
+		version = 2
+		root = "$T/containerd/root"
+		state = "/run/containerd"
+		disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
+		[grpc]
+		  address = "/run/containerd/containerd.sock"
+	END
+	spawn containerd containerd --config "$T/containerd.toml" --log-level warn
+	CONTAINERD_PID=$SPAWNED
+	defer stop_pid "$CONTAINERD_PID"
+	wait_for 20 test -S /run/containerd/containerd.sock || bail "containerd did not start"
+}
+
+# start_dockerd [EXTRA…]: sets DOCKER_HOST, DOCKERD_PID. Containers have no network but lo.
+start_dockerd() {
+	export DOCKER_HOST=unix:///run/docker.sock DOCKER_CONFIG=$T/docker-cli
+	mkdir -p "$T/docker" "$DOCKER_CONFIG"
+	start_containerd
+	local driver=${STORAGE_DRIVER:-overlay2}
+	[ "$(stat -f -c %T "$T/docker")" != overlayfs ] || driver=vfs
+	spawn_dockerd "$driver" "$@"
+	if ! WHILE_PID=$DOCKERD_PID wait_for 30 docker_answers; then
+		stop_pid "$DOCKERD_PID"
+		spawn_dockerd vfs "$@"
+		WHILE_PID=$DOCKERD_PID wait_for 30 docker_answers || bail "dockerd did not start"
+	fi
+	[ -n "${DOCKERD_DEFERRED:-}" ] || defer stop_dockerd_all
+	DOCKERD_DEFERRED=1
+}
+
+spawn_dockerd() {
+	local driver=$1
+	shift
+	spawn dockerd dockerd --data-root "$T/docker" --exec-root /run/docker-exec \
+		--pidfile /run/docker.pid -H "$DOCKER_HOST" --containerd /run/containerd/containerd.sock \
+		--bridge=none --iptables=false --ip6tables=false --ip-forward=false --ip-masq=false \
+		--storage-driver "$driver" --cgroup-parent "/$(basename "$T")" --live-restore \
+		--log-level warn "$@"
+	DOCKERD_PID=$SPAWNED
+	STORAGE_DRIVER=$driver
+}
+
+docker_answers() {
+	alive "$DOCKERD_PID" && timeout 5 docker version
+}
+
+stop_dockerd() {
+	stop_pid "${DOCKERD_PID:-}" 20
+	DOCKERD_PID=
+}
+
+stop_dockerd_all() {
+	if alive "${DOCKERD_PID:-}"; then
+		# shellcheck disable=SC2046
+		timeout 20 docker rm -f $(timeout 10 docker ps -aq) >/dev/null 2>&1
+	fi
+	stop_dockerd
+}
+
+# import_images: cvol-test (busybox) and cvol-test-volume (an image VOLUME with content of every
+# kind: a fifo, hard and symbolic links, an odd owner and mode, an empty directory).
+import_images() {
+	local root=$T/image
+	mkdir -p "$root/bin" "$root/etc" "$root/tmp"
+	cp "$(command -v busybox)" "$root/bin/busybox"
+	local applet
+	for applet in sh cat ls echo sleep stat sync rm mkdir touch dd md5sum test id chown chmod cp mv \
+		ln mkfifo find head tail wc readlink true false df mount sha256sum grep; do
+		ln -sf busybox "$root/bin/$applet"
+	done
+	printf 'root:x:0:0::/:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n' >"$root/etc/passwd"
+	printf 'root:x:0:\nuser:x:1000:\n' >"$root/etc/group"
+	chmod 1777 "$root/tmp"
+	tar -C "$root" -c . | timeout 60 docker import - cvol-test >/dev/null || return 1
+	mkdir -p "$root/seed/dir/empty"
+	echo "from the image" >"$root/seed/file"
+	ln "$root/seed/file" "$root/seed/hardlink"
+	ln -s file "$root/seed/symlink"
+	ln -s /nowhere/at/all "$root/seed/dangling"
+	mkfifo "$root/seed/fifo"
+	echo "odd" >"$root/seed/dir/odd"
+	chown 1234:4321 "$root/seed/dir/odd"
+	chmod 0640 "$root/seed/dir/odd"
+	head -c 300000 /dev/urandom >"$root/seed/dir/blob"
+	tar -C "$root" -c . | timeout 60 docker import --change 'VOLUME /seed' - cvol-test-volume \
+		>/dev/null
+}
+
+# d ARGS…: docker with a time limit.
+d() {
+	timeout "${DOCKER_LIMIT:-60}" docker "$@"
+}
+
+# ---------------------------------------------------------------- cvol
+
+PLUGIN_SOCK=/run/docker/plugins/cvol.sock
+
+# start_cvol [EXTRA…]: `cvol daemon` on the socket dockerd looks for; state and mounts below $T.
+start_cvol() {
+	[ -x "$CVOL" ] || bail "$CVOL is not built"
+	STATE_DIR=$T/state
+	RUN_DIR=$T/cvol-run
+	spawn cvol "$CVOL" daemon --socket "$PLUGIN_SOCK" --state-dir "$STATE_DIR" \
+		--run-dir "$RUN_DIR" "$@"
+	CVOL_PID=$SPAWNED
+	WHILE_PID=$CVOL_PID wait_for 10 cvol_answers || bail "cvol daemon did not start"
+	[ -n "${CVOL_DEFERRED:-}" ] || defer stop_cvol
+	CVOL_DEFERRED=1
+}
+
+cvol_answers() {
+	alive "$CVOL_PID" && raw Plugin.Activate | grep -q VolumeDriver
+}
+
+# stop_cvol [SIGNAL]: the daemon; whether workers and mounts stay is the product's decision.
+stop_cvol() {
+	stop_pid "${CVOL_PID:-}" 20 "${1:-TERM}"
+	CVOL_PID=
+}
+
+# raw CALL [JSON]: one request as dockerd sends it; prints the answer's body.
+raw() {
+	raw_curl "$@"
+}
+
+# raw_status CALL [JSON]: prints the HTTP status alone.
+raw_status() {
+	raw_curl "$@" -o /dev/null -w '%{http_code}'
+}
+
+raw_curl() {
+	local call=$1 body=${2-}
+	shift 2 2>/dev/null || shift
+	case $call in
+	*.*) ;;
+	*) call=VolumeDriver.$call ;;
+	esac
+	curl -s -m "${RAW_LIMIT:-30}" --unix-socket "$PLUGIN_SOCK" -X POST -H 'Content-Type:' -H 'Expect:' \
+		-H 'Accept: application/vnd.docker.plugins.v1.2+json' -H 'User-Agent: Go-http-client/1.1' \
+		--data-binary "$body" "$@" "http://plugin/$call"
+}
+
+# raw_ok CALL [JSON]: the same, succeeds only if the answer carries no error.
+raw_ok() {
+	local answer
+	answer=$(raw "$@") || return 1
+	printf '%s\n' "$answer"
+	printf '%s' "$answer" | jq -e '(.Err // "") == ""' >/dev/null
+}
+
+# raw_err CALL [JSON]: prints Err; succeeds only if there is one.
+raw_err() {
+	local answer
+	answer=$(raw "$@") || return 1
+	printf '%s' "$answer" | jq -er '.Err | select(. != null and . != "")'
+}
+
+# cvol_mounts: mount points of cvol volumes in this namespace.
+cvol_mounts() {
+	awk '{ for (i = 7; i <= NF; i++) if ($i == "-") { if ($(i + 1) ~ /^fuse/) print $5; break } }' \
+		/proc/self/mountinfo
+}
+
+# Worker processes.
+cvol_workers() {
+	pgrep '^cvol-fuse' || true
+}
+
+is_mounted() {
+	cvol_mounts | grep -qxF "$1"
+}
+
+# Nothing of a volume's mount is left: no FUSE mount, no worker, no directory below the run dir.
+nothing_left() {
+	local mounts workers
+	mounts=$(cvol_mounts)
+	workers=$(cvol_workers)
+	[ -z "$mounts" ] || echo "still mounted: $mounts"
+	[ -z "$workers" ] || echo "still running: $workers"
+	[ -z "$mounts$workers" ]
+}
+
+wait_nothing_left() {
+	wait_for "${1:-5}" nothing_left || {
+		nothing_left
+		return 1
+	}
+}
+
+# ---------------------------------------------------------------- engines
+
+# start_engine ENGINE: its throw-away server; sets SOURCE, OPTIONS (for -o, may be empty) and
+# SERVER_DIR (the same data as the server's host sees it; empty for mem).
+start_engine() {
+	OPTIONS=
+	case $1 in
+	mem)
+		SOURCE=mem://
+		SERVER_DIR=
+		;;
+	dir)
+		SERVER_DIR=$SRV/dir
+		mkdir -p "$SERVER_DIR"
+		SOURCE=dir://$SERVER_DIR
+		;;
+	nfs)
+		[ -n "${GANESHA_PID:-}" ] || start_ganesha
+		SERVER_DIR=$NFS_ROOT
+		SOURCE=nfs://127.0.0.1$NFS_EXPORT
+		;;
+	sftp)
+		[ -n "${SSHD_PID:-}" ] || start_sshd
+		SERVER_DIR=$SSH_ROOT
+		SOURCE=sftp://root@127.0.0.1:$SSH_PORT$SSH_ROOT
+		OPTIONS=$(ssh_options)
+		;;
+	*) bail "no such engine: $1" ;;
+	esac
+}
+
+# mount_volume SOURCE DIR OPTIONS [ARGS…]: `cvol mount`, unmounted again at the end of the test.
+mount_volume() {
+	local source=$1 dir=$2 options=$3
+	shift 3
+	mkdir -p "$dir"
+	[ -x "$CVOL" ] || bail "$CVOL is not built"
+	timeout "${MOUNT_LIMIT:-40}" "$CVOL" mount "$source" "$dir" ${options:+-o "$options"} "$@" || return
+	defer unmount_volume "$dir"
+}
+
+unmount_volume() {
+	is_mounted "$1" || return 0
+	timeout 20 "$CVOL" unmount "$1" && return 0
+	umount -l "$1"
+	return 1
+}
+
+# ---------------------------------------------------------------- delay proxy
+
+# start_proxy NAME TARGET_PORT [OPTIONS…]: sets PROXY_PORT; commands by proxy_cmd NAME COMMAND…
+start_proxy() {
+	local name=$1 target=$2
+	shift 2
+	[ -x "$PROXY" ] || bail "$PROXY is not built"
+	PROXY_PORT=$(free_port)
+	spawn "proxy-$name" "$PROXY" -c "$T/proxy-$name.sock" "$@" "$PROXY_PORT" "$target"
+	defer stop_pid "$SPAWNED"
+	wait_for 5 port_open "$PROXY_PORT" || bail "the relay did not start"
+}
+
+proxy_cmd() {
+	local name=$1
+	shift
+	timeout 5 "$PROXY" -x "$T/proxy-$name.sock" "$*"
+}
