@@ -1,0 +1,650 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "config/options.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/cleanup.h"
+#include "config/str.h"
+
+#define ANY CV_ENGINE_ALL
+#define NFS CV_ENGINE_NFS
+#define SSH CV_ENGINE_SFTP
+#define NET CV_ENGINE_REMOTE
+
+static const struct cv_option_def table[] = {
+	/* where */
+	{ "source", NULL, CV_OPT_STRING, ANY, 0, NULL, NULL,
+	  "the storage: nfs://host/export, sftp://user@host/path, dir:///path, host:/export, "
+	  "user@host:/path" },
+	{ "type", NULL, CV_OPT_CHOICE, ANY, 0, "dir|nfs|sftp|mem", NULL,
+	  "the kind of storage, when there is no source" },
+	{ "host", "server addr sftp_host", CV_OPT_STRING, NET, 0, NULL, NULL,
+	  "the server's name or address" },
+	{ "port", "sftp_port nfsport", CV_OPT_UINT, NET, 65535, NULL, "22 (sftp), asked (nfs)",
+	  "TCP port of the server" },
+	{ "user", "username sftp_user", CV_OPT_STRING, SSH, 0, NULL, "root", "the login user" },
+	{ "path", NULL, CV_OPT_STRING, ANY, 0, NULL, NULL, "export or directory on the server" },
+	{ "subdir", NULL, CV_OPT_STRING, ANY, 0, NULL, NULL,
+	  "directory below path, created when missing" },
+	{ "mode", NULL, CV_OPT_OCTAL, ANY, 07777, NULL, "0755", "permissions of a created subdir" },
+
+	/* identity and secrets */
+	{ "key_file", "identityfile sftp_key_file", CV_OPT_FILE, SSH, 0, NULL, "root's own keys",
+	  "private key to log in with" },
+	{ "key_passphrase_file", "sftp_key_file_pass_file", CV_OPT_FILE, SSH, 0, NULL, NULL,
+	  "file with the key's passphrase" },
+	{ "password_file", NULL, CV_OPT_FILE, SSH, 0, NULL, NULL, "file with the login password" },
+	{ "password", "sftp_password", CV_OPT_SECRET, SSH, 0, NULL, NULL,
+	  "the login password itself; moved to a file that only root can read" },
+	{ "agent_socket", NULL, CV_OPT_FILE, SSH, 0, NULL, NULL, "socket of an ssh-agent" },
+	{ "known_hosts", "userknownhostsfile sftp_known_hosts_file", CV_OPT_FILE, SSH, 0, NULL,
+	  "/etc/cvol/known_hosts, then root's", "file of accepted host keys" },
+	{ "host_key", NULL, CV_OPT_STRING, SSH, 0, NULL, NULL,
+	  "the one host key to accept, as SHA256:fingerprint" },
+	{ "host_key_policy", "stricthostkeychecking", CV_OPT_CHOICE, SSH, 0, "strict|accept-new",
+	  "strict", "refuse unknown host keys, or remember them at first sight" },
+	{ "ciphers", "sftp_ciphers", CV_OPT_STRING, SSH, 0, NULL, "AES-GCM first",
+	  "ciphers in order of preference" },
+	{ "macs", "sftp_macs", CV_OPT_STRING, SSH, 0, NULL, NULL, "MACs in order of preference" },
+	{ "kex", "sftp_key_exchange kexalgorithms", CV_OPT_STRING, SSH, 0, NULL, NULL,
+	  "key exchange methods in order of preference" },
+	{ "compression", NULL, CV_OPT_BOOL, SSH, 0, NULL, "false", "compress what is sent" },
+
+	/* NFS */
+	{ "version", "nfsvers vers", CV_OPT_CHOICE, NFS, 0, "3|4|4.0|4.1|4.2|auto", "auto",
+	  "protocol version" },
+	{ "mountport", NULL, CV_OPT_UINT, NFS, 65535, NULL, "asked",
+	  "TCP port of the mount service" },
+	{ "rsize", NULL, CV_OPT_SIZE, NFS, 0, NULL, "the server's, at most 1MiB",
+	  "bytes per READ" },
+	{ "wsize", NULL, CV_OPT_SIZE, NFS, 0, NULL, "the server's, at most 1MiB",
+	  "bytes per WRITE" },
+
+	/* behaviour */
+	{ "readonly", "ro read_only", CV_OPT_BOOL, ANY, 0, NULL, "false",
+	  "nothing can be written" },
+	{ "recovery", NULL, CV_OPT_CHOICE, NET, 0, "hard|soft", "hard",
+	  "wait for a server that is away, or fail after timeout" },
+	{ "timeout", NULL, CV_OPT_DURATION, NET, 0, NULL, "15s",
+	  "how long a silent server counts as alive" },
+	{ "mount_timeout", NULL, CV_OPT_DURATION, ANY, 0, NULL, "20s",
+	  "how long mounting may take" },
+	{ "connections", "max_conns nconnect sftp_connections", CV_OPT_UINT, NET, 8, NULL, "1",
+	  "connections to the server" },
+	{ "uid", NULL, CV_OPT_UINT, NET, 4294967294u, NULL, NULL, "owner of everything, as shown" },
+	{ "gid", NULL, CV_OPT_UINT, NET, 4294967294u, NULL, NULL, "group of everything, as shown" },
+	{ "umask", NULL, CV_OPT_OCTAL, NET, 0777, NULL, NULL, "permissions taken away, as shown" },
+	{ "chown", NULL, CV_OPT_CHOICE, NET, 0, "strict|ignore", "strict",
+	  "what a refused change of owner is: an error, or success" },
+	{ "symlinks", NULL, CV_OPT_CHOICE, SSH, 0, "contain|follow|raw", "contain",
+	  "what may symbolic links point to" },
+	{ "cache", NULL, CV_OPT_CHOICE, ANY, 0, "strict|default|relaxed", "default",
+	  "how long names and attributes are believed" },
+	{ "attr_timeout", "actimeo dcache_timeout dir_cache_time", CV_OPT_DURATION, ANY, 0, NULL,
+	  "3s to 60s", "the same, as one fixed time" },
+	{ "attr_timeout_file_min", "acregmin", CV_OPT_DURATION, ANY, 0, NULL, "3s", "for files" },
+	{ "attr_timeout_file_max", "acregmax", CV_OPT_DURATION, ANY, 0, NULL, "60s", "for files" },
+	{ "attr_timeout_dir_min", "acdirmin", CV_OPT_DURATION, ANY, 0, NULL, "30s",
+	  "for directories" },
+	{ "attr_timeout_dir_max", "acdirmax", CV_OPT_DURATION, ANY, 0, NULL, "60s",
+	  "for directories" },
+	{ "readahead", NULL, CV_OPT_SIZE, ANY, 0, NULL, "1MiB, more over long distances",
+	  "how much the kernel reads ahead" },
+	{ "write_behind", NULL, CV_OPT_BOOL, NET, 0, NULL, "true",
+	  "answer writes before the server has them (close and fsync always wait)" },
+	{ "context", NULL, CV_OPT_STRING, ANY, 0, NULL, NULL, "SELinux context of the mount" },
+	{ 0 },
+};
+
+/* Written by habit for other drivers; without meaning, or always on, here. */
+static const char *const ignored[] = {
+	"allow_other", "allow_root", "default_permissions",
+	"big_writes",  "nolock",     "intr",
+	"nointr",      "_netdev",    "fsc",
+	"size",	       "inodes",     "noquota",
+	"copy",	       "nocopy",     "persist",
+	"mount_type",  "reconnect",  "tcp",
+	"noatime",     "nodiratime", "nosuid",
+	"nodev",
+};
+
+/* Would run programs, as root. */
+static const char *const refused[] = {
+	"ssh_command",	      "proxycommand",	"localcommand",
+	"permitlocalcommand", "sftp_server",	"sftp_server_command",
+	"sftp_ssh",	      "sftp_subsystem", "knownhostscommand",
+};
+
+const struct cv_option_def *cv_option_table(void)
+{
+	return table;
+}
+
+unsigned cv_engine_parse(const char *type)
+{
+	static const struct {
+		const char *name;
+		unsigned engine;
+	} engines[] = {
+		{ "dir", CV_ENGINE_DIR },
+		{ "nfs", CV_ENGINE_NFS },
+		{ "sftp", CV_ENGINE_SFTP },
+		{ "mem", CV_ENGINE_MEM },
+	};
+
+	for (size_t i = 0; i < CV_ARRAY_SIZE(engines); i++) {
+		if (cv_str_eq(type, engines[i].name))
+			return engines[i].engine;
+	}
+	return 0;
+}
+
+/* ---- names ---- */
+
+#define KEY_MAX 64
+
+/* Lower case, '-' as '_', leading dashes gone. False: too long to be any option. */
+static bool normalise(const char *key, char out[KEY_MAX])
+{
+	size_t n = 0;
+
+	while (*key == '-')
+		key++;
+	for (; *key; key++) {
+		if (n == KEY_MAX - 1)
+			return false;
+		out[n++] = *key == '-' ? '_' : (char)tolower((unsigned char)*key);
+	}
+	out[n] = '\0';
+	return n > 0;
+}
+
+static bool in_words(const char *words, const char *word, char separator)
+{
+	size_t n = strlen(word);
+
+	while (words && *words) {
+		const char *end = strchrnul(words, separator);
+
+		if ((size_t)(end - words) == n && memcmp(words, word, n) == 0)
+			return true;
+		words = *end ? end + 1 : end;
+	}
+	return false;
+}
+
+static const struct cv_option_def *find_normal(const char *key)
+{
+	for (const struct cv_option_def *d = table; d->name; d++) {
+		if (strcmp(d->name, key) == 0 || in_words(d->aliases, key, ' '))
+			return d;
+	}
+	return NULL;
+}
+
+const struct cv_option_def *cv_option_find(const char *name_or_alias)
+{
+	char key[KEY_MAX];
+
+	return normalise(name_or_alias, key) ? find_normal(key) : NULL;
+}
+
+static bool in_list(const char *const *list, size_t count, const char *key)
+{
+	for (size_t i = 0; i < count; i++) {
+		if (strcmp(list[i], key) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Levenshtein distance; both shorter than KEY_MAX. */
+static unsigned distance(const char *a, const char *b)
+{
+	unsigned row[KEY_MAX + 1];
+	size_t n = strlen(b);
+
+	for (size_t j = 0; j <= n; j++)
+		row[j] = (unsigned)j;
+	for (size_t i = 0; a[i]; i++) {
+		unsigned diagonal = row[0];
+
+		row[0] = (unsigned)i + 1;
+		for (size_t j = 0; j < n; j++) {
+			unsigned up = row[j + 1];
+			unsigned best = diagonal + (a[i] != b[j]);
+
+			if (up + 1 < best)
+				best = up + 1;
+			if (row[j] + 1 < best)
+				best = row[j] + 1;
+			row[j + 1] = best;
+			diagonal = up;
+		}
+	}
+	return row[n];
+}
+
+static int fail_unknown(const char *key, struct cv_err *err)
+{
+	const char *best[3] = { NULL, NULL, NULL };
+	unsigned score[3] = { UINT32_MAX, UINT32_MAX, UINT32_MAX };
+	char near[256] = "";
+	size_t used = 0;
+
+	for (const struct cv_option_def *d = table; d->name; d++) {
+		unsigned s = distance(key, d->name);
+		const char *name = d->name;
+
+		if (strstr(d->name, key) || strstr(key, d->name))
+			s = s > 2 ? 2 : s;
+		if (s > 2 + strlen(key) / 4)
+			continue;
+		for (size_t i = 0; i < 3; i++) {
+			if (s < score[i]) {
+				unsigned other = score[i];
+				const char *other_name = best[i];
+
+				score[i] = s;
+				best[i] = name;
+				s = other;
+				name = other_name;
+			}
+		}
+	}
+	for (size_t i = 0; i < 3 && best[i]; i++)
+		used += (size_t)snprintf(near + used, sizeof(near) - used, "%s%s", i ? ", " : "",
+					 best[i]);
+	if (used)
+		return cv_fail(err, EINVAL,
+			       "unknown option '%s'; did you mean %s? ('cvol options' lists all)",
+			       key, near);
+	return cv_fail(err, EINVAL, "unknown option '%s' ('cvol options' lists all)", key);
+}
+
+/* ---- values ---- */
+
+static bool has_control(const char *text)
+{
+	for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
+		if (*p < 0x20 || *p == 0x7f)
+			return true;
+	}
+	return false;
+}
+
+static int check_host(const char *host, struct cv_err *err)
+{
+	if (!*host || *host == '-' || strlen(host) > 255)
+		return cv_fail(err, EINVAL, "option host: '%s' is not a host name", host);
+	for (const unsigned char *p = (const unsigned char *)host; *p; p++) {
+		if (!isalnum(*p) && !strchr(".-_:%", *p))
+			return cv_fail(err, EINVAL, "option host: '%s' is not a host name", host);
+	}
+	return 0;
+}
+
+/* Removes duplicate and trailing slashes in place; false if a component is "..". */
+static bool tidy_path(char *path)
+{
+	char *out = path;
+	const char *in = path;
+
+	while (*in) {
+		const char *end = strchrnul(in, '/');
+		size_t n = (size_t)(end - in);
+
+		if (n == 2 && in[0] == '.' && in[1] == '.')
+			return false;
+		if (n == 1 && *in == '.' && (in != path || *end)) {
+			in = *end ? end + 1 : end;
+			continue;
+		}
+		memmove(out, in, n);
+		out += n;
+		in = end;
+		if (*in == '/') {
+			*out++ = '/';
+			while (*in == '/')
+				in++;
+		}
+	}
+	if (out > path + 1 && out[-1] == '/')
+		out--;
+	*out = '\0';
+	return true;
+}
+
+/* Checks value and puts its canonical form under d->name. */
+static int set_value(struct cv_dict *out, const struct cv_option_def *d, const char *value,
+		     struct cv_err *err)
+{
+	uint64_t number = 0;
+	bool flag = false;
+	int r = 0;
+
+	if (d->type != CV_OPT_SECRET && has_control(value))
+		return cv_fail(err, EINVAL, "option %s: control characters are not allowed",
+			       d->name);
+	switch (d->type) {
+	case CV_OPT_STRING:
+		if (!*value)
+			return cv_fail(err, EINVAL, "option %s: is empty", d->name);
+		r = cv_dict_set(out, d->name, value);
+		break;
+	case CV_OPT_SECRET:
+		if (!*value)
+			return cv_fail(err, EINVAL, "option %s: is empty", d->name);
+		r = cv_dict_set(out, d->name, value);
+		break;
+	case CV_OPT_BOOL:
+		if (cv_parse_bool(value, &flag) < 0)
+			return cv_fail(err, EINVAL, "option %s: '%s' is not true or false", d->name,
+				       value);
+		r = cv_dict_set(out, d->name, flag ? "true" : "false");
+		break;
+	case CV_OPT_UINT:
+		if (cv_parse_u64(value, 10, d->max, &number) < 0)
+			return cv_fail(err, EINVAL,
+				       "option %s: '%s' is not a number from 0 to %" PRIu64,
+				       d->name, value, d->max);
+		r = cv_dict_setf(out, d->name, "%" PRIu64, number);
+		break;
+	case CV_OPT_OCTAL:
+		if (cv_parse_u64(value, 8, d->max, &number) < 0)
+			return cv_fail(err, EINVAL,
+				       "option %s: '%s' is not an octal mode, like 0755", d->name,
+				       value);
+		r = cv_dict_setf(out, d->name, "%04" PRIo64, number);
+		break;
+	case CV_OPT_DURATION:
+		if (cv_parse_duration_ms(value, &number) < 0 || number > UINT32_MAX)
+			return cv_fail(err, EINVAL,
+				       "option %s: '%s' is not a duration, like 15s or 500ms",
+				       d->name, value);
+		r = cv_dict_setf(out, d->name, "%" PRIu64 "ms", number);
+		break;
+	case CV_OPT_SIZE:
+		if (cv_parse_size(value, &number) < 0)
+			return cv_fail(err, EINVAL,
+				       "option %s: '%s' is not a size, like 64K or 1MiB", d->name,
+				       value);
+		r = cv_dict_setf(out, d->name, "%" PRIu64, number);
+		break;
+	case CV_OPT_CHOICE:
+		if (!in_words(d->choices, value, '|'))
+			return cv_fail(err, EINVAL, "option %s: '%s' is not one of %s", d->name,
+				       value, d->choices);
+		r = cv_dict_set(out, d->name, value);
+		break;
+	case CV_OPT_FILE:
+		if (*value != '/')
+			return cv_fail(err, EINVAL,
+				       "option %s: '%s' is not an absolute path on this host",
+				       d->name, value);
+		r = cv_dict_set(out, d->name, value);
+		break;
+	}
+	return r < 0 ? cv_fail(err, r, "option %s: %s", d->name, cv_strerror(r)) : 0;
+}
+
+/* Spellings of other drivers whose value, too, needs translation. */
+static const char *translate(const char *key, const char *value, const char **ret_key)
+{
+	bool flag;
+
+	*ret_key = key;
+	if (strcmp(key, "hard") == 0 || strcmp(key, "soft") == 0) {
+		*ret_key = "recovery";
+		if (cv_parse_bool(value, &flag) == 0)
+			return flag == (*key == 'h') ? "hard" : "soft";
+	}
+	if (strcmp(key, "rw") == 0) {
+		*ret_key = "readonly";
+		if (cv_parse_bool(value, &flag) == 0)
+			return flag ? "false" : "true";
+	}
+	if (strcmp(key, "type") == 0) {
+		if (strcasecmp(value, "nfs4") == 0)
+			return "nfs";
+		if (strcasecmp(value, "ssh") == 0 || strcasecmp(value, "sshfs") == 0)
+			return "sftp";
+	}
+	if (strcmp(key, "stricthostkeychecking") == 0 && cv_parse_bool(value, &flag) == 0)
+		return flag ? "strict" : "no"; /* "no" is refused: host keys are always verified */
+	return value;
+}
+
+static int parse_one(struct cv_dict *out, const char *name, const char *value, struct cv_err *err)
+{
+	const struct cv_option_def *d;
+	const char *known;
+	char key[KEY_MAX];
+
+	if (!normalise(name, key) || has_control(name))
+		return cv_fail(err, EINVAL, "unknown option '%.64s' ('cvol options' lists all)",
+			       name);
+	if (in_list(refused, CV_ARRAY_SIZE(refused), key))
+		return cv_fail(err, EINVAL, "option %s is refused: it would run programs as root",
+			       name);
+	if (in_list(ignored, CV_ARRAY_SIZE(ignored), key))
+		return 0;
+	value = translate(key, value, &known);
+	d = find_normal(known);
+	if (!d)
+		return fail_unknown(key, err);
+	if (cv_dict_get(out, d->name)) {
+		cv_cleanup_dict struct cv_dict probe = CV_DICT_INIT;
+		int r = set_value(&probe, d, value, err);
+
+		if (r < 0)
+			return r;
+		if (!cv_str_eq(cv_dict_get(&probe, d->name), cv_dict_get(out, d->name)))
+			return cv_fail(err, EINVAL,
+				       "option %s is given twice, with different values", d->name);
+		return 0;
+	}
+	return set_value(out, d, value, err);
+}
+
+/* ---- the whole ---- */
+
+/* What source says may be said again, but not otherwise. */
+static int apply_source(struct cv_dict *o, struct cv_err *err)
+{
+	cv_cleanup_dict struct cv_dict parts = CV_DICT_INIT;
+	const char *source = cv_dict_get(o, "source");
+	int r;
+
+	if (!source)
+		return 0;
+	r = cv_source_parse(source, &parts, err);
+	for (size_t i = 0; r == 0 && i < parts.count; i++) {
+		const char *key = parts.items[i].key, *given = cv_dict_get(o, key);
+
+		if (given && strcmp(given, parts.items[i].value) != 0)
+			return cv_fail(err, EINVAL, "option %s=%s contradicts source '%s'", key,
+				       given, source);
+		r = parse_one(o, key, parts.items[i].value, err);
+	}
+	if (r == 0)
+		(void)cv_dict_remove(o, "source");
+	return r;
+}
+
+static const char *infer_type(const struct cv_dict *o)
+{
+	if (!cv_dict_get(o, "host"))
+		return NULL;
+	for (size_t i = 0; i < o->count; i++) {
+		const struct cv_option_def *d = find_normal(o->items[i].key);
+
+		if (d && d->engines == SSH)
+			return "sftp";
+	}
+	return "nfs";
+}
+
+static int check_path(struct cv_dict *o, const char *key, bool absolute, struct cv_err *err)
+{
+	const char *value = cv_dict_get(o, key);
+	cv_cleanup_free char *path = NULL;
+	int r;
+
+	if (!value)
+		return 0;
+	path = strdup(value);
+	if (!path)
+		return cv_fail(err, ENOMEM, "out of memory");
+	if (!tidy_path(path))
+		return cv_fail(err, EINVAL, "option %s: '..' is not allowed in '%s'", key, value);
+	if (!*path || (absolute && *path != '/') || (cv_str_eq(key, "subdir") && *path == '/'))
+		return cv_fail(err, EINVAL, "option %s: '%s' must be %s", key, value,
+			       absolute ? "an absolute path" : "a relative path");
+	r = cv_dict_set(o, key, path);
+	return r < 0 ? cv_fail(err, r, "option %s: %s", key, cv_strerror(r)) : 0;
+}
+
+static int check_together(struct cv_dict *o, struct cv_err *err)
+{
+	const char *type = cv_dict_get(o, "type"), *port;
+	unsigned engine = type ? cv_engine_parse(type) : 0;
+	int r = 0;
+
+	for (size_t i = 0; engine && i < o->count; i++) {
+		const struct cv_option_def *d = find_normal(o->items[i].key);
+
+		if (d && !(d->engines & engine))
+			return cv_fail(err, EINVAL, "option %s is not for %s volumes", d->name,
+				       type);
+	}
+	if ((engine & NET) && !cv_dict_get(o, "host"))
+		return cv_fail(err, EINVAL, "a %s volume needs a host: source=%s", type,
+			       engine == NFS ? "nfs://host/export" : "sftp://user@host/path");
+	if (cv_dict_get(o, "host"))
+		r = check_host(cv_dict_get(o, "host"), err);
+	if (r == 0 && engine == NFS && !cv_dict_get(o, "path"))
+		return cv_fail(err, EINVAL,
+			       "an nfs volume needs the export: source=nfs://host/export");
+	if (r == 0 && engine == CV_ENGINE_DIR && !cv_dict_get(o, "path"))
+		return cv_fail(err, EINVAL, "a dir volume needs a path: source=dir:///path");
+	if (r == 0 && engine == SSH && !cv_dict_get(o, "path"))
+		r = cv_dict_set(o, "path", ".") < 0 ? -ENOMEM : 0;
+	port = cv_dict_get(o, "port");
+	if (r == 0 &&
+	    ((port && strcmp(port, "0") == 0) || cv_str_eq(cv_dict_get(o, "mountport"), "0")))
+		return cv_fail(err, EINVAL, "option port: 0 is not a port");
+	if (r == 0)
+		r = check_path(o, "path", engine & (NFS | CV_ENGINE_DIR), err);
+	if (r == 0)
+		r = check_path(o, "subdir", false, err);
+	if (r == 0 && cv_dict_get(o, "password") && cv_dict_get(o, "password_file"))
+		return cv_fail(err, EINVAL, "give password or password_file, not both");
+	if (r == 0 && cv_dict_get(o, "host_key") &&
+	    !cv_str_starts(cv_dict_get(o, "host_key"), "SHA256:"))
+		return cv_fail(err, EINVAL,
+			       "option host_key: expected SHA256:fingerprint, as "
+			       "'ssh-keygen -lf' prints it");
+	return r;
+}
+
+int cv_options_parse(const struct cv_dict *in, struct cv_dict *ret_options, struct cv_err *err)
+{
+	cv_cleanup_dict struct cv_dict o = CV_DICT_INIT;
+	const char *type;
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < in->count; i++)
+		r = parse_one(&o, in->items[i].key, in->items[i].value, err);
+	if (r == 0)
+		r = apply_source(&o, err);
+	if (r < 0)
+		return r;
+	if (!cv_dict_get(&o, "type")) {
+		type = infer_type(&o);
+		if (type && cv_dict_set(&o, "type", type) < 0)
+			return cv_fail(err, ENOMEM, "out of memory");
+	}
+	r = check_together(&o, err);
+	if (r < 0)
+		return r;
+	*ret_options = o;
+	o = (struct cv_dict)CV_DICT_INIT;
+	return 0;
+}
+
+int cv_options_split(const char *text, struct cv_dict *dict, struct cv_err *err)
+{
+	cv_cleanup_free char *item = malloc(strlen(text) + 1);
+
+	if (!item)
+		return cv_fail(err, ENOMEM, "out of memory");
+	while (*text) {
+		char *equals, *out = item;
+		int r;
+
+		for (; *text && *text != ','; text++) {
+			if (text[0] == '\\' && (text[1] == ',' || text[1] == '\\'))
+				text++;
+			*out++ = *text;
+		}
+		*out = '\0';
+		if (*text == ',')
+			text++;
+		if (!*item)
+			continue;
+		equals = strchr(item, '=');
+		if (equals)
+			*equals++ = '\0';
+		if (!*item)
+			return cv_fail(err, EINVAL, "an option has no name: '=%.64s'", equals);
+		r = cv_dict_set(dict, item, equals ? equals : "");
+		if (r < 0)
+			return cv_fail(err, r, "option %.64s: %s", item, cv_strerror(r));
+	}
+	return 0;
+}
+
+/* ---- typed access ---- */
+
+const char *cv_options_str(const struct cv_dict *o, const char *name, const char *def)
+{
+	const char *value = cv_dict_get(o, name);
+
+	return value ? value : def;
+}
+
+bool cv_options_bool(const struct cv_dict *o, const char *name, bool def)
+{
+	const char *value = cv_dict_get(o, name);
+
+	if (value)
+		(void)cv_parse_bool(value, &def);
+	return def;
+}
+
+uint64_t cv_options_uint(const struct cv_dict *o, const char *name, uint64_t def)
+{
+	const struct cv_option_def *d = cv_option_find(name);
+	const char *value = cv_dict_get(o, name);
+
+	if (value && d && d->type == CV_OPT_OCTAL)
+		(void)cv_parse_u64(value, 8, UINT64_MAX, &def);
+	else if (value)
+		(void)cv_parse_size(value, &def);
+	return def;
+}
+
+uint64_t cv_options_ms(const struct cv_dict *o, const char *name, uint64_t def_ms)
+{
+	const char *value = cv_dict_get(o, name);
+
+	if (value)
+		(void)cv_parse_duration_ms(value, &def_ms);
+	return def_ms;
+}

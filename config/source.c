@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "config/options.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/cleanup.h"
+#include "config/str.h"
+
+#define FORMS                                                                                      \
+	"expected nfs://host/export, sftp://user@host/path, dir:///path, host:/export or "         \
+	"user@host:/path"
+
+static int put(struct cv_dict *out, const char *key, const char *value, size_t n,
+	       struct cv_err *err)
+{
+	cv_cleanup_free char *text = strndup(value, n);
+	int r = text ? cv_dict_set(out, key, text) : -ENOMEM;
+
+	return r < 0 ? cv_fail(err, r, "source: %s", cv_strerror(r)) : 0;
+}
+
+static int hex(char c)
+{
+	return c >= '0' && c <= '9'	    ? c - '0'
+	       : isxdigit((unsigned char)c) ? (c | 32) - 'a' + 10
+					    : -1;
+}
+
+/* %XX in place; -EINVAL for a broken or forbidden one (NUL). */
+static int decode(char *text)
+{
+	char *out = text;
+
+	for (const char *p = text; *p; p++) {
+		if (*p == '%') {
+			int high = hex(p[1]), low = high < 0 ? -1 : hex(p[2]);
+
+			if (low < 0 || high * 16 + low == 0)
+				return -EINVAL;
+			*out++ = (char)(high * 16 + low);
+			p += 2;
+		} else {
+			*out++ = *p;
+		}
+	}
+	*out = '\0';
+	return 0;
+}
+
+/* "[user@]host[:port]", the host perhaps in brackets. */
+static int parse_authority(char *text, bool user_allowed, struct cv_dict *out, struct cv_err *err)
+{
+	char *at = strrchr(text, '@'), *host = text, *port = NULL;
+	size_t n;
+	int r = 0;
+
+	if (at) {
+		*at = '\0';
+		host = at + 1;
+		if (strchr(text, ':'))
+			return cv_fail(
+				err, EINVAL,
+				"source: a password in the URL is refused; use password_file");
+		if (!user_allowed || !*text)
+			return cv_fail(err, EINVAL, "source: a user is for sftp:// only; " FORMS);
+		if (decode(text) < 0)
+			return cv_fail(err, EINVAL, "source: broken %%XX in the user name");
+		r = put(out, "user", text, strlen(text), err);
+	}
+	if (*host == '[') {
+		char *end = strchr(host, ']');
+
+		if (!end || (end[1] && end[1] != ':'))
+			return cv_fail(err, EINVAL, "source: missing ']' after '%s'", host);
+		if (end[1] == ':')
+			port = end + 2;
+		host++;
+		n = (size_t)(end - host);
+	} else {
+		port = strchr(host, ':');
+		n = port ? (size_t)(port - host) : strlen(host);
+		if (port)
+			port++;
+	}
+	if (!n)
+		return cv_fail(err, EINVAL, "source: the host is missing; " FORMS);
+	if (r == 0)
+		r = put(out, "host", host, n, err);
+	if (r == 0 && port) {
+		uint64_t number;
+
+		if (cv_parse_u64(port, 10, 65535, &number) < 0 || !number)
+			return cv_fail(err, EINVAL, "source: '%s' is not a port", port);
+		r = cv_dict_setf(out, "port", "%u", (unsigned)number);
+	}
+	return r;
+}
+
+static int parse_url(const char *type, const char *rest, struct cv_dict *out, struct cv_err *err)
+{
+	unsigned engine = cv_engine_parse(type);
+	const char *slash = strchrnul(rest, '/');
+	cv_cleanup_free char *authority = strndup(rest, (size_t)(slash - rest));
+	cv_cleanup_free char *path = strdup(slash);
+	int r;
+
+	if (!authority || !path)
+		return cv_fail(err, ENOMEM, "out of memory");
+	if (decode(path) < 0)
+		return cv_fail(err, EINVAL, "source: broken %%XX in '%s'", slash);
+	r = put(out, "type", type, strlen(type), err);
+	if (r < 0)
+		return r;
+	if (engine == CV_ENGINE_MEM)
+		return *rest ? put(out, "path", rest, strlen(rest), err) : 0;
+	if (engine == CV_ENGINE_DIR) {
+		if (*authority)
+			return cv_fail(err, EINVAL, "source: dir:// takes no host: dir:///path");
+	} else {
+		r = parse_authority(authority, engine == CV_ENGINE_SFTP, out, err);
+	}
+	/* sftp://host/~/x and sftp://host/~ are below the user's home */
+	if (r == 0 && engine == CV_ENGINE_SFTP && path[0] == '/' && path[1] == '~')
+		return put(out, "path", path + 1, strlen(path + 1), err);
+	if (r == 0 && *path)
+		r = put(out, "path", path, strlen(path), err);
+	return r;
+}
+
+/* host:/export or user@host:path */
+static int parse_short(const char *source, struct cv_dict *out, struct cv_err *err)
+{
+	const char *bracket = *source == '[' || strstr(source, "@[") ? strchr(source, ']') : NULL;
+	const char *colon = strchr(bracket ? bracket : source, ':');
+	cv_cleanup_free char *authority = NULL;
+	bool ssh;
+	int r;
+
+	if (!colon || colon == source)
+		return cv_fail(err, EINVAL, "source '%s': " FORMS, source);
+	authority = strndup(source, (size_t)(colon - source));
+	if (!authority)
+		return cv_fail(err, ENOMEM, "out of memory");
+	ssh = strchr(authority, '@') != NULL;
+	if (!ssh && colon[1] != '/')
+		return cv_fail(err, EINVAL, "source '%s': " FORMS, source);
+	if (strchr(authority, '/'))
+		return cv_fail(err, EINVAL, "source '%s': " FORMS, source);
+	r = put(out, "type", ssh ? "sftp" : "nfs", ssh ? 4 : 3, err);
+	if (r == 0)
+		r = parse_authority(authority, ssh, out, err);
+	if (r == 0 && colon[1])
+		r = put(out, "path", colon + 1, strlen(colon + 1), err);
+	return r;
+}
+
+int cv_source_parse(const char *source, struct cv_dict *out, struct cv_err *err)
+{
+	static const struct {
+		const char *scheme, *type;
+	} schemes[] = {
+		{ "nfs://", "nfs" },  { "nfs4://", "nfs" }, { "sftp://", "sftp" },
+		{ "ssh://", "sftp" }, { "dir://", "dir" },  { "mem://", "mem" },
+	};
+
+	for (size_t i = 0; i < CV_ARRAY_SIZE(schemes); i++) {
+		if (cv_str_starts(source, schemes[i].scheme))
+			return parse_url(schemes[i].type, source + strlen(schemes[i].scheme), out,
+					 err);
+	}
+	if (strstr(source, "://"))
+		return cv_fail(err, EINVAL, "source '%s': unknown kind of URL; " FORMS, source);
+	return parse_short(source, out, err);
+}
+
+/* A path in a URL: what would be read as something else is written as %XX. */
+static char *encode(const char *path)
+{
+	char *text = malloc(strlen(path) * 3 + 1), *out = text;
+
+	if (!text)
+		return NULL;
+	for (const unsigned char *p = (const unsigned char *)path; *p; p++) {
+		if (*p == '%' || *p <= 0x20 || *p == 0x7f)
+			out += sprintf(out, "%%%02X", *p);
+		else
+			*out++ = (char)*p;
+	}
+	*out = '\0';
+	return text;
+}
+
+char *cv_source_format(const struct cv_dict *o)
+{
+	const char *type = cv_options_str(o, "type", "?"), *host = cv_options_str(o, "host", "");
+	const char *user = cv_dict_get(o, "user"), *port = cv_dict_get(o, "port");
+	cv_cleanup_free char *path = encode(cv_options_str(o, "path", ""));
+	bool v6 = strchr(host, ':') != NULL;
+
+	if (!path)
+		return NULL;
+	return cv_sprintf("%s://%s%s%s%s%s%s%s%s%s", type, user ? user : "", user ? "@" : "",
+			  v6 ? "[" : "", host, v6 ? "]" : "", port ? ":" : "", port ? port : "",
+			  *path == '/' || !*host ? "" : "/", path);
+}
