@@ -1,4 +1,6 @@
 # shellcheck shell=bash
+# Variables are set here for the tests to read, functions take arguments some tests give.
+# shellcheck disable=SC2034,SC2119,SC2120
 # SPDX-License-Identifier: Apache-2.0
 #
 # What every shell test stands on. A test does:
@@ -620,8 +622,9 @@ stop_dockerd_all() {
 	stop_dockerd
 }
 
-# import_images: cvol-test (busybox) and cvol-test-volume (an image VOLUME with content of every
-# kind: a fifo, hard and symbolic links, an odd owner and mode, an empty directory).
+# import_images: cvol-test (busybox), cvol-test-volume (an image VOLUME with content of every
+# kind: a fifo, hard and symbolic links, an odd owner and mode, an empty directory) and
+# cvol-test-volume-nofifo (the same without the fifo).
 import_images() {
 	local root=$T/image
 	mkdir -p "$root/bin" "$root/etc" "$root/tmp"
@@ -646,7 +649,10 @@ import_images() {
 	chmod 0640 "$root/seed/dir/odd"
 	head -c 300000 /dev/urandom >"$root/seed/dir/blob"
 	tar -C "$root" -c . | timeout 60 docker import --change 'VOLUME /seed' - cvol-test-volume \
-		>/dev/null
+		>/dev/null || return 1
+	rm "$root/seed/fifo"
+	tar -C "$root" -c . | timeout 60 docker import --change 'VOLUME /seed' - \
+		cvol-test-volume-nofifo >/dev/null
 }
 
 # d ARGS…: docker with a time limit.
@@ -731,6 +737,10 @@ cvol_workers() {
 
 is_mounted() {
 	cvol_mounts | grep -qxF "$1"
+}
+
+not_mounted() {
+	! is_mounted "$1"
 }
 
 # Nothing of a volume's mount is left: no FUSE mount, no worker, no directory below the run dir.
