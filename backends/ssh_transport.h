@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A byte stream to a server's SFTP subsystem. All of libssh is behind this header: login on a
+ * helper thread, then a non-blocking stream on whichever one thread owns it. Nothing here knows
+ * SFTP. Calls other than cv_ssh_open() never block.
+ */
+#ifndef CV_BACKENDS_SSH_TRANSPORT_H
+#define CV_BACKENDS_SSH_TRANSPORT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "backends/ssh_tcp.h"
+#include "config/dict.h"
+#include "config/err.h"
+
+struct cv_ssh;
+
+/*
+ * Resolves, connects, exchanges keys, checks the host key, authenticates and starts the SFTP
+ * subsystem, as options say: host, port, user, known_hosts, host_key, host_key_policy, key_file,
+ * key_passphrase_file, password_file, agent_socket, timeout. Blocks until limit->deadline_ns at
+ * most (except for name resolution). err: one line that names the step and the remedy.
+ */
+int cv_ssh_open(const struct cv_dict *options, struct cv_ssh_limit *limit, struct cv_ssh **ret_ssh,
+		struct cv_err *err);
+void cv_ssh_close(struct cv_ssh *ssh); /* NULL is fine; not from within the data callback */
+
+/*
+ * Where received bytes go, from within cv_ssh_turn() and, during a rekey, cv_ssh_send(). The
+ * callback takes all of them and must not call anything of this header.
+ */
+void cv_ssh_set_data(struct cv_ssh *ssh, void (*data)(void *user, const uint8_t *p, size_t n),
+		     void *user);
+
+int cv_ssh_fd(const struct cv_ssh *ssh);
+uint32_t cv_ssh_want(const struct cv_ssh *ssh); /* EPOLLIN, perhaps EPOLLOUT */
+
+/*
+ * Reads and writes what is ready, bounded. Returns 0, or -errno when the stream has ended; then
+ * cv_ssh_error() says why and only cv_ssh_close() remains.
+ */
+int cv_ssh_turn(struct cv_ssh *ssh);
+const char *cv_ssh_error(const struct cv_ssh *ssh);
+
+/* Bytes worth offering now; 0 until the peer's window opens or the output drains. */
+size_t cv_ssh_room(struct cv_ssh *ssh);
+/* Returns how many of size bytes were taken (0 is no error), or -errno. */
+ssize_t cv_ssh_send(struct cv_ssh *ssh, const void *data, size_t size);
+
+/* Keeps the receive window near size bytes, where the library allows that. */
+void cv_ssh_set_window(struct cv_ssh *ssh, uint32_t size_bytes);
+/* Makes a living peer send something, which then shows in cv_ssh_bytes_in(). */
+void cv_ssh_provoke(struct cv_ssh *ssh);
+uint64_t cv_ssh_bytes_in(const struct cv_ssh *ssh); /* of the socket */
+
+const char *cv_ssh_server(const struct cv_ssh *ssh); /* identification string, "SSH-2.0-…" */
+const char *cv_ssh_cipher(const struct cv_ssh *ssh);
+
+#endif
