@@ -250,6 +250,18 @@ in: $3"
 	fi
 }
 
+# check_absent NAME NEEDLE TEXT: the text is there, the needle is not in it.
+check_absent() {
+	if [ -z "$3" ]; then
+		not_ok "$1" "there is no text to look at"
+		return 1
+	elif [[ $3 == *"$2"* ]]; then
+		not_ok "$1" "it is there"
+		return 1
+	fi
+	ok "$1"
+}
+
 # bounded COMMAND…: output to $OUT, 124 after $LIMIT seconds. Runs functions too (in a subshell).
 bounded() {
 	local file status pid waited=0 max=$((LIMIT * 20))
@@ -322,6 +334,15 @@ spawn() {
 
 alive() {
 	[ -n "${1:-}" ] && [ -d "/proc/$1" ] && ! grep -q '^State:.*Z' "/proc/$1/status" 2>/dev/null
+}
+
+gone() {
+	! alive "$1"
+}
+
+# wait_gone SECONDS PID
+wait_gone() {
+	wait_for "$1" gone "$2"
 }
 
 # stop_pid PID [SECONDS] [SIGNAL]: asks, waits, then kills. Returns 1 if it had to be killed.

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+# make install [DESTDIR=] [PREFIX=/usr/local] [SYSTEMDDIR=dir of units; empty: none]
+#
+# The programs, manual pages and shell completions that are there, and systemd's units where systemd is.
+
+INSTALL    ?= install
+SYSTEMDDIR ?= $(if $(wildcard /usr/lib/systemd/system /lib/systemd/system),$(if $(filter /usr,$(PREFIX)),/usr/lib/systemd/system,/etc/systemd/system))
+MAN1_PAGES  = $(wildcard packaging/man/*.1)
+MAN5_PAGES  = $(wildcard packaging/man/*.5)
+MAN8_PAGES  = $(wildcard packaging/man/*.8)
+UNITS       = packaging/systemd/cvol.service packaging/systemd/cvol.socket
+
+.PHONY: install uninstall check-units
+install: all
+	$(INSTALL) -D -m 755 $(BUILD)/cvol $(DESTDIR)$(BINDIR)/cvol
+	$(INSTALL) -D -m 755 $(BUILD)/cvol-fuse $(DESTDIR)$(LIBEXECDIR)/cvol-fuse
+	$(foreach page,$(MAN1_PAGES),$(INSTALL) -D -m 644 $(page) $(DESTDIR)$(MANDIR)/man1/$(notdir $(page));)
+	$(foreach page,$(MAN5_PAGES),$(INSTALL) -D -m 644 $(page) $(DESTDIR)$(MANDIR)/man5/$(notdir $(page));)
+	$(foreach page,$(MAN8_PAGES),$(INSTALL) -D -m 644 $(page) $(DESTDIR)$(MANDIR)/man8/$(notdir $(page));)
+	$(if $(SYSTEMDDIR),$(foreach unit,$(UNITS),mkdir -p $(DESTDIR)$(SYSTEMDDIR) && \
+		sed 's,@BINDIR@,$(BINDIR),g' $(unit) >$(DESTDIR)$(SYSTEMDDIR)/$(notdir $(unit)) && \
+		chmod 644 $(DESTDIR)$(SYSTEMDDIR)/$(notdir $(unit));))
+
+uninstall:
+	rm -f $(DESTDIR)$(BINDIR)/cvol $(DESTDIR)$(LIBEXECDIR)/cvol-fuse
+	-rmdir $(DESTDIR)$(LIBEXECDIR)
+	rm -f $(addprefix $(DESTDIR)$(MANDIR)/man1/,$(notdir $(MAN1_PAGES))) \
+		$(addprefix $(DESTDIR)$(MANDIR)/man5/,$(notdir $(MAN5_PAGES))) \
+		$(addprefix $(DESTDIR)$(MANDIR)/man8/,$(notdir $(MAN8_PAGES)))
+	$(if $(SYSTEMDDIR),rm -f $(addprefix $(DESTDIR)$(SYSTEMDDIR)/,$(notdir $(UNITS))))
+
+# The units as they would be installed, read by systemd itself where it is there.
+check-units: all
+	@rm -rf $(BUILD)/units && mkdir -p $(BUILD)/units
+	@for unit in $(UNITS); do \
+		sed 's,@BINDIR@,$(abspath $(BUILD)),g' $$unit >$(BUILD)/units/$${unit##*/} || exit 1; done
+	@if command -v systemd-analyze >/dev/null; then \
+		systemd-analyze verify $(BUILD)/units/cvol.service $(BUILD)/units/cvol.socket; \
+	else echo "check-units: no systemd-analyze here"; fi

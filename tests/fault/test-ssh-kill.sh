@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# TIME LIMIT: 180
+# SSH sessions are killed under a writer and a reader, and the whole server goes away for a while:
+# no error, and every byte as it was written.
+# shellcheck source=tests/lib.sh
+. "$(dirname "$0")/../lib.sh"
+sandbox "$@"
+LIMIT=90
+
+start_engine sftp
+mount_volume "$SOURCE" "$T/mnt" "$OPTIONS" || bail "mount"
+head -c 60000000 /dev/urandom >"$T/tmp/data"
+
+# Writes the file in 300 pieces with a pause, so that the kills fall in between and amid.
+slow_copy() {
+	local i
+	for ((i = 0; i < 300; i++)); do
+		dd if="$T/tmp/data" bs=200000 skip="$i" count=1 status=none || return 1
+		sleep 0.02
+	done >"$T/mnt/copy"
+}
+slow_copy >"$T/tmp/copy.out" 2>&1 &
+copier=$!
+for i in 1 2 3 4 5; do
+	sleep 1
+	alive "$copier" || break
+	kill_ssh_sessions
+done
+check "sessions killed under a writer: it ends" wait_for 60 gone "$copier"
+wait "$copier"
+check_equal "sessions killed under a writer: without an error" "0 " "$? $(cat "$T/tmp/copy.out")"
+check "more than one kill fell into it" test "$i" -ge 3
+check "the server has every byte" cmp "$T/tmp/data" "$SSH_ROOT/copy"
+
+cp "$T/tmp/data" "$SSH_ROOT/source"
+md5sum "$T/mnt/source" >"$T/tmp/sum" 2>&1 &
+reader=$!
+sleep 0.05
+kill_ssh_sessions
+check "session killed under a reader: it ends" wait_for 60 gone "$reader"
+check_equal "session killed under a reader: same bytes" "$(md5sum <"$T/tmp/data" | cut -d ' ' -f 1)" \
+	"$(cut -d ' ' -f 1 <"$T/tmp/sum")"
+
+exec 7>"$T/mnt/kept-open"
+echo one >&7
+stop_sshd
+(echo two >&7) 2>"$T/tmp/two.err" &
+writer=$!
+sleep 4
+start_sshd "$SSH_PORT"
+check "server away 4 s: the write ends" wait_for 40 gone "$writer"
+exec 7>&-
+check_equal "server away 4 s: an open file went on" "one two" "$(tr '\n' ' ' <"$SSH_ROOT/kept-open" | sed 's/ $//')"
+check "unmount" unmount_volume "$T/mnt"
+check "nothing is left" wait_nothing_left 10
+finish
