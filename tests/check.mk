@@ -88,17 +88,17 @@ check-unit:
 	$(MAKE_SAN) test-unit
 	@$(CHECK) unit
 
-check-engines: test-tools
+check-engines:
 	$(MAKE_SAN) test-engines
 	@$(CHECK) engines
 
 check-conformance: all test-tools
 	@$(CHECK) conformance
 
-check-integration: all test-tools
+check-integration: all $(BUILD)/tests/delay-proxy
 	@$(CHECK) integration
 
-check-fault: all test-tools
+check-fault: all $(BUILD)/tests/delay-proxy
 	@$(CHECK) fault
 
 check-fuzz:
