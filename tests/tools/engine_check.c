@@ -2,8 +2,10 @@
 /*
  * Checks a storage engine against the contract in backends/backend.h, without FUSE:
  *
- *	engine_check [--uid N] [--gid N] TYPE [option=value…]
- *	engine_check --bench [--mb N] TYPE [option=value…]
+ *	engine_check [--uid N] [--gid N] [TYPE] [option=value…]
+ *	engine_check --bench [--mb N] [TYPE] [option=value…]
+ *
+ * TYPE may be left out when a source=… says it.
  *
  * Works in a fresh directory of the volume and removes it. TAP on stdout; exit status 1 when a
  *check failed, 2 when the engine could not be connected. --bench prints rates instead.
@@ -1538,16 +1540,17 @@ static int usage(void)
 {
 	(void)fprintf(stderr,
 		      "usage: engine_check [--bench] [--mb N] [--uid N] [--gid N] [--debug] "
-		      "TYPE [option=value…]\n");
+		      "[TYPE] [option=value…]\n");
 	return 2;
 }
 
-static int connect_engine(const char *type, char **args)
+static int connect_engine(char **args)
 {
 	cv_cleanup_dict struct cv_dict in = CV_DICT_INIT;
 	struct cv_err err = { 0 };
 
-	(void)cv_dict_set(&in, "type", type);
+	if (!strchr(*args, '='))
+		(void)cv_dict_set(&in, "type", *args++);
 	for (; *args; args++) {
 		char *eq = strchr(*args, '=');
 
@@ -1607,7 +1610,7 @@ int main(int argc, char **argv)
 	}
 	if (i == argc)
 		return usage();
-	r = connect_engine(argv[i], argv + i + 1);
+	r = connect_engine(argv + i);
 	if (r != 0)
 		return r;
 	(void)snprintf(name, sizeof(name), "engine-check-%d", (int)getpid());
