@@ -1,0 +1,396 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cvol daemon: puts the parts together, waits for a signal, takes them apart again. */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "config/cleanup.h"
+#include "config/log.h"
+#include "config/str.h"
+#include "plugin/cmd.h"
+#include "plugin/driver.h"
+#include "plugin/files.h"
+#include "plugin/message.h"
+#include "plugin/mountpoint.h"
+#include "plugin/process.h"
+#include "plugin/server.h"
+#include "plugin/supervisor.h"
+#include "plugin/volumes.h"
+
+#define TICK_S	      10
+#define DRAIN_MS      8000 /* systemd and dockerd kill after 10 s or more */
+#define NOFILE_WANTED 65536
+
+struct daemon {
+	const char *socket_path;
+	const char *state_dir;
+	const char *run_dir;
+	const char *worker_path;
+	const char *scope;
+
+	int lock;	  /* owned: RUN_DIR/lock */
+	char *run_real;	  /* owned */
+	bool socket_ours; /* made here, so removed here */
+	struct stat socket_st;
+	struct cv_supervisor *supervisor;
+	struct cv_driver driver;
+	struct cv_server *server;
+
+	pthread_t ticker;
+	bool have_ticker;
+	pthread_mutex_t stop_lock;
+	pthread_cond_t stop_cond;
+	bool stopping; /* protected by stop_lock */
+};
+
+/* ---- the supervisor as a mounter ---- */
+
+static int do_mount(void *ctx, const struct cv_mount_spec *spec, struct cv_worker **ret,
+		    struct cv_err *err)
+{
+	return cv_supervisor_mount(ctx, spec, ret, err);
+}
+
+static int do_adopt(void *ctx, const struct cv_record *record, const char *socket_name,
+		    struct cv_worker **ret, struct cv_err *err)
+{
+	return cv_supervisor_adopt(ctx, record, socket_name, ret, err);
+}
+
+static const struct cv_mounter supervisor_mounter = {
+	.mount = do_mount,
+	.adopt = do_adopt,
+	.sync = cv_worker_sync,
+	.unmount = cv_worker_unmount,
+	.info = cv_worker_info,
+	.ref = cv_worker_ref,
+	.unref = cv_worker_unref,
+	.prepare = cv_mountpoint_prepare,
+	.detach = cv_mountpoint_detach,
+	.remove = cv_mountpoint_remove,
+	.is_mounted = cv_mountpoint_is,
+};
+
+/* ---- what systemd wants to hear (sd_notify(3), without its library) ---- */
+
+static void notify(const char *state)
+{
+	const char *path = getenv("NOTIFY_SOCKET");
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	cv_cleanup_close int fd = -1;
+	socklen_t len;
+
+	if (!path || (*path != '/' && *path != '@') ||
+	    !cv_strcpy(addr.sun_path, sizeof(addr.sun_path), path))
+		return;
+	len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
+	if (*path == '@')
+		addr.sun_path[0] = '\0';
+	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd >= 0)
+		(void)sendto(fd, state, strlen(state), MSG_NOSIGNAL | MSG_DONTWAIT,
+			     (struct sockaddr *)&addr, len);
+}
+
+/* ---- stages of starting ---- */
+
+/* A few descriptors per mount, and the workers inherit the limit. */
+static void raise_limits(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return;
+	if (limit.rlim_max < NOFILE_WANTED) {
+		struct rlimit more = { NOFILE_WANTED, NOFILE_WANTED };
+
+		if (setrlimit(RLIMIT_NOFILE, &more) == 0)
+			return;
+	}
+	limit.rlim_cur = limit.rlim_max;
+	(void)setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+static int lock_run_dir(struct daemon *d, struct cv_err *err)
+{
+	cv_cleanup_close int dir = cv_dir_open(AT_FDCWD, d->run_dir, 0711, err);
+
+	if (dir < 0)
+		return dir;
+	d->run_real = realpath(d->run_dir, NULL);
+	if (!d->run_real)
+		return cv_fail(err, errno, "%s: %s", d->run_dir, cv_strerror(errno));
+	d->lock = openat(dir, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (d->lock < 0)
+		return cv_fail(err, errno, "%s/lock: %s", d->run_real, cv_strerror(errno));
+	if (flock(d->lock, LOCK_EX | LOCK_NB) < 0)
+		return cv_fail(err, errno,
+			       "another daemon uses %s: stop it first, or use --run-dir",
+			       d->run_real);
+	return 0;
+}
+
+static int make_socket_parent(const char *path, struct cv_err *err)
+{
+	cv_cleanup_free char *dir = strdup(path);
+	char *slash = dir ? strrchr(dir, '/') : NULL;
+
+	if (!slash || slash == dir)
+		return 0;
+	*slash = '\0';
+	return cv_mkdir_p(dir, 0755, err);
+}
+
+static int start_parts(struct daemon *d, struct cv_err *err)
+{
+	cv_cleanup_free char *sockets = cv_sprintf("%s/workers", d->run_real);
+	struct cv_supervisor_config supervisor = { .worker_path = d->worker_path,
+						   .socket_dir = sockets,
+						   .worker_stderr = -1 };
+	struct cv_volumes_config volumes = { .state_dir = d->state_dir,
+					     .run_dir = d->run_real,
+					     .mounter = &supervisor_mounter };
+	int fd = -1;
+	int r;
+
+	if (!sockets)
+		return cv_fail(err, ENOMEM, "out of memory");
+	r = cv_supervisor_new(&supervisor, &d->supervisor, err);
+	if (r < 0)
+		return r;
+	volumes.mounter_ctx = d->supervisor;
+	/* All state first: the first question may come as soon as the socket is there. */
+	r = cv_volumes_new(&volumes, &d->driver.volumes, err);
+	if (r == 0)
+		r = make_socket_parent(d->socket_path, err);
+	if (r == 0)
+		r = cv_server_listen(d->socket_path, &fd, &d->socket_ours, err);
+	if (r < 0)
+		return r;
+	if (d->socket_ours && lstat(d->socket_path, &d->socket_st) < 0)
+		d->socket_ours = false;
+	return cv_server_start(fd, CV_BODY_MAX, &cv_driver_handler, &d->driver, &d->server, err);
+}
+
+static void *tick_thread(void *arg)
+{
+	struct daemon *d = arg;
+
+	for (;;) {
+		struct timespec until = cv_clock_timespec(cv_clock_ms() + (uint64_t)TICK_S * 1000);
+		bool stopping;
+		int r = 0;
+
+		(void)pthread_mutex_lock(&d->stop_lock);
+		while (!d->stopping && r == 0)
+			r = pthread_cond_timedwait(&d->stop_cond, &d->stop_lock, &until);
+		stopping = d->stopping;
+		(void)pthread_mutex_unlock(&d->stop_lock);
+		if (stopping)
+			return NULL;
+		cv_supervisor_poll(d->supervisor);
+		cv_volumes_tick(d->driver.volumes);
+	}
+}
+
+static void start_ticker(struct daemon *d)
+{
+	pthread_condattr_t attr;
+
+	(void)pthread_mutex_init(&d->stop_lock, NULL);
+	(void)pthread_condattr_init(&attr);
+	(void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	(void)pthread_cond_init(&d->stop_cond, &attr);
+	(void)pthread_condattr_destroy(&attr);
+	d->have_ticker = pthread_create(&d->ticker, NULL, tick_thread, d) == 0;
+	if (!d->have_ticker)
+		cv_warning("no thread for housekeeping: counters stay as they are");
+}
+
+/* ---- the end ---- */
+
+/* dockerd waits 15 s for each dead socket on every `volume ls`, so it must not stay. */
+static void remove_socket(struct daemon *d)
+{
+	struct stat st;
+
+	if (d->socket_ours && lstat(d->socket_path, &st) == 0 && st.st_ino == d->socket_st.st_ino &&
+	    st.st_dev == d->socket_st.st_dev)
+		(void)unlink(d->socket_path);
+}
+
+static bool stop_ticker(struct daemon *d)
+{
+	struct timespec until;
+
+	if (!d->have_ticker)
+		return true;
+	(void)pthread_mutex_lock(&d->stop_lock);
+	d->stopping = true;
+	(void)pthread_cond_broadcast(&d->stop_cond);
+	(void)pthread_mutex_unlock(&d->stop_lock);
+	(void)clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += 2;
+	return pthread_timedjoin_np(d->ticker, NULL, &until) == 0;
+}
+
+static void stop(struct daemon *d)
+{
+	bool idle;
+
+	notify("STOPPING=1\nSTATUS=Stopping; mounts stay");
+	remove_socket(d);
+	idle = cv_server_drain(d->server, DRAIN_MS);
+	if (!stop_ticker(d) || !idle) {
+		/* A worker that is still connecting notices our end and ends as well. */
+		cv_notice("stopped; calls still under way were given up");
+		_exit(CV_EXIT_OK);
+	}
+	cv_server_free(d->server);
+	cv_volumes_free(d->driver.volumes);
+	cv_supervisor_free(d->supervisor);
+	cv_dict_release(&d->driver.status);
+	cv_close_fd(&d->lock);
+	free(d->run_real);
+	cv_notice("stopped; mounts stay");
+}
+
+static int describe(struct daemon *d)
+{
+	struct cv_dict *s = &d->driver.status;
+	int r = cv_dict_set(s, "version", CV_VERSION);
+
+	if (r == 0)
+		r = cv_dict_setf(s, "pid", "%d", (int)getpid());
+	if (r == 0)
+		r = cv_dict_set(s, "socket", d->socket_path);
+	if (r == 0)
+		r = cv_dict_set(s, "state_dir", d->state_dir);
+	if (r == 0)
+		r = cv_dict_set(s, "run_dir", d->run_dir);
+	return r;
+}
+
+static int serve(struct daemon *d)
+{
+	struct cv_err err = { 0 };
+	sigset_t signals;
+	int r, sig = 0;
+
+	/* Before any thread is there, so that all of them leave these to sigwait(). */
+	(void)sigemptyset(&signals);
+	(void)sigaddset(&signals, SIGTERM);
+	(void)sigaddset(&signals, SIGINT);
+	(void)pthread_sigmask(SIG_BLOCK, &signals, NULL);
+	(void)signal(SIGPIPE, SIG_IGN);
+	(void)signal(SIGHUP, SIG_IGN);
+	raise_limits();
+	r = lock_run_dir(d, &err);
+	if (r == 0 && !getenv("LISTEN_FDS"))
+		r = cv_server_check_vacant(d->socket_path, &err);
+	if (r == 0)
+		r = describe(d);
+	if (r == 0)
+		r = start_parts(d, &err);
+	if (r < 0) {
+		remove_socket(d);
+		if (!err.code)
+			(void)cv_fail(&err, -r, "%s", cv_strerror(r));
+		cv_error("%s", err.text);
+		return CV_EXIT_FAILURE;
+	}
+	start_ticker(d);
+	cv_notice("cvol " CV_VERSION " is ready on %s", d->socket_path);
+	notify("READY=1\nSTATUS=Ready");
+	(void)sigwait(&signals, &sig);
+	cv_info("stopping: signal %d", sig);
+	stop(d);
+	return CV_EXIT_OK;
+}
+
+static int run(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "socket", required_argument, NULL, 's' },
+		{ "state-dir", required_argument, NULL, 'S' },
+		{ "run-dir", required_argument, NULL, 'r' },
+		{ "log-level", required_argument, NULL, 'l' },
+		{ "worker", required_argument, NULL, 'w' },
+		{ "scope", required_argument, NULL, 'c' },
+		{ 0 },
+	};
+	struct daemon d = { .socket_path = CV_DEFAULT_SOCKET,
+			    .state_dir = CV_DEFAULT_STATE_DIR,
+			    .run_dir = CV_DEFAULT_RUN_DIR,
+			    .scope = "local",
+			    .lock = -1 };
+	enum cv_log_level level = CV_LOG_INFO;
+	int c;
+
+	opterr = 0;
+	while ((c = getopt_long(argc, argv, "+:", options, NULL)) != -1) {
+		switch (c) {
+		case 's':
+			d.socket_path = optarg;
+			break;
+		case 'S':
+			d.state_dir = optarg;
+			break;
+		case 'r':
+			d.run_dir = optarg;
+			break;
+		case 'w':
+			d.worker_path = optarg;
+			break;
+		case 'l':
+			if (cv_log_level_parse(optarg, &level) < 0)
+				return cv_usage_error(&cv_cmd_daemon, "unknown log level '%s'",
+						      optarg);
+			break;
+		case 'c':
+			if (!cv_str_eq(optarg, "local") && !cv_str_eq(optarg, "global"))
+				return cv_usage_error(&cv_cmd_daemon, "--scope is local or global");
+			d.scope = optarg;
+			break;
+		case ':':
+			return cv_usage_error(&cv_cmd_daemon, "%s needs a value", argv[optind - 1]);
+		default:
+			return cv_usage_error(&cv_cmd_daemon, "unknown option %s",
+					      argv[optind - 1]);
+		}
+	}
+	if (optind < argc)
+		return cv_usage_error(&cv_cmd_daemon, "unexpected argument '%s'", argv[optind]);
+	cv_log_init("cvol", level);
+	d.driver.scope = d.scope;
+	return serve(&d);
+}
+
+const struct cv_command cv_cmd_daemon = {
+	.name = "daemon",
+	.args = "[--socket PATH] [--state-dir DIR] [--run-dir DIR] [--log-level LEVEL]",
+	.summary = "Serve Docker's volume plugin protocol",
+	.help = "  --socket PATH      where Docker looks for it (" CV_DEFAULT_SOCKET ");\n"
+		"                     a socket handed over by systemd is preferred\n"
+		"  --state-dir DIR    what must survive a reboot (" CV_DEFAULT_STATE_DIR ")\n"
+		"  --run-dir DIR      mountpoints and what is mounted (" CV_DEFAULT_RUN_DIR ")\n"
+		"  --log-level LEVEL  error, warning, notice, info (default) or debug\n"
+		"  --scope SCOPE      local (default) or global, as reported to Docker\n"
+		"  --worker PATH      the worker program, cvol-fuse\n\n"
+		"SIGTERM stops it; volumes stay mounted, and the next daemon finds them again.\n",
+	.run = run,
+};

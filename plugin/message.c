@@ -1,0 +1,475 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "plugin/message.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <time.h>
+
+#include <json-c/json.h>
+
+#include "config/cleanup.h"
+#include "config/str.h"
+
+#define DEPTH_MAX  16
+#define ANSWER_MAX (64u << 20) /* of our own daemon: every volume with its status */
+
+static void put_json(struct json_object **object)
+{
+	(void)json_object_put(*object);
+}
+#define cv_cleanup_json __attribute__((cleanup(put_json)))
+
+static void free_tokener(struct json_tokener **tok)
+{
+	if (*tok)
+		json_tokener_free(*tok);
+}
+
+/* ---- in ---- */
+
+static bool only_space(const char *p, size_t size)
+{
+	for (size_t i = 0; i < size; i++) {
+		if (!strchr(" \t\r\n", p[i]) || !p[i])
+			return false;
+	}
+	return true;
+}
+
+/* The one JSON value that body is, or NULL with the reason. */
+static struct json_object *parse(const char *body, size_t size, size_t max, struct cv_err *err)
+{
+	__attribute__((cleanup(free_tokener))) struct json_tokener *tok =
+		json_tokener_new_ex(DEPTH_MAX);
+	cv_cleanup_json struct json_object *root = NULL;
+	enum json_tokener_error e;
+	size_t end;
+
+	if (!tok || size > max) {
+		(void)cv_fail(err, EBADMSG, "%s", tok ? "body too long" : "out of memory");
+		return NULL;
+	}
+	json_tokener_set_flags(tok, JSON_TOKENER_VALIDATE_UTF8);
+	root = json_tokener_parse_ex(tok, body, (int)size);
+	e = json_tokener_get_error(tok);
+	if (e == json_tokener_continue) {
+		(void)cv_fail(err, EBADMSG, "incomplete JSON");
+		return NULL;
+	}
+	if (e != json_tokener_success) {
+		(void)cv_fail(err, EBADMSG, "invalid JSON: %s", json_tokener_error_desc(e));
+		return NULL;
+	}
+	end = json_tokener_get_parse_end(tok);
+	if (!only_space(body + end, size - end)) {
+		(void)cv_fail(err, EBADMSG, "invalid JSON: text after the end");
+		return NULL;
+	}
+	if (!json_object_is_type(root, json_type_object)) {
+		(void)cv_fail(err, EBADMSG, "the body must be a JSON object");
+		return NULL;
+	}
+	return cv_steal(&root);
+}
+
+static int take_text(const char *key, struct json_object *value, size_t max, char **ret,
+		     struct cv_err *err)
+{
+	const char *text;
+	size_t len;
+	char *copy;
+
+	if (!value) /* JSON null */
+		return 0;
+	if (!json_object_is_type(value, json_type_string))
+		return cv_fail(err, EBADMSG, "%s must be a string", key);
+	text = json_object_get_string(value);
+	len = (size_t)json_object_get_string_len(value);
+	if (strlen(text) != len)
+		return cv_fail(err, EBADMSG, "%s contains a NUL character", key);
+	if (len > max)
+		return cv_fail(err, EBADMSG, "%s is longer than %zu bytes", key, max);
+	copy = strdup(text);
+	if (!copy)
+		return cv_fail(err, ENOMEM, "out of memory");
+	free(*ret);
+	*ret = copy;
+	return 0;
+}
+
+static int take_option(const char *key, struct json_object *value, struct cv_dict *opts,
+		       struct cv_err *err)
+{
+	const char *text = value ? json_object_get_string(value) : "";
+	int r;
+
+	if (json_object_is_type(value, json_type_object) ||
+	    json_object_is_type(value, json_type_array))
+		return cv_fail(err, EBADMSG, "option '%.64s' must be a string", key);
+	if (json_object_is_type(value, json_type_string) &&
+	    strlen(text) != (size_t)json_object_get_string_len(value))
+		return cv_fail(err, EBADMSG, "option '%.64s' contains a NUL character", key);
+	r = cv_dict_set(opts, key, text);
+	if (r < 0)
+		return cv_fail(err, r == -E2BIG ? EBADMSG : -r, "option '%.64s': %s", key,
+			       r == -E2BIG ? "too many options, or the value is too long"
+					   : cv_strerror(r));
+	return 0;
+}
+
+static int take_options(struct json_object *value, struct cv_dict *opts, struct cv_err *err)
+{
+	if (!value) /* null: docker run -v with --volume-driver */
+		return 0;
+	if (!json_object_is_type(value, json_type_object))
+		return cv_fail(err, EBADMSG, "Opts must be an object");
+	json_object_object_foreach(value, key, option)
+	{
+		int r = take_option(key, option, opts, err);
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+int cv_request_parse(const char *body, size_t size, struct cv_request *ret, struct cv_err *err)
+{
+	cv_cleanup_request struct cv_request request = CV_REQUEST_INIT;
+	cv_cleanup_json struct json_object *root = NULL;
+	int r = 0;
+
+	if (!only_space(body, size)) {
+		root = parse(body, size, CV_BODY_MAX, err);
+		if (!root)
+			return -EBADMSG;
+		json_object_object_foreach(root, key, value)
+		{
+			if (!strcasecmp(key, "Name")) /* its length is judged with the name */
+				r = take_text("Name", value, CV_BODY_MAX, &request.name, err);
+			else if (!strcasecmp(key, "ID"))
+				r = take_text("ID", value, CV_MOUNT_ID_MAX, &request.id, err);
+			else if (!strcasecmp(key, "Opts"))
+				r = take_options(value, &request.opts, err);
+			if (r < 0)
+				return r;
+		}
+	}
+	*ret = request;
+	request = (struct cv_request)CV_REQUEST_INIT;
+	return 0;
+}
+
+void cv_request_release(struct cv_request *request)
+{
+	free(request->name);
+	free(request->id);
+	cv_dict_release(&request->opts);
+	*request = (struct cv_request)CV_REQUEST_INIT;
+}
+
+/* ---- out ---- */
+
+/* JSON must be UTF-8, but error texts may quote anything or be cut in the middle of a character. */
+static struct json_object *text_object(const char *text)
+{
+	cv_cleanup_free char *clean = NULL;
+
+	if (!text)
+		text = "";
+	if (cv_str_is_utf8(text))
+		return json_object_new_string(text);
+	clean = strdup(text);
+	if (!clean)
+		return NULL;
+	for (char *p = clean; *p; p++) {
+		if ((unsigned char)*p >= 0x80)
+			*p = '?';
+	}
+	return json_object_new_string(clean);
+}
+
+/* Adds and takes value; false when there was no memory for either. */
+static bool add(struct json_object *object, const char *key, struct json_object *value)
+{
+	if (value && json_object_object_add(object, key, value) == 0)
+		return true;
+	(void)json_object_put(value);
+	return false;
+}
+
+static bool add_text(struct json_object *object, const char *key, const char *text)
+{
+	return add(object, key, text_object(text));
+}
+
+static char *print(struct json_object *object, int flags)
+{
+	const char *text = json_object_to_json_string_ext(object, flags);
+
+	return text ? cv_sprintf("%s\n", text) : NULL;
+}
+
+static char *finish(struct json_object *root, bool ok)
+{
+	return ok ? print(root, JSON_C_TO_STRING_NOSLASHESCAPE) : NULL;
+}
+
+char *cv_message_err(const char *text)
+{
+	cv_cleanup_json struct json_object *root = json_object_new_object();
+
+	return finish(root, root && add_text(root, "Err", text));
+}
+
+char *cv_message_activate(void)
+{
+	return strdup("{\"Implements\":[\"VolumeDriver\"]}\n");
+}
+
+char *cv_message_capabilities(const char *scope)
+{
+	cv_cleanup_json struct json_object *root = json_object_new_object();
+	struct json_object *inner = json_object_new_object();
+
+	return finish(root, root && inner && add_text(inner, "Scope", scope) &&
+				    add(root, "Capabilities", inner));
+}
+
+char *cv_message_mountpoint(const char *path)
+{
+	cv_cleanup_json struct json_object *root = json_object_new_object();
+
+	return finish(root,
+		      root && add_text(root, "Mountpoint", path) && add_text(root, "Err", ""));
+}
+
+char *cv_message_request(const char *name, const struct cv_dict *opts)
+{
+	cv_cleanup_json struct json_object *root = json_object_new_object();
+	struct json_object *inner = json_object_new_object();
+	bool ok = root && inner && (!name || add_text(root, "Name", name));
+
+	for (size_t i = 0; ok && opts && i < opts->count; i++)
+		ok = add_text(inner, opts->items[i].key, opts->items[i].value);
+	return finish(root, ok && add(root, "Opts", inner));
+}
+
+static struct json_object *dict_object(const struct cv_dict *dict)
+{
+	struct json_object *object = json_object_new_object();
+
+	for (size_t i = 0; object && i < dict->count; i++)
+		(void)add_text(object, dict->items[i].key, dict->items[i].value);
+	return object;
+}
+
+static bool add_time(struct json_object *object, const char *key, int64_t seconds)
+{
+	time_t t = (time_t)seconds;
+	struct tm tm;
+	char text[64];
+
+	if (!gmtime_r(&t, &tm) || !strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &tm))
+		return true; /* absent is right, empty would break dockerd's decoder */
+	return add_text(object, key, text);
+}
+
+static bool add_status(struct json_object *object, const struct cv_view *v)
+{
+	return add_text(object, "source", v->source) && add_text(object, "state", v->state) &&
+	       add(object, "mounts", json_object_new_int64(v->mounts)) &&
+	       add(object, "worker", json_object_new_int64(v->worker)) &&
+	       add_text(object, "server", v->server) && add_text(object, "last_error", v->error) &&
+	       add(object, "options", dict_object(&v->options)) &&
+	       (v->worker_status.count == 0 ||
+		add(object, "counters", dict_object(&v->worker_status)));
+}
+
+static struct json_object *volume_object(const struct cv_view *v, bool status)
+{
+	cv_cleanup_json struct json_object *volume = json_object_new_object();
+	struct json_object *inner;
+
+	if (!volume || !add_text(volume, "Name", v->name) ||
+	    !add_text(volume, "Mountpoint", v->mountpoint) ||
+	    !add_time(volume, "CreatedAt", v->created))
+		return NULL;
+	if (status) {
+		inner = json_object_new_object();
+		if (!inner)
+			return NULL;
+		if (!add_status(inner, v)) {
+			(void)json_object_put(inner);
+			return NULL;
+		}
+		if (!add(volume, "Status", inner))
+			return NULL;
+	}
+	return cv_steal(&volume);
+}
+
+char *cv_message_volume(const struct cv_view *view)
+{
+	cv_cleanup_json struct json_object *root = json_object_new_object();
+
+	return finish(root, root && add(root, "Volume", volume_object(view, true)) &&
+				    add_text(root, "Err", ""));
+}
+
+static bool add_volumes(struct json_object *root, const struct cv_view *views, size_t count,
+			bool status)
+{
+	struct json_object *array = json_object_new_array();
+
+	for (size_t i = 0; array && i < count; i++) {
+		struct json_object *v = volume_object(&views[i], status);
+
+		if (!v || json_object_array_add(array, v) != 0) {
+			(void)json_object_put(v);
+			(void)json_object_put(array);
+			return false;
+		}
+	}
+	return add(root, "Volumes", array);
+}
+
+char *cv_message_list(const struct cv_view *views, size_t count)
+{
+	cv_cleanup_json struct json_object *root = json_object_new_object();
+
+	return finish(root,
+		      root && add_volumes(root, views, count, false) && add_text(root, "Err", ""));
+}
+
+char *cv_message_status(const struct cv_view *views, size_t count, const struct cv_dict *daemon)
+{
+	cv_cleanup_json struct json_object *root = json_object_new_object();
+
+	return finish(root, root && add(root, "Daemon", dict_object(daemon)) &&
+				    add_volumes(root, views, count, true) &&
+				    add_text(root, "Err", ""));
+}
+
+/* ---- answers, for the command line ---- */
+
+static struct json_object *member(struct json_object *object, const char *key)
+{
+	struct json_object *value = NULL;
+
+	return json_object_object_get_ex(object, key, &value) ? value : NULL;
+}
+
+static const char *member_text(struct json_object *object, const char *key)
+{
+	struct json_object *value = object ? member(object, key) : NULL;
+
+	return value ? json_object_get_string(value) : "";
+}
+
+char *cv_answer_err(const char *body)
+{
+	cv_cleanup_json struct json_object *root = parse(body, strlen(body), ANSWER_MAX, NULL);
+	const char *text;
+
+	if (!root)
+		return *body ? strndup(body, strcspn(body, "\r\n")) : NULL;
+	text = member_text(root, "Err");
+	return *text ? strdup(text) : NULL;
+}
+
+static int64_t parse_time(const char *text)
+{
+	struct tm tm = { 0 };
+
+	return strptime(text, "%Y-%m-%dT%H:%M:%SZ", &tm) ? (int64_t)timegm(&tm) : 0;
+}
+
+static int take_view(struct json_object *v, struct cv_view *view)
+{
+	static const char *const states[] = { "created",  "mounting", "mounted",
+					      "draining", "failed",   "broken" };
+	struct json_object *status = member(v, "Status");
+	struct json_object *number;
+
+	view->name = strdup(member_text(v, "Name"));
+	view->mountpoint = strdup(member_text(v, "Mountpoint"));
+	view->source = strdup(member_text(status, "source"));
+	view->server = strdup(member_text(status, "server"));
+	view->error = strdup(member_text(status, "last_error"));
+	view->created = parse_time(member_text(v, "CreatedAt"));
+	view->state = "";
+	for (size_t i = 0; i < CV_ARRAY_SIZE(states); i++) {
+		if (cv_str_eq(states[i], member_text(status, "state")))
+			view->state = states[i];
+	}
+	number = status ? member(status, "mounts") : NULL;
+	view->mounts = number ? (unsigned)json_object_get_int64(number) : 0;
+	number = status ? member(status, "worker") : NULL;
+	view->worker = number ? (pid_t)json_object_get_int64(number) : 0;
+	if (!view->name || !view->mountpoint || !view->source || !view->server || !view->error)
+		return -ENOMEM;
+	return 0;
+}
+
+int cv_answer_views(const char *body, struct cv_view **ret_views, size_t *ret_count)
+{
+	cv_cleanup_json struct json_object *root = parse(body, strlen(body), ANSWER_MAX, NULL);
+	struct json_object *list = root ? member(root, "Volumes") : NULL;
+	struct json_object *single = root ? member(root, "Volume") : NULL;
+	struct cv_view *views;
+	size_t count;
+
+	if (!list && !single)
+		return -EBADMSG;
+	if (list && !json_object_is_type(list, json_type_array))
+		return -EBADMSG;
+	count = list ? json_object_array_length(list) : 1;
+	views = calloc(count ? count : 1, sizeof(*views));
+	if (!views)
+		return -ENOMEM;
+	for (size_t i = 0; i < count; i++) {
+		struct json_object *v = list ? json_object_array_get_idx(list, i) : single;
+
+		if (!json_object_is_type(v, json_type_object) || take_view(v, &views[i]) < 0) {
+			cv_views_free(views, count);
+			return -EBADMSG;
+		}
+	}
+	*ret_views = views;
+	*ret_count = count;
+	return 0;
+}
+
+char *cv_answer_pretty(const char *body, const char *key)
+{
+	cv_cleanup_json struct json_object *root = parse(body, strlen(body), ANSWER_MAX, NULL);
+	struct json_object *value = root ? member(root, key) : NULL;
+
+	return value ? print(value, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
+					    JSON_C_TO_STRING_NOSLASHESCAPE)
+		     : NULL;
+}
+
+void cv_view_release(struct cv_view *view)
+{
+	free(view->name);
+	free(view->mountpoint);
+	free(view->source);
+	free(view->server);
+	free(view->error);
+	cv_dict_release(&view->options);
+	cv_dict_release(&view->worker_status);
+	memset(view, 0, sizeof(*view));
+}
+
+void cv_views_free(struct cv_view *views, size_t count)
+{
+	for (size_t i = 0; views && i < count; i++)
+		cv_view_release(&views[i]);
+	free(views);
+}

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The wire format of the volume plugin protocol, and nothing but the format: requests in, answers
+ * out, and, for the command line, answers in. Accepts what dockerd, Podman and people with curl
+ * send. Thread-safe; no global state.
+ */
+#ifndef CV_PLUGIN_MESSAGE_H
+#define CV_PLUGIN_MESSAGE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "config/dict.h"
+#include "config/err.h"
+
+#define CV_BODY_MAX	(1u << 20) /* bytes of a request */
+#define CV_CONTENT_TYPE "application/vnd.docker.plugins.v1.2+json"
+#define CV_MOUNT_ID_MAX 1024 /* bytes; dockerd and Podman send 64 */
+
+struct cv_request {
+	char *name; /* owned; NULL: absent or null */
+	char *id;   /* owned; NULL: absent or null */
+	struct cv_dict opts;
+};
+#define CV_REQUEST_INIT                                                                            \
+	{                                                                                          \
+		NULL, NULL, CV_DICT_INIT                                                           \
+	}
+
+/*
+ * Keys are compared without case (Go does so too), unknown ones ignored; an empty body is an empty
+ * object. Option values that are numbers or booleans are taken as their text.
+ * 0, or -EBADMSG with the reason; *ret is untouched then.
+ */
+int cv_request_parse(const char *body, size_t size, struct cv_request *ret, struct cv_err *err);
+void cv_request_release(struct cv_request *request); /* wipes opts */
+#define cv_cleanup_request __attribute__((cleanup(cv_request_release)))
+
+/* What is shown of a volume. Never a secret. */
+struct cv_view {
+	char *name;	   /* owned */
+	char *mountpoint;  /* owned; never empty */
+	char *source;	   /* owned */
+	char *server;	   /* owned; "" while not mounted */
+	char *error;	   /* owned; the last one, "" if none */
+	const char *state; /* static text: created, mounting, mounted, draining, failed, broken */
+	int64_t created;   /* seconds, CLOCK_REALTIME */
+	unsigned mounts;
+	pid_t worker; /* 0: none */
+	struct cv_dict options;
+	struct cv_dict worker_status; /* counters as the worker sent them last */
+};
+void cv_view_release(struct cv_view *view);
+void cv_views_free(struct cv_view *views, size_t count);
+
+/* Answers; NULL when out of memory. Caller frees. text may be any bytes. */
+char *cv_message_err(const char *text); /* {"Err": text} */
+char *cv_message_activate(void);
+char *cv_message_capabilities(const char *scope);
+char *cv_message_mountpoint(const char *path);
+char *cv_message_volume(const struct cv_view *view);
+char *cv_message_list(const struct cv_view *views, size_t count);
+char *cv_message_status(const struct cv_view *views, size_t count, const struct cv_dict *daemon);
+/* For the command line: {"Name": name, "Opts": opts} */
+char *cv_message_request(const char *name, const struct cv_dict *opts);
+
+/* The Err of an answer, owned by the caller; NULL when there is none. Not JSON: its first line. */
+char *cv_answer_err(const char *body);
+/* What cv_message_status(), _list() or _volume() wrote; 0 or -EBADMSG. Caller: cv_views_free(). */
+int cv_answer_views(const char *body, struct cv_view **ret_views, size_t *ret_count);
+/* The member of an answer, indented for people; NULL when absent. Caller frees. */
+char *cv_answer_pretty(const char *body, const char *member);
+
+#endif

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "plugin/ownmount.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "config/cleanup.h"
+#include "config/str.h"
+#include "plugin/files.h"
+#include "plugin/mountpoint.h"
+
+int cv_ownmount_open(const char *run_dir, const char *mountpoint, bool create,
+		     struct cv_ownmount *ret, struct cv_err *err)
+{
+	char encoded[CV_ENCODED_MAX + 1], socket_base[CV_ENCODED_SOCKET + 1];
+	struct cv_ownmount own = { .dir = -1 };
+
+	cv_name_encode(mountpoint, CV_ENCODED_MAX, encoded);
+	cv_name_encode(mountpoint, CV_ENCODED_SOCKET, socket_base);
+	(void)snprintf(own.record, sizeof(own.record), "%s.json", encoded);
+	(void)snprintf(own.log, sizeof(own.log), "%s.log", encoded);
+	(void)snprintf(own.socket, sizeof(own.socket), "%s.sock", socket_base);
+	own.path = cv_sprintf("%s/mounts", run_dir);
+	if (!own.path)
+		return cv_fail(err, ENOMEM, "out of memory");
+	if (create) {
+		int r = cv_mkdir_p(run_dir, 0711, err);
+
+		own.dir = r < 0 ? r : cv_dir_open(AT_FDCWD, own.path, 0700, err);
+	} else {
+		own.dir = open(own.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (own.dir < 0)
+			own.dir = cv_fail(err, errno, "%s: %s", own.path, cv_strerror(errno));
+	}
+	if (own.dir < 0) {
+		free(own.path);
+		return own.dir;
+	}
+	*ret = own;
+	return 0;
+}
+
+void cv_ownmount_release(struct cv_ownmount *own)
+{
+	cv_close_fd(&own->dir);
+	free(own->path);
+	own->path = NULL;
+}
+
+void cv_ownmount_forget(const struct cv_ownmount *own)
+{
+	(void)unlinkat(own->dir, own->record, 0);
+	(void)unlinkat(own->dir, own->log, 0);
+	(void)unlinkat(own->dir, own->socket, 0);
+}
+
+static bool is_mounted(const char *path)
+{
+	cv_cleanup_entry struct cv_mount_entry entry = { 0 };
+
+	return cv_mount_find(path, &entry) == 0 && cv_str_eq(entry.fstype, CV_FSTYPE);
+}
+
+/* realpath() of everything but the last component, which is the one that may hang. */
+static char *resolve_parent(const char *dir)
+{
+	cv_cleanup_free char *copy = strdup(dir);
+	cv_cleanup_free char *parent = NULL;
+	size_t len = copy ? strlen(copy) : 0;
+	const char *base;
+	char *slash;
+
+	while (len > 1 && copy[len - 1] == '/')
+		copy[--len] = '\0';
+	slash = copy ? strrchr(copy, '/') : NULL;
+	base = slash ? slash + 1 : copy;
+	if (!base || !*base || cv_str_eq(base, ".") || cv_str_eq(base, ".."))
+		return NULL;
+	if (slash == copy)
+		parent = strdup("/");
+	else if (slash)
+		*slash = '\0';
+	if (!parent)
+		parent = realpath(slash ? copy : ".", NULL);
+	if (!parent)
+		return NULL;
+	return cv_sprintf("%s/%s", cv_str_eq(parent, "/") ? "" : parent, base);
+}
+
+char *cv_ownmount_resolve(const char *dir, struct cv_err *err)
+{
+	char *path;
+
+	if (*dir == '/' && is_mounted(dir))
+		return strdup(dir);
+	path = resolve_parent(dir);
+	if (path && is_mounted(path))
+		return path;
+	free(path);
+	path = realpath(dir, NULL);
+	if (!path)
+		(void)cv_fail(err, errno, "%s: %s", dir, cv_strerror(errno));
+	return path;
+}

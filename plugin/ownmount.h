@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Mounts without a daemon: what `cvol mount` leaves in RUN_DIR/mounts for `cvol unmount` to find.
+ * Named after the directory, so one directory has one such mount.
+ */
+#ifndef CV_PLUGIN_OWNMOUNT_H
+#define CV_PLUGIN_OWNMOUNT_H
+
+#include <limits.h>
+#include <stdbool.h>
+
+#include "config/err.h"
+#include "plugin/names.h"
+
+struct cv_ownmount {
+	int dir;    /* owned: RUN_DIR/mounts */
+	char *path; /* owned: the same as a path */
+	char record[NAME_MAX + 1];
+	char log[NAME_MAX + 1]; /* what supervisor and worker print */
+	char socket[CV_ENCODED_SOCKET + 8];
+};
+
+/* create: makes the directories (0700) when missing. */
+int cv_ownmount_open(const char *run_dir, const char *mountpoint, bool create,
+		     struct cv_ownmount *ret, struct cv_err *err);
+void cv_ownmount_release(struct cv_ownmount *own);
+/* Removes record, log and socket. */
+void cv_ownmount_forget(const struct cv_ownmount *own);
+
+/*
+ * The directory's path as the mount table shows it, without ever asking the file system mounted
+ * there: that may be dead or waiting for its server. Caller frees. NULL with errno and err.
+ */
+char *cv_ownmount_resolve(const char *dir, struct cv_err *err);
+
+#endif

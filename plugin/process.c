@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "plugin/process.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "config/cleanup.h"
+
+uint64_t cv_process_start(pid_t pid)
+{
+	char path[64], text[1024];
+	cv_cleanup_close int fd = -1;
+	uint64_t start = 0;
+	const char *p;
+	ssize_t n;
+
+	(void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	if (n <= 0)
+		return 0;
+	text[n] = '\0';
+	/* The command may contain anything; fields count from behind its ')'. Start time is 22nd.
+	 */
+	p = strrchr(text, ')');
+	for (int i = 2; p && i < 22; i++) {
+		p = strchr(p, ' ');
+		if (p)
+			p++;
+	}
+	return p && sscanf(p, "%" SCNu64, &start) == 1 ? start : 0;
+}
+
+int cv_pidfd_open(pid_t pid)
+{
+	long fd = syscall(SYS_pidfd_open, pid, 0); /* close-on-exec by itself */
+
+	return fd < 0 ? -errno : (int)fd;
+}
+
+int cv_process_open(pid_t pid, uint64_t start)
+{
+	int fd;
+
+	if (pid <= 0)
+		return -ESRCH;
+	fd = cv_pidfd_open(pid);
+	if (fd < 0)
+		return fd;
+	/* Compared with the descriptor in hand: from here on the number cannot be reused. */
+	if (cv_process_start(pid) != start) {
+		(void)close(fd);
+		return -ESRCH;
+	}
+	return fd;
+}
+
+int cv_pidfd_signal(int pidfd, int sig)
+{
+	return syscall(SYS_pidfd_send_signal, pidfd, sig, NULL, 0) < 0 ? -errno : 0;
+}
+
+bool cv_pidfd_wait(int pidfd, int timeout_ms)
+{
+	struct pollfd pfd = { .fd = pidfd, .events = POLLIN };
+	uint64_t deadline = cv_clock_ms() + (uint64_t)(timeout_ms > 0 ? timeout_ms : 0);
+	int r;
+
+	do {
+		r = poll(&pfd, 1, cv_clock_left_ms(deadline));
+	} while (r < 0 && errno == EINTR);
+	return r > 0;
+}
+
+uint64_t cv_clock_ms(void)
+{
+	struct timespec ts;
+
+	(void)clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+int cv_clock_left_ms(uint64_t deadline_ms)
+{
+	uint64_t now = cv_clock_ms();
+
+	if (now >= deadline_ms)
+		return 0;
+	return deadline_ms - now > INT_MAX ? INT_MAX : (int)(deadline_ms - now);
+}
+
+struct timespec cv_clock_timespec(uint64_t deadline_ms)
+{
+	return (struct timespec){ .tv_sec = (time_t)(deadline_ms / 1000),
+				  .tv_nsec = (long)(deadline_ms % 1000) * 1000000 };
+}

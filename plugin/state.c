@@ -1,0 +1,581 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "plugin/state.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <json-c/json.h>
+
+#include "config/cleanup.h"
+#include "config/log.h"
+#include "config/options.h"
+#include "config/str.h"
+#include "plugin/files.h"
+
+#define DEPTH_MAX  16
+#define RECORD_IDS 100000 /* more IDs than any host has containers */
+#define SECRET_MAX (64 * 1024)
+#define SUFFIX	   ".json"
+
+static void put_json(struct json_object **object)
+{
+	(void)json_object_put(*object);
+}
+#define cv_cleanup_json __attribute__((cleanup(put_json)))
+
+static void free_tokener(struct json_tokener **tok)
+{
+	if (*tok)
+		json_tokener_free(*tok);
+}
+
+/* ---- reading JSON strictly: our own files have no reason to be sloppy ---- */
+
+static struct json_object *parse_object(const char *data, size_t size, struct cv_err *err)
+{
+	__attribute__((cleanup(free_tokener))) struct json_tokener *tok =
+		json_tokener_new_ex(DEPTH_MAX);
+	cv_cleanup_json struct json_object *root = NULL;
+	enum json_tokener_error e;
+
+	if (!tok || size > CV_STATE_MAX) {
+		(void)cv_fail(err, EBADMSG, "%s", tok ? "file too long" : "out of memory");
+		return NULL;
+	}
+	json_tokener_set_flags(tok, JSON_TOKENER_VALIDATE_UTF8);
+	root = json_tokener_parse_ex(tok, data, (int)size);
+	e = json_tokener_get_error(tok);
+	if (e != json_tokener_success || !json_object_is_type(root, json_type_object)) {
+		(void)cv_fail(err, EBADMSG, "not a JSON object (%s)",
+			      size == 0			   ? "the file is empty"
+			      : e == json_tokener_continue ? "it is cut short"
+							   : json_tokener_error_desc(e));
+		return NULL;
+	}
+	for (size_t i = json_tokener_get_parse_end(tok); i < size; i++) {
+		if (data[i] == '\0' || !strchr(" \t\r\n", data[i])) {
+			(void)cv_fail(err, EBADMSG, "text after the end of the JSON object");
+			return NULL;
+		}
+	}
+	return cv_steal(&root);
+}
+
+static int check_version(struct json_object *root, struct cv_err *err)
+{
+	struct json_object *value;
+	int64_t version;
+
+	if (!json_object_object_get_ex(root, "version", &value) ||
+	    !json_object_is_type(value, json_type_int))
+		return cv_fail(err, EBADMSG, "no version number");
+	version = json_object_get_int64(value);
+	if (version > CV_STATE_VERSION)
+		return cv_fail(err, EPROTONOSUPPORT,
+			       "written by a newer cvol (version %" PRId64
+			       " of the file, this cvol knows %d)",
+			       version, CV_STATE_VERSION);
+	if (version < 1)
+		return cv_fail(err, EBADMSG, "impossible version number %" PRId64, version);
+	return 0;
+}
+
+static int get_text(struct json_object *root, const char *key, char **ret, struct cv_err *err)
+{
+	struct json_object *value;
+	const char *text;
+
+	if (!json_object_object_get_ex(root, key, &value) ||
+	    !json_object_is_type(value, json_type_string))
+		return cv_fail(err, EBADMSG, "'%s' is missing or not a string", key);
+	text = json_object_get_string(value);
+	if (strlen(text) != (size_t)json_object_get_string_len(value))
+		return cv_fail(err, EBADMSG, "'%s' contains a NUL character", key);
+	*ret = strdup(text);
+	return *ret ? 0 : cv_fail(err, ENOMEM, "out of memory");
+}
+
+static int get_number(struct json_object *root, const char *key, int64_t min, int64_t max,
+		      int64_t *ret, struct cv_err *err)
+{
+	struct json_object *value;
+	int64_t number;
+
+	if (!json_object_object_get_ex(root, key, &value) ||
+	    !json_object_is_type(value, json_type_int))
+		return cv_fail(err, EBADMSG, "'%s' is missing or not a number", key);
+	number = json_object_get_int64(value);
+	if (number < min || number > max)
+		return cv_fail(err, EBADMSG, "'%s' is out of range", key);
+	*ret = number;
+	return 0;
+}
+
+static int get_options(struct json_object *root, struct cv_dict *ret, struct cv_err *err)
+{
+	struct json_object *options;
+
+	if (!json_object_object_get_ex(root, "options", &options) ||
+	    !json_object_is_type(options, json_type_object))
+		return cv_fail(err, EBADMSG, "'options' is missing or not an object");
+	json_object_object_foreach(options, key, value)
+	{
+		const char *text;
+
+		if (!json_object_is_type(value, json_type_string))
+			return cv_fail(err, EBADMSG, "option '%.64s' is not a string", key);
+		text = json_object_get_string(value);
+		if (strlen(text) != (size_t)json_object_get_string_len(value) ||
+		    cv_dict_set(ret, key, text) < 0)
+			return cv_fail(err, EBADMSG, "option '%.64s' cannot be taken", key);
+	}
+	return 0;
+}
+
+/* ---- volumes ---- */
+
+void cv_state_release(struct cv_state *state)
+{
+	free(state->name);
+	cv_dict_release(&state->options);
+	*state = (struct cv_state)CV_STATE_INIT;
+}
+
+int cv_state_parse(const char *data, size_t size, struct cv_state *ret, struct cv_err *err)
+{
+	cv_cleanup_json struct json_object *root = parse_object(data, size, err);
+	cv_cleanup_state struct cv_state state = CV_STATE_INIT;
+	int r;
+
+	if (!root)
+		return -EBADMSG;
+	r = check_version(root, err);
+	if (r == 0)
+		r = get_text(root, "name", &state.name, err);
+	if (r == 0 && cv_name_check(state.name, err) < 0)
+		r = -EBADMSG;
+	if (r == 0)
+		r = get_number(root, "created", 0, INT64_MAX, &state.created, err);
+	if (r == 0)
+		r = get_options(root, &state.options, err);
+	if (r < 0)
+		return r;
+	*ret = state;
+	state = (struct cv_state)CV_STATE_INIT;
+	return 0;
+}
+
+static bool add(struct json_object *object, const char *key, struct json_object *value)
+{
+	if (value && json_object_object_add(object, key, value) == 0)
+		return true;
+	(void)json_object_put(value);
+	return false;
+}
+
+static bool add_text(struct json_object *object, const char *key, const char *text)
+{
+	return add(object, key, json_object_new_string(text ? text : ""));
+}
+
+static bool add_number(struct json_object *object, const char *key, int64_t number)
+{
+	return add(object, key, json_object_new_int64(number));
+}
+
+static char *finish(struct json_object *root, bool ok)
+{
+	const char *text = ok ? json_object_to_json_string_ext(
+					root, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
+						      JSON_C_TO_STRING_NOSLASHESCAPE)
+			      : NULL;
+
+	return text ? cv_sprintf("%s\n", text) : NULL;
+}
+
+char *cv_state_format(const struct cv_state *state)
+{
+	cv_cleanup_json struct json_object *root = json_object_new_object();
+	struct json_object *options = json_object_new_object();
+	bool ok = root && options && add_number(root, "version", CV_STATE_VERSION) &&
+		  add_text(root, "name", state->name) &&
+		  add_number(root, "created", state->created);
+
+	for (size_t i = 0; ok && i < state->options.count; i++)
+		ok = add_text(options, state->options.items[i].key, state->options.items[i].value);
+	if (!ok) {
+		(void)json_object_put(options);
+		return NULL;
+	}
+	return finish(root, add(root, "options", options));
+}
+
+int cv_store_open(const char *path, struct cv_store *store, struct cv_err *err)
+{
+	cv_cleanup_close int top = cv_dir_open(AT_FDCWD, path, 0711, err);
+
+	*store = (struct cv_store)CV_STORE_INIT;
+	if (top < 0)
+		return top;
+	store->path = realpath(path, NULL);
+	if (!store->path)
+		return cv_fail(err, errno, "%s: %s", path, cv_strerror(errno));
+	store->volumes = cv_dir_open(top, "volumes", 0700, err);
+	if (store->volumes >= 0)
+		store->secrets = cv_dir_open(top, "secrets", 0700, err);
+	if (store->volumes < 0 || store->secrets < 0) {
+		int r = store->volumes < 0 ? store->volumes : store->secrets;
+
+		cv_store_release(store);
+		return r;
+	}
+	return 0;
+}
+
+void cv_store_release(struct cv_store *store)
+{
+	free(store->path);
+	store->path = NULL;
+	cv_close_fd(&store->volumes);
+	cv_close_fd(&store->secrets);
+}
+
+static void state_file(const char *encoded, char name[NAME_MAX + 1])
+{
+	(void)snprintf(name, NAME_MAX + 1, "%s" SUFFIX, encoded);
+}
+
+int cv_store_load(const struct cv_store *store, const char *encoded, struct cv_state *ret,
+		  struct cv_err *err)
+{
+	cv_cleanup_free char *data = NULL;
+	cv_cleanup_state struct cv_state state = CV_STATE_INIT;
+	char name[NAME_MAX + 1], again[CV_ENCODED_MAX + 1];
+	size_t size = 0;
+	int r;
+
+	state_file(encoded, name);
+	r = cv_file_read(store->volumes, name, CV_STATE_MAX, &data, &size);
+	if (r < 0)
+		return cv_fail(err, -r, "state file %s/volumes/%s: %s", store->path, name,
+			       cv_strerror(r));
+	r = cv_state_parse(data, size, &state, err);
+	if (r < 0)
+		return cv_fail_context(err, "state file %s/volumes/%s", store->path, name);
+	cv_name_encode(state.name, CV_ENCODED_MAX, again);
+	if (!cv_str_eq(again, encoded))
+		return cv_fail(err, EBADMSG,
+			       "state file %s/volumes/%s is of another volume: was it copied?",
+			       store->path, name);
+	*ret = state;
+	state = (struct cv_state)CV_STATE_INIT;
+	return 0;
+}
+
+int cv_store_save(const struct cv_store *store, const char *encoded, const struct cv_state *state,
+		  struct cv_err *err)
+{
+	cv_cleanup_free char *data = cv_state_format(state);
+	char name[NAME_MAX + 1];
+	int r;
+
+	if (!data)
+		return cv_fail(err, ENOMEM, "out of memory");
+	state_file(encoded, name);
+	r = cv_file_replace(store->volumes, name, data, strlen(data));
+	if (r < 0)
+		return cv_fail(err, -r, "cannot write state file %s/volumes/%s: %s", store->path,
+			       name, cv_strerror(r));
+	return 0;
+}
+
+static void secret_file(const char *encoded, const char *option, char name[NAME_MAX + 1])
+{
+	(void)snprintf(name, NAME_MAX + 1, "%s.%s", encoded, option);
+}
+
+static void delete_secrets(const struct cv_store *store, const char *encoded)
+{
+	char name[NAME_MAX + 1];
+
+	for (const struct cv_option_def *d = cv_option_table(); d->name; d++) {
+		if (d->type != CV_OPT_SECRET)
+			continue;
+		secret_file(encoded, d->name, name);
+		if (unlinkat(store->secrets, name, 0) < 0 && errno != ENOENT)
+			cv_warning("cannot remove secret %s/secrets/%s: %s", store->path, name,
+				   cv_strerror(errno));
+	}
+}
+
+int cv_store_delete(const struct cv_store *store, const char *encoded, struct cv_err *err)
+{
+	char name[NAME_MAX + 1];
+
+	state_file(encoded, name);
+	if (unlinkat(store->volumes, name, 0) < 0 && errno != ENOENT)
+		return cv_fail(err, errno, "cannot remove state file %s/volumes/%s: %s",
+			       store->path, name, cv_strerror(errno));
+	(void)fsync(store->volumes);
+	delete_secrets(store, encoded);
+	return 0;
+}
+
+int cv_store_set_aside(const struct cv_store *store, const char *encoded, struct cv_err *err)
+{
+	char name[NAME_MAX + 1], aside[NAME_MAX + 1];
+
+	state_file(encoded, name);
+	(void)snprintf(aside, sizeof(aside), "%s.bad-%lld", encoded, (long long)time(NULL));
+	if (renameat(store->volumes, name, store->volumes, aside) < 0 && errno != ENOENT)
+		return cv_fail(err, errno, "cannot move state file %s/volumes/%s aside: %s",
+			       store->path, name, cv_strerror(errno));
+	(void)fsync(store->volumes);
+	return 0;
+}
+
+int cv_store_list(const struct cv_store *store, void (*each)(void *ctx, const char *encoded),
+		  void *ctx, struct cv_err *err)
+{
+	int fd = openat(store->volumes, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	cv_cleanup_closedir DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *entry;
+
+	if (!dir) {
+		int saved = errno;
+
+		cv_close_fd(&fd);
+		return cv_fail(err, saved, "cannot read %s/volumes: %s", store->path,
+			       cv_strerror(saved));
+	}
+	while ((entry = readdir(dir))) {
+		char name[NAME_MAX + 1];
+		size_t len = strlen(entry->d_name), suffix = strlen(SUFFIX);
+
+		if (cv_file_is_temporary(entry->d_name)) {
+			/* Only one daemon writes here: this one was never renamed. */
+			(void)unlinkat(store->volumes, entry->d_name, 0);
+			continue;
+		}
+		if (entry->d_name[0] == '.' || len <= suffix || len - suffix > CV_ENCODED_MAX ||
+		    strcmp(entry->d_name + len - suffix, SUFFIX) != 0)
+			continue;
+		(void)snprintf(name, sizeof(name), "%.*s", (int)(len - suffix), entry->d_name);
+		each(ctx, name);
+	}
+	return 0;
+}
+
+/* ---- secrets ---- */
+
+static bool same_secret(const struct cv_store *store, const char *file, const char *value)
+{
+	char *stored = NULL;
+	size_t size = 0;
+	bool same;
+
+	if (cv_file_read(store->secrets, file, SECRET_MAX, &stored, &size) < 0)
+		return false;
+	same = size == strlen(value) && memcmp(stored, value, size) == 0;
+	cv_wipe(stored, size);
+	free(stored);
+	return same;
+}
+
+static int move_secret(const struct cv_store *store, const char *encoded, const char *option,
+		       struct cv_dict *options, bool replace, struct cv_err *err)
+{
+	const char *value = cv_dict_get(options, option);
+	cv_cleanup_free char *key = cv_sprintf("%s_file", option);
+	char file[NAME_MAX + 1];
+	int r = key ? 0 : -ENOMEM;
+
+	secret_file(encoded, option, file);
+	if (r == 0 && replace) {
+		r = cv_file_replace(store->secrets, file, value, strlen(value));
+		if (r < 0)
+			return cv_fail(err, -r, "cannot write %s/secrets/%s: %s", store->path, file,
+				       cv_strerror(r));
+	}
+	if (r == 0 && !replace && !same_secret(store, file, value)) {
+		(void)cv_dict_remove(options, option);
+		r = cv_dict_set(options, option, "(changed)");
+	} else if (r == 0) {
+		(void)cv_dict_remove(options, option);
+		r = cv_dict_setf(options, key, "%s/secrets/%s", store->path, file);
+	}
+	return r < 0 ? cv_fail(err, -r, "out of memory") : 0;
+}
+
+int cv_store_secrets(const struct cv_store *store, const char *encoded, struct cv_dict *options,
+		     bool replace, struct cv_err *err)
+{
+	for (const struct cv_option_def *d = cv_option_table(); d->name; d++) {
+		int r = 0;
+
+		if (d->type == CV_OPT_SECRET && cv_dict_get(options, d->name))
+			r = move_secret(store, encoded, d->name, options, replace, err);
+		if (r < 0) {
+			if (replace)
+				delete_secrets(store, encoded);
+			return r;
+		}
+	}
+	return 0;
+}
+
+/* ---- records of mounts ---- */
+
+void cv_record_release(struct cv_record *record)
+{
+	free(record->volume);
+	free(record->mountpoint);
+	free(record->source);
+	free(record->server);
+	for (size_t i = 0; i < record->id_count; i++)
+		free(record->ids[i].id);
+	free(record->ids);
+	memset(record, 0, sizeof(*record));
+}
+
+static int get_ids(struct json_object *root, struct cv_record *ret, struct cv_err *err)
+{
+	struct json_object *list;
+	size_t count;
+
+	if (!json_object_object_get_ex(root, "ids", &list) ||
+	    !json_object_is_type(list, json_type_array))
+		return cv_fail(err, EBADMSG, "'ids' is missing or not an array");
+	count = json_object_array_length(list);
+	if (count > RECORD_IDS)
+		return cv_fail(err, EBADMSG, "too many ids");
+	ret->ids = calloc(count ? count : 1, sizeof(*ret->ids));
+	if (!ret->ids)
+		return cv_fail(err, ENOMEM, "out of memory");
+	for (size_t i = 0; i < count; i++) {
+		struct json_object *item = json_object_array_get_idx(list, i);
+		int64_t uses = 0, epoch = 0;
+		int r;
+
+		if (!json_object_is_type(item, json_type_object))
+			return cv_fail(err, EBADMSG, "an id is not an object");
+		r = get_text(item, "id", &ret->ids[i].id, err);
+		ret->id_count = i + 1;
+		if (r == 0)
+			r = get_number(item, "count", 1, INT32_MAX, &uses, err);
+		if (r == 0)
+			r = get_number(item, "epoch", 0, INT32_MAX, &epoch, err);
+		if (r < 0)
+			return r;
+		ret->ids[i].count = (unsigned)uses;
+		ret->ids[i].epoch = (unsigned)epoch;
+	}
+	return 0;
+}
+
+int cv_record_parse(const char *data, size_t size, struct cv_record *ret, struct cv_err *err)
+{
+	cv_cleanup_json struct json_object *root = parse_object(data, size, err);
+	cv_cleanup_record struct cv_record rec = { 0 };
+	int64_t pid = 0, start = 0, sup = 0, sup_start = 0, dev = 0;
+	int r;
+
+	if (!root)
+		return -EBADMSG;
+	r = check_version(root, err);
+	if (r == 0)
+		r = get_text(root, "volume", &rec.volume, err);
+	if (r == 0)
+		r = get_text(root, "mountpoint", &rec.mountpoint, err);
+	if (r == 0)
+		r = get_text(root, "source", &rec.source, err);
+	if (r == 0)
+		r = get_text(root, "server", &rec.server, err);
+	if (r == 0)
+		r = get_number(root, "worker", 0, INT32_MAX, &pid, err);
+	if (r == 0)
+		r = get_number(root, "worker_start", 0, INT64_MAX, &start, err);
+	if (r == 0)
+		r = get_number(root, "supervisor", 0, INT32_MAX, &sup, err);
+	if (r == 0)
+		r = get_number(root, "supervisor_start", 0, INT64_MAX, &sup_start, err);
+	if (r == 0)
+		r = get_number(root, "dev", 0, INT64_MAX, &dev, err);
+	if (r == 0)
+		r = get_ids(root, &rec, err);
+	if (r < 0)
+		return r;
+	rec.worker = (pid_t)pid;
+	rec.worker_start = (uint64_t)start;
+	rec.supervisor = (pid_t)sup;
+	rec.supervisor_start = (uint64_t)sup_start;
+	rec.dev = (uint64_t)dev;
+	*ret = rec;
+	memset(&rec, 0, sizeof(rec));
+	return 0;
+}
+
+static struct json_object *ids_array(const struct cv_record *record)
+{
+	cv_cleanup_json struct json_object *list = json_object_new_array();
+
+	for (size_t i = 0; list && i < record->id_count; i++) {
+		struct json_object *item = json_object_new_object();
+
+		if (!item || !add_text(item, "id", record->ids[i].id) ||
+		    !add_number(item, "count", record->ids[i].count) ||
+		    !add_number(item, "epoch", record->ids[i].epoch) ||
+		    json_object_array_add(list, item) != 0) {
+			(void)json_object_put(item);
+			return NULL;
+		}
+	}
+	return cv_steal(&list);
+}
+
+char *cv_record_format(const struct cv_record *rec)
+{
+	cv_cleanup_json struct json_object *root = json_object_new_object();
+
+	return finish(root, root && add_number(root, "version", CV_STATE_VERSION) &&
+				    add_text(root, "volume", rec->volume) &&
+				    add_text(root, "mountpoint", rec->mountpoint) &&
+				    add_text(root, "source", rec->source) &&
+				    add_text(root, "server", rec->server) &&
+				    add_number(root, "worker", rec->worker) &&
+				    add_number(root, "worker_start", (int64_t)rec->worker_start) &&
+				    add_number(root, "supervisor", rec->supervisor) &&
+				    add_number(root, "supervisor_start",
+					       (int64_t)rec->supervisor_start) &&
+				    add_number(root, "dev", (int64_t)rec->dev) &&
+				    add(root, "ids", ids_array(rec)));
+}
+
+int cv_record_load(int dirfd, const char *name, struct cv_record *ret, struct cv_err *err)
+{
+	cv_cleanup_free char *data = NULL;
+	size_t size = 0;
+	int r = cv_file_read(dirfd, name, CV_STATE_MAX, &data, &size);
+
+	if (r < 0)
+		return cv_fail(err, -r, "record %s: %s", name, cv_strerror(r));
+	r = cv_record_parse(data, size, ret, err);
+	return r < 0 ? cv_fail_context(err, "record %s", name) : 0;
+}
+
+int cv_record_save(int dirfd, const char *name, const struct cv_record *record, struct cv_err *err)
+{
+	cv_cleanup_free char *data = cv_record_format(record);
+	int r = data ? cv_file_replace(dirfd, name, data, strlen(data)) : -ENOMEM;
+
+	return r < 0 ? cv_fail(err, -r, "cannot write record %s: %s", name, cv_strerror(r)) : 0;
+}

@@ -1,0 +1,834 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "plugin/supervisor.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "config/cleanup.h"
+#include "config/handoff.h"
+#include "config/log.h"
+#include "config/options.h"
+#include "config/str.h"
+#include "plugin/files.h"
+#include "plugin/mountpoint.h"
+#include "plugin/process.h"
+
+#define WORKER_PROGRAM	"cvol-fuse"
+#define SOCKET_NAME_MAX (CV_ENCODED_SOCKET + 6)
+#define SERVE_MS	5000 /* from mounted to serving: no server is involved */
+#define ADOPT_MS	3000
+#define POLL_MS		500
+#define EXIT_WAIT_MS	2000 /* after unmounting */
+#define KILL_WAIT_MS	2000
+#define GRACE_MS	500 /* for the text of a worker that ran into its own time limit */
+
+enum worker_state {
+	WORKER_STARTING,
+	WORKER_SERVING,
+	WORKER_ENDED,
+};
+
+struct cv_worker {
+	struct cv_supervisor *sup;
+	struct cv_worker *next;	 /* in sup->workers; protected by sup->lock */
+	unsigned refs;		 /* protected by sup->lock; the list holds one until the end */
+	enum worker_state state; /* protected by sup->lock */
+	bool end_expected;	 /* protected by sup->lock: unmounted or killed by us */
+	char *volume;		 /* owned */
+	char *mountpoint;	 /* owned */
+	char socket_name[SOCKET_NAME_MAX];
+	bool bare;
+	pid_t pid;
+	uint64_t start;
+	uint64_t dev;
+	int pidfd;   /* owned */
+	int fuse_fd; /* owned; protected by sup->lock once serving */
+	int shm_fd;  /* owned; likewise */
+	char server[256];
+	char error[512];       /* protected by sup->lock */
+	struct cv_dict status; /* protected by sup->lock */
+};
+
+struct cv_supervisor {
+	char *worker_path; /* owned */
+	int socket_dir;	   /* owned */
+	int worker_stderr;
+	int epoll;
+	int wake; /* eventfd: stop */
+	pthread_t thread;
+	bool have_thread;
+	pthread_mutex_t lock;
+	pthread_cond_t ended; /* a worker's state became WORKER_ENDED */
+	struct cv_worker *workers;
+};
+
+/* ---- life of a worker object ---- */
+
+static void worker_free(struct cv_worker *w)
+{
+	cv_close_fd(&w->pidfd);
+	cv_close_fd(&w->fuse_fd);
+	cv_close_fd(&w->shm_fd);
+	cv_dict_release(&w->status);
+	free(w->volume);
+	free(w->mountpoint);
+	free(w);
+}
+
+static void unref_locked(struct cv_worker *w)
+{
+	if (--w->refs == 0)
+		worker_free(w);
+}
+
+struct cv_worker *cv_worker_ref(struct cv_worker *w)
+{
+	CV_SCOPED_LOCK(&w->sup->lock);
+	w->refs++;
+	return w;
+}
+
+void cv_worker_unref(struct cv_worker *w)
+{
+	if (w) {
+		CV_SCOPED_LOCK(&w->sup->lock);
+		unref_locked(w);
+	}
+}
+
+static struct cv_worker *worker_new(struct cv_supervisor *sup, const char *volume,
+				    const char *mountpoint, const char *socket_name)
+{
+	struct cv_worker *w = calloc(1, sizeof(*w));
+
+	if (!w)
+		return NULL;
+	w->sup = sup;
+	w->refs = 1;
+	w->pidfd = w->fuse_fd = w->shm_fd = -1;
+	w->volume = strdup(volume);
+	w->mountpoint = strdup(mountpoint);
+	if (!w->volume || !w->mountpoint ||
+	    !cv_strcpy(w->socket_name, sizeof(w->socket_name), socket_name)) {
+		worker_free(w);
+		return NULL;
+	}
+	return w;
+}
+
+/* From here on the watching thread knows it; the list has its own reference. */
+static int worker_watch(struct cv_worker *w)
+{
+	struct epoll_event event = { .events = EPOLLIN, .data.ptr = w };
+	struct cv_supervisor *sup = w->sup;
+
+	CV_SCOPED_LOCK(&sup->lock);
+	if (epoll_ctl(sup->epoll, EPOLL_CTL_ADD, w->pidfd, &event) < 0)
+		return -errno;
+	w->refs++;
+	w->next = sup->workers;
+	sup->workers = w;
+	return 0;
+}
+
+static void describe_end(const siginfo_t *info, bool known, char *out, size_t size)
+{
+	if (!known)
+		(void)snprintf(out, size, "ended");
+	else if (info->si_code == CLD_EXITED)
+		(void)snprintf(out, size, "exited with status %d", info->si_status);
+	else
+		(void)snprintf(out, size, "was killed by signal %d (%s)", info->si_status,
+			       sigdescr_np(info->si_status) ? sigdescr_np(info->si_status) : "?");
+}
+
+static void worker_ended(struct cv_supervisor *sup, struct cv_worker *w)
+{
+	siginfo_t info = { 0 };
+	/* An adopted worker is not our child: that it ended is all there is to know. */
+	bool known =
+		waitid(P_PIDFD, (id_t)w->pidfd, &info, WEXITED | WNOHANG) == 0 && info.si_pid != 0;
+	char how[128];
+
+	describe_end(&info, known, how, sizeof(how));
+	CV_SCOPED_LOCK(&sup->lock);
+	(void)epoll_ctl(sup->epoll, EPOLL_CTL_DEL, w->pidfd, NULL);
+	for (struct cv_worker **p = &sup->workers; *p; p = &(*p)->next) {
+		if (*p == w) {
+			*p = w->next;
+			break;
+		}
+	}
+	(void)snprintf(w->error, sizeof(w->error), "the worker (pid %d) %s", (int)w->pid, how);
+	if (w->end_expected || w->state == WORKER_STARTING)
+		cv_debug("volume '%s': %s", w->volume, w->error);
+	else
+		cv_error("volume '%s': %s; its users get 'Transport endpoint is not connected' "
+			 "until they are started again",
+			 w->volume, w->error);
+	/* The last descriptors: whoever waits for an answer gets an error instead of none. */
+	if (w->state != WORKER_STARTING) {
+		cv_close_fd(&w->fuse_fd);
+		cv_close_fd(&w->shm_fd);
+	}
+	w->state = WORKER_ENDED;
+	(void)pthread_cond_broadcast(&sup->ended);
+	unref_locked(w);
+}
+
+static void *watch_thread(void *arg)
+{
+	struct cv_supervisor *sup = arg;
+	struct epoll_event events[16];
+
+	for (;;) {
+		int n = epoll_wait(sup->epoll, events, CV_ARRAY_SIZE(events), -1);
+
+		if (n < 0 && errno != EINTR) {
+			cv_error("watching the workers failed: %s", cv_strerror(errno));
+			return NULL;
+		}
+		for (int i = 0; i < n; i++) {
+			if (!events[i].data.ptr)
+				return NULL;
+			worker_ended(sup, events[i].data.ptr);
+		}
+	}
+}
+
+bool cv_worker_wait(struct cv_worker *w, int timeout_ms)
+{
+	uint64_t deadline = cv_clock_ms() + (uint64_t)(timeout_ms < 0 ? 0 : timeout_ms);
+	struct timespec until = cv_clock_timespec(deadline);
+	int r = 0;
+
+	CV_SCOPED_LOCK(&w->sup->lock);
+	while (w->state != WORKER_ENDED && r == 0) {
+		if (timeout_ms < 0)
+			r = pthread_cond_wait(&w->sup->ended, &w->sup->lock);
+		else
+			r = pthread_cond_timedwait(&w->sup->ended, &w->sup->lock, &until);
+	}
+	return w->state == WORKER_ENDED;
+}
+
+/* ---- the supervisor ---- */
+
+static char *find_worker(const char *given)
+{
+	char self[PATH_MAX];
+	ssize_t n;
+	char *slash;
+
+	if (given)
+		return realpath(given, NULL);
+	n = readlink("/proc/self/exe", self, sizeof(self) - sizeof(WORKER_PROGRAM) - 1);
+	if (n > 0) {
+		self[n] = '\0';
+		slash = strrchr(self, '/');
+		if (slash) {
+			(void)strcpy(slash + 1, WORKER_PROGRAM);
+			if (access(self, X_OK) == 0)
+				return strdup(self);
+		}
+	}
+	return strdup(CV_LIBEXECDIR "/" WORKER_PROGRAM);
+}
+
+static int init_locks(struct cv_supervisor *sup)
+{
+	pthread_condattr_t attr;
+
+	(void)pthread_mutex_init(&sup->lock, NULL);
+	(void)pthread_condattr_init(&attr);
+	(void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	(void)pthread_cond_init(&sup->ended, &attr);
+	(void)pthread_condattr_destroy(&attr);
+	return 0;
+}
+
+int cv_supervisor_new(const struct cv_supervisor_config *config, struct cv_supervisor **ret,
+		      struct cv_err *err)
+{
+	struct cv_supervisor *sup = calloc(1, sizeof(*sup));
+	struct epoll_event event = { .events = EPOLLIN, .data.ptr = NULL };
+	int r = 0;
+
+	if (!sup)
+		return cv_fail(err, ENOMEM, "out of memory");
+	(void)init_locks(sup);
+	sup->worker_stderr = config->worker_stderr;
+	sup->socket_dir = -1;
+	sup->epoll = epoll_create1(EPOLL_CLOEXEC);
+	sup->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	sup->worker_path = find_worker(config->worker_path);
+	if (!sup->worker_path || access(sup->worker_path, X_OK) < 0)
+		r = cv_fail(err, errno, "the worker program %s cannot be run: %s",
+			    sup->worker_path	  ? sup->worker_path
+			    : config->worker_path ? config->worker_path
+						  : WORKER_PROGRAM,
+			    cv_strerror(errno));
+	if (r == 0) {
+		sup->socket_dir = cv_dir_open(AT_FDCWD, config->socket_dir, 0700, err);
+		r = sup->socket_dir < 0 ? sup->socket_dir : 0;
+	}
+	if (r == 0 && (sup->epoll < 0 || sup->wake < 0 ||
+		       epoll_ctl(sup->epoll, EPOLL_CTL_ADD, sup->wake, &event) < 0))
+		r = cv_fail(err, errno, "epoll: %s", cv_strerror(errno));
+	if (r == 0) {
+		r = -pthread_create(&sup->thread, NULL, watch_thread, sup);
+		if (r < 0)
+			(void)cv_fail(err, -r, "cannot start a thread: %s", cv_strerror(r));
+	}
+	if (r < 0) {
+		cv_supervisor_free(sup);
+		return r;
+	}
+	sup->have_thread = true;
+	*ret = sup;
+	return 0;
+}
+
+void cv_supervisor_free(struct cv_supervisor *sup)
+{
+	if (!sup)
+		return;
+	if (sup->have_thread) {
+		uint64_t one = 1;
+
+		(void)!write(sup->wake, &one, sizeof(one));
+		(void)pthread_join(sup->thread, NULL);
+	}
+	while (sup->workers) {
+		struct cv_worker *w = sup->workers;
+
+		sup->workers = w->next;
+		worker_free(w);
+	}
+	cv_close_fd(&sup->epoll);
+	cv_close_fd(&sup->wake);
+	cv_close_fd(&sup->socket_dir);
+	(void)pthread_cond_destroy(&sup->ended);
+	(void)pthread_mutex_destroy(&sup->lock);
+	free(sup->worker_path);
+	free(sup);
+}
+
+/* ---- sockets of workers ---- */
+
+/* Through the directory's descriptor, so that a long path does not matter (sun_path has 108 bytes).
+ */
+static int socket_address(int dirfd, const char *name, struct sockaddr_un *addr)
+{
+	int n;
+
+	memset(addr, 0, sizeof(*addr));
+	addr->sun_family = AF_UNIX;
+	n = snprintf(addr->sun_path, sizeof(addr->sun_path), "/proc/self/fd/%d/%s", dirfd, name);
+	return n < 0 || (size_t)n >= sizeof(addr->sun_path) ? -ENAMETOOLONG : 0;
+}
+
+static int listen_socket(int dirfd, const char *name)
+{
+	cv_cleanup_close int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	struct sockaddr_un addr;
+	int r = socket_address(dirfd, name, &addr);
+
+	if (r < 0 || fd < 0)
+		return r < 0 ? r : -errno;
+	(void)unlinkat(dirfd, name, 0);
+	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(fd, 16) < 0)
+		return -errno;
+	return cv_steal_fd(&fd);
+}
+
+static int connect_socket(int dirfd, const char *name)
+{
+	/* Non-blocking: a full backlog answers EAGAIN instead of waiting for a hung worker. */
+	cv_cleanup_close int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	struct sockaddr_un addr;
+	int r = socket_address(dirfd, name, &addr);
+
+	if (r < 0 || fd < 0)
+		return r < 0 ? r : -errno;
+	if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
+		return -errno;
+	return cv_steal_fd(&fd);
+}
+
+/* The worker's own words, or what kept it from saying them. */
+static int take_answer(int r, struct cv_handoff *msg, const char *expected, struct cv_err *err)
+{
+	const char *text, *number;
+	uint64_t code = 0;
+
+	if (r == -ETIMEDOUT)
+		return cv_fail(err, ETIMEDOUT, "no answer from the worker in time");
+	if (r == -ECONNRESET || r == -EPIPE)
+		return cv_fail(err, ECONNRESET, "the worker ended");
+	if (r < 0)
+		return cv_fail(err, -r, "talking to the worker: %s", cv_strerror(r));
+	if (cv_str_eq(msg->verb, expected))
+		return 0;
+	if (!cv_str_eq(msg->verb, "fail"))
+		return cv_fail(err, EPROTO, "unexpected answer '%s' from the worker", msg->verb);
+	text = cv_dict_get(&msg->args, "text");
+	number = cv_dict_get(&msg->args, "errno");
+	if (!number || cv_parse_u64(number, 10, 4095, &code) < 0 || code == 0)
+		code = EIO;
+	return cv_fail(err, (int)code, "%s", text ? text : cv_strerror((int)code));
+}
+
+/*
+ * One request over a connection of its own: an answer that comes too late ends with it instead of
+ * being taken for the answer to the next request.
+ */
+static int call(int dirfd, const char *name, const char *verb, const char *expected,
+		unsigned timeout_ms, struct cv_handoff *msg, struct cv_err *err)
+{
+	cv_cleanup_close int sock = connect_socket(dirfd, name);
+	int r = sock < 0 ? sock : cv_handoff_send(sock, verb, NULL, NULL, 0);
+
+	if (sock < 0)
+		return cv_fail(err, -sock, "cannot connect to the worker: %s", cv_strerror(sock));
+	if (r == 0)
+		r = cv_handoff_recv(sock, (int)timeout_ms, msg);
+	return take_answer(r, msg, expected, err);
+}
+
+int cv_worker_call(int dirfd, const char *name, const char *verb, unsigned timeout_ms,
+		   struct cv_dict *ret_args, struct cv_err *err)
+{
+	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
+	int r = call(dirfd, name, verb, cv_str_eq(verb, "sync") ? "synced" : verb, timeout_ms, &msg,
+		     err);
+
+	if (r == 0 && ret_args) {
+		*ret_args = msg.args;
+		msg.args = (struct cv_dict)CV_DICT_INIT;
+	}
+	return r;
+}
+
+int cv_worker_sync(struct cv_worker *w, unsigned timeout_ms, struct cv_err *err)
+{
+	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
+	bool ended;
+
+	{
+		CV_SCOPED_LOCK(&w->sup->lock);
+		ended = w->state == WORKER_ENDED;
+	}
+	if (ended)
+		return cv_fail(err, EIO, "%s; what was written last may be missing", w->error);
+	return call(w->sup->socket_dir, w->socket_name, "sync", "synced", timeout_ms, &msg, err);
+}
+
+/* ---- starting one ---- */
+
+static int create_shm(int *ret_fd, struct cv_err *err)
+{
+	cv_cleanup_close int fd = memfd_create("cvol", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	struct cv_shm_header header = { .magic = CV_SHM_MAGIC,
+					.version = CV_SHM_VERSION,
+					.generation = 1 };
+
+	if (fd < 0 || ftruncate(fd, (off_t)CV_SHM_SIZE) < 0 ||
+	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK) < 0 ||
+	    pwrite(fd, &header, sizeof(header), 0) != (ssize_t)sizeof(header))
+		return cv_fail(err, errno, "cannot create shared memory: %s", cv_strerror(errno));
+	*ret_fd = cv_steal_fd(&fd);
+	return 0;
+}
+
+/* Little is inherited: what libraries read from the environment must not decide about a mount. */
+static void worker_environment(char *env[], size_t max)
+{
+	static const char *const keep[] = { "JOURNAL_STREAM=", "CREDENTIALS_DIRECTORY=",
+					    "ASAN_OPTIONS=", "UBSAN_OPTIONS=", "LSAN_OPTIONS=" };
+	static char path[] = "PATH=/usr/sbin:/usr/bin:/sbin:/bin", lang[] = "LC_ALL=C.UTF-8";
+	size_t used = 0;
+
+	env[used++] = path;
+	env[used++] = lang;
+	for (char **e = environ; *e; e++) {
+		for (size_t i = 0; i < CV_ARRAY_SIZE(keep) && used + 1 < max; i++) {
+			if (cv_str_starts(*e, keep[i]))
+				env[used++] = *e;
+		}
+	}
+	env[used] = NULL;
+}
+
+static int spawn(struct cv_worker *w, int sock, struct cv_err *err)
+{
+	char program[] = WORKER_PROGRAM;
+	char *argv[] = { program, w->volume, NULL };
+	char *env[16];
+	posix_spawn_file_actions_t files;
+	posix_spawnattr_t attr;
+	sigset_t none, all;
+	int out = w->sup->worker_stderr >= 0 ? w->sup->worker_stderr : STDERR_FILENO;
+	int r;
+
+	worker_environment(env, CV_ARRAY_SIZE(env));
+	(void)sigemptyset(&none);
+	(void)sigfillset(&all);
+	(void)posix_spawn_file_actions_init(&files);
+	(void)posix_spawnattr_init(&attr);
+	(void)posix_spawnattr_setsigmask(&attr, &none);
+	(void)posix_spawnattr_setsigdefault(&attr, &all);
+	/* A session of its own: a terminal's Ctrl-C or our end must not reach it. */
+	(void)posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK |
+						      POSIX_SPAWN_SETSIGDEF);
+	r = posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+	if (r == 0)
+		r = posix_spawn_file_actions_adddup2(&files, out, STDOUT_FILENO);
+	if (r == 0)
+		r = posix_spawn_file_actions_adddup2(&files, out, STDERR_FILENO);
+	if (r == 0)
+		r = posix_spawn_file_actions_adddup2(&files, sock, CV_HANDOFF_FD);
+	if (r == 0)
+		r = posix_spawn_file_actions_addclosefrom_np(&files, CV_HANDOFF_FD + 1);
+	if (r == 0)
+		r = posix_spawn(&w->pid, w->sup->worker_path, &files, &attr, argv, env);
+	(void)posix_spawn_file_actions_destroy(&files);
+	(void)posix_spawnattr_destroy(&attr);
+	if (r != 0)
+		return cv_fail(err, r, "cannot start %s: %s", w->sup->worker_path, cv_strerror(r));
+	/* Not reaped yet, so the number is still its own. */
+	w->start = cv_process_start(w->pid);
+	w->pidfd = cv_pidfd_open(w->pid);
+	if (w->pidfd < 0) {
+		r = w->pidfd;
+		(void)kill(w->pid, SIGKILL);
+		(void)waitpid(w->pid, NULL, 0);
+		return cv_fail(err, -r, "pidfd_open: %s", cv_strerror(r));
+	}
+	return 0;
+}
+
+static const char *level_name(void)
+{
+	switch (cv_log_get_level()) {
+	case CV_LOG_ERROR:
+		return "error";
+	case CV_LOG_WARNING:
+		return "warning";
+	case CV_LOG_NOTICE:
+		return "notice";
+	case CV_LOG_INFO:
+		return "info";
+	case CV_LOG_DEBUG:
+		return "debug";
+	}
+	return "info";
+}
+
+static int send_start(int sock, const struct cv_mount_spec *spec, uint64_t deadline, int shm,
+		      int listener, struct cv_err *err)
+{
+	cv_cleanup_dict struct cv_dict args = CV_DICT_INIT;
+	const int fds[2] = { shm, listener };
+	int r = cv_dict_copy(&args, spec->options);
+
+	if (r == 0)
+		r = cv_dict_set(&args, "volume", spec->volume);
+	if (r == 0)
+		r = cv_dict_set(&args, "log_level", level_name());
+	/* What is left for the worker, so that it is the one that says which step took too long. */
+	if (r == 0)
+		r = cv_dict_setf(&args, "mount_timeout", "%dms", cv_clock_left_ms(deadline));
+	if (r == 0)
+		r = cv_handoff_send(sock, "start", &args, fds, 2);
+	return r < 0 ? cv_fail(err, -r, "starting the worker: %s", cv_strerror(r)) : 0;
+}
+
+static unsigned number_arg(const struct cv_dict *args, const char *key, int base, unsigned def)
+{
+	const char *text = cv_dict_get(args, key);
+	uint64_t value;
+
+	return text && cv_parse_u64(text, base, UINT32_MAX, &value) == 0 ? (unsigned)value : def;
+}
+
+/* Between `ready` and `serving`: the kernel's side. */
+static int attach(struct cv_worker *w, const struct cv_mount_spec *spec, int sock,
+		  const struct cv_dict *ready, struct cv_err *err)
+{
+	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
+	cv_cleanup_free char *source = cv_source_format(spec->options);
+	const char *context = cv_options_str(spec->options, "context", NULL);
+	struct cv_attach a = {
+		.path = spec->mountpoint,
+		.source = source,
+		.context = context,
+		.readonly = cv_options_bool(spec->options, "readonly", false),
+		.rootmode = number_arg(ready, "rootmode", 8, S_IFDIR | 0755),
+		.max_read = number_arg(ready, "max_read", 10, 1u << 20),
+		.shm_fd = w->shm_fd,
+	};
+	int r;
+
+	if (!source)
+		return cv_fail(err, ENOMEM, "out of memory");
+	r = cv_mountpoint_attach(&a, &w->fuse_fd, &w->dev, err);
+	if (r < 0)
+		return r;
+	r = cv_handoff_send(sock, "serve", NULL, &w->fuse_fd, 1);
+	if (r == 0)
+		r = cv_handoff_recv(sock, SERVE_MS, &msg);
+	r = take_answer(r, &msg, "serving", err);
+	if (r == 0 && !cv_mountpoint_is(spec->mountpoint, w->dev))
+		r = cv_fail(err, EIO, "%s was unmounted or covered meanwhile", spec->mountpoint);
+	if (r < 0) {
+		cv_close_fd(&w->fuse_fd);
+		(void)cv_mountpoint_detach(spec->mountpoint);
+		return r;
+	}
+	cv_mountpoint_set_readahead(w->dev, number_arg(ready, "readahead_kb", 10, 1024));
+	return 0;
+}
+
+static int negotiate(struct cv_worker *w, const struct cv_mount_spec *spec, int sock, int listener,
+		     uint64_t deadline, struct cv_err *err)
+{
+	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
+	const char *server;
+	int r = send_start(sock, spec, deadline, w->shm_fd, listener, err);
+
+	if (r < 0)
+		return r;
+	r = cv_handoff_recv(sock, cv_clock_left_ms(deadline) + GRACE_MS, &msg);
+	r = take_answer(r, &msg, "ready", err);
+	if (r == -ETIMEDOUT && err && cv_str_eq(err->text, "no answer from the worker in time"))
+		r = cv_fail(err, ETIMEDOUT, "the worker was still connecting after %u.%03u s",
+			    spec->timeout_ms / 1000, spec->timeout_ms % 1000);
+	if (r == -ECONNRESET && cv_worker_wait(w, KILL_WAIT_MS))
+		r = cv_fail(err, ECONNRESET, "%s before it was connected", w->error);
+	if (r < 0)
+		return r;
+	server = cv_dict_get(&msg.args, "server");
+	(void)cv_strcpy(w->server, sizeof(w->server), server ? server : "");
+	return attach(w, spec, sock, &msg.args, err);
+}
+
+static void worker_kill(struct cv_worker *w)
+{
+	{
+		CV_SCOPED_LOCK(&w->sup->lock);
+		w->end_expected = true;
+	}
+	(void)cv_pidfd_signal(w->pidfd, SIGKILL);
+	if (!cv_worker_wait(w, KILL_WAIT_MS))
+		cv_warning("volume '%s': worker %d does not end after SIGKILL", w->volume,
+			   (int)w->pid);
+	(void)unlinkat(w->sup->socket_dir, w->socket_name, 0);
+}
+
+static int start(struct cv_worker *w, const struct cv_mount_spec *spec, uint64_t deadline,
+		 struct cv_err *err)
+{
+	cv_cleanup_close int ours = -1;
+	cv_cleanup_close int theirs = -1;
+	cv_cleanup_close int listener = -1;
+	int pair[2];
+	int r = create_shm(&w->shm_fd, err);
+
+	if (r < 0)
+		return r;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return cv_fail(err, errno, "socketpair: %s", cv_strerror(errno));
+	ours = pair[0];
+	theirs = pair[1];
+	listener = listen_socket(w->sup->socket_dir, w->socket_name);
+	if (listener < 0)
+		return cv_fail(err, -listener, "cannot listen on %s: %s", w->socket_name,
+			       cv_strerror(listener));
+	r = spawn(w, theirs, err);
+	cv_close_fd(&theirs); /* or its end would never be noticed */
+	if (r == 0)
+		r = worker_watch(w);
+	if (r < 0) {
+		(void)unlinkat(w->sup->socket_dir, w->socket_name, 0);
+		return r;
+	}
+	r = negotiate(w, spec, ours, listener, deadline, err);
+	if (r < 0)
+		worker_kill(w);
+	return r;
+}
+
+int cv_supervisor_mount(struct cv_supervisor *sup, const struct cv_mount_spec *spec,
+			struct cv_worker **ret, struct cv_err *err)
+{
+	struct cv_worker *w = worker_new(sup, spec->volume, spec->mountpoint, spec->socket_name);
+	bool ended = false;
+	int r;
+
+	if (!w)
+		return cv_fail(err, ENOMEM, "out of memory");
+	w->bare = spec->bare;
+	r = start(w, spec, cv_clock_ms() + spec->timeout_ms, err);
+	if (r == 0) {
+		CV_SCOPED_LOCK(&sup->lock);
+		ended = w->state == WORKER_ENDED;
+		if (!ended)
+			w->state = WORKER_SERVING;
+	}
+	if (ended) { /* between its last word and now */
+		(void)cv_mountpoint_detach(spec->mountpoint);
+		r = cv_fail(err, EIO, "%s", w->error);
+	}
+	if (r < 0) {
+		cv_worker_unref(w);
+		return r;
+	}
+	*ret = w;
+	return 0;
+}
+
+/* ---- finding one again ---- */
+
+int cv_supervisor_adopt(struct cv_supervisor *sup, const struct cv_record *record,
+			const char *socket_name, struct cv_worker **ret, struct cv_err *err)
+{
+	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
+	struct cv_worker *w;
+	int r;
+
+	if (!cv_mountpoint_is(record->mountpoint, record->dev))
+		return cv_fail(err, ENOTCONN, "it is not mounted at %s any more",
+			       record->mountpoint);
+	w = worker_new(sup, record->volume, record->mountpoint, socket_name);
+	if (!w)
+		return cv_fail(err, ENOMEM, "out of memory");
+	w->bare = true;
+	w->pid = record->worker;
+	w->start = record->worker_start;
+	w->dev = record->dev;
+	(void)cv_strcpy(w->server, sizeof(w->server), record->server);
+	w->pidfd = cv_process_open(record->worker, record->worker_start);
+	r = w->pidfd < 0
+		    ? cv_fail(err, -w->pidfd, "its worker (pid %d) is gone", (int)record->worker)
+		    : call(sup->socket_dir, socket_name, "fds", "fds", ADOPT_MS, &msg, err);
+	if (r == 0 && msg.nfds < 2)
+		r = cv_fail(err, EPROTO, "the worker sent no descriptors");
+	if (r == 0) {
+		w->fuse_fd = cv_steal_fd(&msg.fds[0]);
+		w->shm_fd = cv_steal_fd(&msg.fds[1]);
+		w->state = WORKER_SERVING;
+		r = worker_watch(w);
+	}
+	if (r < 0) {
+		worker_free(w); /* unknown to others so far */
+		return r;
+	}
+	*ret = w;
+	return 0;
+}
+
+/* ---- the end of one ---- */
+
+int cv_worker_unmount(struct cv_worker *w, struct cv_err *err)
+{
+	int r;
+
+	{
+		CV_SCOPED_LOCK(&w->sup->lock);
+		w->end_expected = true;
+	}
+	r = cv_mountpoint_detach(w->mountpoint);
+	if (r < 0)
+		(void)cv_fail(err, -r, "cannot unmount %s: %s", w->mountpoint, cv_strerror(r));
+	else if (!cv_worker_wait(w, EXIT_WAIT_MS))
+		cv_notice(
+			"volume '%s': unmounted, but still used somewhere; worker %d goes on until "
+			"that ends",
+			w->volume, (int)w->pid);
+	if (r == 0 && w->bare)
+		cv_mountpoint_remove(w->mountpoint);
+	(void)unlinkat(w->sup->socket_dir, w->socket_name, 0);
+	cv_worker_unref(w);
+	return r;
+}
+
+/* ---- what is known ---- */
+
+void cv_worker_info(struct cv_worker *w, struct cv_worker_info *ret)
+{
+	memset(ret, 0, sizeof(*ret));
+	ret->pid = w->pid;
+	ret->start = w->start;
+	ret->dev = w->dev;
+	(void)cv_strcpy(ret->server, sizeof(ret->server), w->server);
+	CV_SCOPED_LOCK(&w->sup->lock);
+	ret->alive = w->state == WORKER_SERVING;
+	(void)cv_strcpy(ret->error, sizeof(ret->error), w->error);
+	(void)cv_dict_copy(&ret->status, &w->status);
+}
+
+void cv_worker_info_release(struct cv_worker_info *info)
+{
+	cv_dict_release(&info->status);
+}
+
+static void poll_worker(struct cv_worker *w)
+{
+	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
+	struct cv_err err = { 0 };
+	int r = call(w->sup->socket_dir, w->socket_name, "status", "status", POLL_MS, &msg, &err);
+
+	CV_SCOPED_LOCK(&w->sup->lock);
+	if (r < 0) {
+		(void)cv_dict_set(&w->status, "state", "not answering");
+		cv_debug("volume '%s': status: %s", w->volume, err.text);
+		return;
+	}
+	cv_dict_release(&w->status);
+	w->status = msg.args;
+	msg.args = (struct cv_dict)CV_DICT_INIT;
+}
+
+void cv_supervisor_poll(struct cv_supervisor *sup)
+{
+	struct cv_worker **list = NULL;
+	size_t count = 0;
+
+	{
+		CV_SCOPED_LOCK(&sup->lock);
+		for (struct cv_worker *w = sup->workers; w; w = w->next)
+			count++;
+		list = calloc(count ? count : 1, sizeof(struct cv_worker *));
+		if (!list)
+			return;
+		count = 0;
+		for (struct cv_worker *w = sup->workers; w; w = w->next) {
+			if (w->state == WORKER_SERVING && !w->end_expected) {
+				w->refs++;
+				list[count++] = w;
+			}
+		}
+	}
+	for (size_t i = 0; i < count; i++) {
+		poll_worker(list[i]);
+		cv_worker_unref(list[i]);
+	}
+	free(list);
+}

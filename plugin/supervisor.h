@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Workers: starts cvol-fuse for a mount, hands it its descriptors, watches it, talks to it, finds
+ * it again after a restart of this process. Knows nothing about volumes or mount IDs. Keeps the
+ * FUSE descriptor and the shared memory of every mount, so that a mount is more than its worker.
+ *
+ * Locks: one per supervisor, a leaf, never held while waiting for a worker.
+ */
+#ifndef CV_PLUGIN_SUPERVISOR_H
+#define CV_PLUGIN_SUPERVISOR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "config/dict.h"
+#include "config/err.h"
+#include "plugin/state.h"
+
+struct cv_supervisor;
+struct cv_worker; /* reference-counted */
+
+struct cv_supervisor_config {
+	const char *worker_path; /* NULL: cvol-fuse beside this program, else the installed one */
+	const char *socket_dir;	 /* absolute; created 0700 */
+	int worker_stderr;	 /* descriptor for the workers' messages; -1: ours */
+};
+
+int cv_supervisor_new(const struct cv_supervisor_config *config, struct cv_supervisor **ret,
+		      struct cv_err *err);
+/* Lets go of all workers, which go on serving. No other call is under way any more. */
+void cv_supervisor_free(struct cv_supervisor *sup);
+
+struct cv_mount_spec {
+	const char *volume;	 /* for people and ps */
+	const char *socket_name; /* file name in socket_dir; at most CV_ENCODED_SOCKET + 5 bytes */
+	const char *mountpoint;	 /* absolute, prepared by the caller */
+	const struct cv_dict *options;
+	unsigned timeout_ms; /* for everything until the mount is usable */
+	bool bare; /* the mountpoint is made and removed by us; false: the user's directory */
+};
+
+/*
+ * Starts a worker, waits until it is connected, mounts, waits until it serves. Blocks for
+ * timeout_ms at most (plus a moment for cleaning up). On failure nothing is left behind, and err
+ * says which step failed; the caller adds volume and source. The worker returned is referenced.
+ */
+int cv_supervisor_mount(struct cv_supervisor *sup, const struct cv_mount_spec *spec,
+			struct cv_worker **ret, struct cv_err *err);
+
+/* Connects to the living worker of a record and takes its descriptors. Bounded to a few seconds. */
+int cv_supervisor_adopt(struct cv_supervisor *sup, const struct cv_record *record,
+			const char *socket_name, struct cv_worker **ret, struct cv_err *err);
+
+/* Every byte written so far is on the server. Blocks for timeout_ms at most. */
+int cv_worker_sync(struct cv_worker *worker, unsigned timeout_ms, struct cv_err *err);
+
+/*
+ * Detaches the mountpoint, gives the worker a moment to end, removes the bare mountpoint. A worker
+ * whose mount is still used by a container lives on, watched, until that ends. Drops the reference.
+ */
+int cv_worker_unmount(struct cv_worker *worker, struct cv_err *err);
+struct cv_worker *cv_worker_ref(struct cv_worker *worker);
+void cv_worker_unref(struct cv_worker *worker); /* NULL is fine */
+
+struct cv_worker_info {
+	bool alive; /* serving, as far as is known */
+	pid_t pid;
+	uint64_t start;
+	uint64_t dev;
+	char server[256];      /* for people */
+	char error[512];       /* how it ended; "" */
+	struct cv_dict status; /* counters, as of the last poll */
+};
+void cv_worker_info(struct cv_worker *worker, struct cv_worker_info *ret); /* never waits */
+void cv_worker_info_release(struct cv_worker_info *info);
+
+/* Blocks until the worker has ended or timeout_ms are over (-1: no limit). True if it has ended. */
+bool cv_worker_wait(struct cv_worker *worker, int timeout_ms);
+
+/* Asks every worker for its counters; half a second at most for each. */
+void cv_supervisor_poll(struct cv_supervisor *sup);
+
+/* For the process that has no supervisor, e.g. `cvol unmount`: one request over socket_dir/name. */
+int cv_worker_call(int socket_dirfd, const char *socket_name, const char *verb, unsigned timeout_ms,
+		   struct cv_dict *ret_args, struct cv_err *err);
+
+#endif

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The volumes there are, who has them mounted, and what must be remembered about both. Mounting
+ * itself is behind struct cv_mounter. All calls are thread-safe.
+ *
+ * Mount IDs are counted, per ID: dockerd sends the same one again for `docker cp`, Podman always
+ *the same. Counts survive this process in records (RUN_DIR/volumes). dockerd forgets its mounts
+ *when it is killed and then sends the same ID again; each new dockerd is an epoch, and an ID left
+ *over from an older one is taken over instead of counted twice.
+ *
+ * Locks, in this order:
+ *	volume->op       one per volume: starting and ending its mount, removing it. Held while a
+ *worker connects; waited for with a deadline. volumes->create  creating and deleting state files.
+ *Held during disk writes only. volumes->lock    everything else below. Held for moments; get and
+ *list take only this one, so they answer whatever the servers do. the mounter's own (leaf)
+ */
+#ifndef CV_PLUGIN_VOLUMES_H
+#define CV_PLUGIN_VOLUMES_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "config/dict.h"
+#include "config/err.h"
+#include "plugin/message.h"
+#include "plugin/supervisor.h"
+
+struct cv_volumes;
+
+/* How mounting is done; the supervisor's functions (supervisor.h, mountpoint.h) or a test's. */
+struct cv_mounter {
+	int (*mount)(void *ctx, const struct cv_mount_spec *spec, struct cv_worker **ret,
+		     struct cv_err *err);
+	int (*adopt)(void *ctx, const struct cv_record *record, const char *socket_name,
+		     struct cv_worker **ret, struct cv_err *err);
+	int (*sync)(struct cv_worker *worker, unsigned timeout_ms, struct cv_err *err);
+	int (*unmount)(struct cv_worker *worker, struct cv_err *err); /* drops the reference */
+	void (*info)(struct cv_worker *worker, struct cv_worker_info *ret);
+	struct cv_worker *(*ref)(struct cv_worker *worker);
+	void (*unref)(struct cv_worker *worker);
+	int (*prepare)(const char *mountpoint, struct cv_err *err);
+	int (*detach)(const char *mountpoint);
+	void (*remove)(const char *mountpoint);
+	bool (*is_mounted)(const char *mountpoint, uint64_t dev);
+};
+
+struct cv_volumes_config {
+	const char *state_dir;
+	const char *run_dir; /* absolute, exists */
+	const struct cv_mounter *mounter;
+	void *mounter_ctx;
+};
+
+/*
+ * Reads all state, adopts living workers, detaches what is dead. A file that cannot be read makes a
+ * volume that cannot be mounted; it never makes this fail.
+ */
+int cv_volumes_new(const struct cv_volumes_config *config, struct cv_volumes **ret,
+		   struct cv_err *err);
+/* Lets go; mounts stay. No other call is under way any more. */
+void cv_volumes_free(struct cv_volumes *volumes);
+
+/* opts is not changed; literal secrets are moved into files. The same again is success. */
+int cv_volumes_create(struct cv_volumes *volumes, const char *name, const struct cv_dict *opts,
+		      struct cv_err *err);
+int cv_volumes_remove(struct cv_volumes *volumes, const char *name, struct cv_err *err);
+/* Caller frees *ret_mountpoint. */
+int cv_volumes_mount(struct cv_volumes *volumes, const char *name, const char *id,
+		     char **ret_mountpoint, struct cv_err *err);
+/*
+ * Success for IDs and names that are not known. Otherwise the reference is dropped in any case; an
+ * error says that written data is not on the server.
+ */
+int cv_volumes_unmount(struct cv_volumes *volumes, const char *name, const char *id,
+		       struct cv_err *err);
+/* Never blocks for longer than a moment. Caller: cv_view_release(), cv_views_free(). */
+int cv_volumes_get(struct cv_volumes *volumes, const char *name, struct cv_view *ret,
+		   struct cv_err *err);
+int cv_volumes_list(struct cv_volumes *volumes, struct cv_view **ret_views, size_t *ret_count,
+		    struct cv_err *err);
+
+/* A new dockerd has introduced itself. */
+void cv_volumes_new_epoch(struct cv_volumes *volumes);
+
+/* Now and then: ends mounts that nobody uses and whose data has reached the server at last. */
+void cv_volumes_tick(struct cv_volumes *volumes);
+
+/* Podman's one mount ID for everything, SHA-256 of "placeholder\n". */
+#define CV_PODMAN_ID "2f73349cfc4630255319c6c8dfc1b46a8996ace9d14d8e07563b165915918ec2"
+
+#endif
