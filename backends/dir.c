@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A directory of this host. Objects are reached by the kernel's file handles, never by a path that
- * somebody could redirect meanwhile, and every name is looked up alone below a descriptor of its
- * directory without following links: nothing outside the root can be reached by a name.
+ * A directory of this host. Every name is looked up alone below a descriptor of its directory,
+ * without following links: nothing outside the root can be reached by a name.
  *
- * Identity. Normally a handle is name_to_handle_at()'s, opened again by open_by_handle_at() when
- * needed; a few thousand O_PATH descriptors are remembered, and closed when unused for seconds, for
- * they keep deleted files alive. Where that is not possible (overlayfs; CAP_DAC_READ_SEARCH
- * missing) and for objects of file systems mounted below the root, the handle is device and inode
- * number, and the O_PATH descriptor that pins them is kept for as long as the object has a name.
+ * Identity. Where the kernel gives file handles (name_to_handle_at(), open_by_handle_at()) they are
+ * the objects' handles; a few thousand O_PATH descriptors are remembered, and closed when unused
+ * for seconds, for they keep deleted files alive. Objects of other file systems mounted below the
+ * root have device and inode number as their handle, and the O_PATH descriptor that pins them is
+ * kept for as long as the object has a name.
+ * Where it gives none (overlayfs; CAP_DAC_READ_SEARCH missing) the engine has no handles: objects
+ * are named by their path, which openat2() walks below the root without following links.
  *
  * Ownership. The kernel has already checked permissions against the attributes it was told; we act
  * as ourselves, except that new objects are created with the caller's fsuid and fsgid, so that
@@ -44,6 +45,8 @@
 #define LISTING_MAX  (LISTING_SIZE / 24) /* a record is at least 24 bytes */
 #define XATTR_MAX    65536u
 #define PROC_PATH    32
+#define WALK_MAX     4000u /* of a path in one call; below PATH_MAX */
+#define TRANSIENT    4
 
 /* First byte of a handle. */
 enum { KIND_HANDLE = 'h', KIND_KEPT = 'k' };
@@ -62,8 +65,10 @@ struct dir {
 	int root_fd; /* not O_PATH: open_by_handle_at() needs a real one */
 	dev_t root_dev;
 	int mount_id;
-	bool handles;
+	bool handles; /* else objects are named by paths */
 	bool switch_ids;
+	int transient[TRANSIENT]; /* !handles: descriptors of the last objects */
+	unsigned transient_next;
 	struct object *buckets[BUCKETS];
 	struct object *newest, *oldest;
 	size_t cached, cached_max; /* KIND_HANDLE */
@@ -242,12 +247,55 @@ static int open_handle(struct dir *d, const struct cv_handle *h)
 	return fd < 0 ? -errno : fd;
 }
 
+/* Returns an O_PATH descriptor of path below the root, or -errno. */
+static int open_path(struct dir *d, const char *path)
+{
+	struct open_how how = {
+		.flags = O_PATH | O_NOFOLLOW | O_CLOEXEC,
+		.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
+	};
+	int at = d->root_fd;
+	char part[WALK_MAX + 1];
+
+	do {
+		size_t n = strlen(path);
+		long fd;
+
+		/* A path may be longer than the kernel takes at once. */
+		if (n > WALK_MAX) {
+			for (n = WALK_MAX; n > 0 && path[n] != '/';)
+				n--;
+		}
+		memcpy(part, path, n);
+		part[n] = '\0';
+		path += n + (path[n] == '/');
+		fd = syscall(SYS_openat2, at, n ? part : ".", &how, sizeof(how));
+		if (at != d->root_fd)
+			(void)close(at);
+		if (fd < 0)
+			return errno == EMFILE ? -ENFILE : -errno;
+		at = (int)fd;
+	} while (*path);
+	return at;
+}
+
 /* An O_PATH descriptor of the object, borrowed until the third object after it. */
 static int object_fd(struct dir *d, const struct cv_object *obj)
 {
-	struct object *o = *object_place(d, obj->handle);
+	struct object *o;
 	int fd;
 
+	if (!d->handles) {
+		int *place = &d->transient[d->transient_next++ % TRANSIENT];
+
+		fd = open_path(d, obj->path);
+		if (fd >= 0) {
+			cv_close_fd(place);
+			*place = fd;
+		}
+		return fd;
+	}
+	o = *object_place(d, obj->handle);
 	if (o) {
 		if (!is_kept(&o->handle) && o != d->newest) {
 			lru_unlink(d, o);
@@ -296,7 +344,9 @@ static bool handle_native(const struct dir *d, int dirfd, const char *name, int 
 
 static void handle_of(const struct dir *d, int fd, const struct stat *st, struct cv_handle *ret)
 {
-	if (!d->handles || !handle_native(d, fd, "", AT_EMPTY_PATH, ret))
+	if (!d->handles)
+		ret->size = 0;
+	else if (!handle_native(d, fd, "", AT_EMPTY_PATH, ret))
 		handle_kept(st, ret);
 }
 
@@ -333,21 +383,39 @@ static int attr_get(const struct dir *d, struct cv_op *op, int fd)
 	return 0;
 }
 
-/* Takes fd, an O_PATH descriptor. */
-static int entry_take(struct dir *d, int fd, struct cv_entry *ret)
+static int entry_fill(const struct dir *d, int fd, struct cv_entry *ret)
 {
 	struct stat st;
-	int r;
 
-	if (fstat(fd, &st) < 0) {
-		r = -errno;
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	handle_of(d, fd, &st, &ret->handle);
+	attr_fill(d, &st, &ret->attr);
+	return 0;
+}
+
+/* Takes fd, an O_PATH descriptor of the entry's object: it is likely to be used next. */
+static int entry_keep(struct dir *d, int fd, const struct cv_entry *entry)
+{
+	int r = 0;
+
+	if (entry->handle.size)
+		r = object_remember(d, &entry->handle, fd);
+	else
+		(void)close(fd);
+	return r < 0 ? r : 0;
+}
+
+/* Both; takes fd, also on failure. */
+static int entry_take(struct dir *d, int fd, struct cv_entry *ret)
+{
+	int r = entry_fill(d, fd, ret);
+
+	if (r < 0) {
 		(void)close(fd);
 		return r;
 	}
-	handle_of(d, fd, &st, &ret->handle);
-	attr_fill(d, &st, &ret->attr);
-	r = object_remember(d, &ret->handle, fd);
-	return r < 0 ? r : 0;
+	return entry_keep(d, fd, ret);
 }
 
 static int entry_at(struct dir *d, int dirfd, const char *name, struct cv_entry *ret)
@@ -363,7 +431,7 @@ static void victim_note(const struct dir *d, int dirfd, const char *name, struct
 	struct stat st;
 
 	ret->size = 0;
-	if (d->handles && handle_native(d, dirfd, name, 0, ret))
+	if (!d->handles || handle_native(d, dirfd, name, 0, ret))
 		return;
 	if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) == 0)
 		handle_kept(&st, ret);
@@ -721,21 +789,18 @@ static void dir_open(void *conn, struct cv_op *op, const struct cv_object *obj, 
 static int created(struct dir *d, struct cv_op *op, int dirfd, int fd, int flags, uint32_t mode)
 {
 	char path[PROC_PATH];
-	struct stat st;
 	int r = own(d, op->cred, dirfd, fd, S_IFREG | mode);
 
+	if (r == 0)
+		r = entry_fill(d, fd, &op->entry);
 	if (r < 0)
 		return r;
-	if (fstat(fd, &st) < 0)
-		return -errno;
-	handle_of(d, fd, &st, &op->entry.handle);
-	attr_fill(d, &st, &op->entry.attr);
 	op->attr = op->entry.attr;
 	op->have_attr = true;
-	if (is_kept(&op->entry.handle)) {
+	if (op->entry.handle.size && is_kept(&op->entry.handle)) {
 		r = open_at(d, AT_FDCWD, proc_path(fd, path), O_PATH, 0);
 		if (r >= 0)
-			r = object_remember(d, &op->entry.handle, r);
+			r = entry_keep(d, r, &op->entry);
 		if (r < 0)
 			return r;
 	}
@@ -745,18 +810,21 @@ static int created(struct dir *d, struct cv_op *op, int dirfd, int fd, int flags
 static int create_existing(struct dir *d, struct cv_op *op, int dirfd, const char *name, int flags)
 {
 	int fd = open_at(d, dirfd, name, O_PATH | O_NOFOLLOW, 0);
-	struct cv_object obj = { .handle = &op->entry.handle };
 	int r;
 
 	if (fd < 0)
 		return fd;
-	r = entry_take(d, fd, &op->entry);
-	if (r < 0)
+	r = open_object(d, op, fd, flags);
+	if (r == 0) {
+		r = entry_take(d, fd, &op->entry);
+		if (r < 0) {
+			(void)close(op->file->fd);
+			free(op->file);
+			op->file = NULL;
+		}
 		return r;
-	fd = object_fd(d, &obj);
-	r = fd < 0 ? fd : open_object(d, op, fd, flags);
-	if (r == 0)
-		op->entry.attr = op->attr;
+	}
+	(void)close(fd);
 	return r;
 }
 
@@ -929,8 +997,13 @@ static bool listing_entry(struct dir *d, int dirfd, const char *name, struct cv_
 	cv_cleanup_close int fd = -1;
 	struct stat st;
 
-	if (!d->handles)
-		return false;
+	if (!d->handles) {
+		ret->handle.size = 0;
+		if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+			return false;
+		attr_fill(d, &st, &ret->attr);
+		return true;
+	}
 	fd = open_at(d, dirfd, name, O_PATH | O_NOFOLLOW, 0);
 	if (fd < 0 || fstat(fd, &st) < 0 || !handle_native(d, fd, "", AT_EMPTY_PATH, &ret->handle))
 		return false;
@@ -1108,8 +1181,9 @@ static void dir_disconnect(void *conn)
 		while (d->buckets[b])
 			object_drop(d, &d->buckets[b]);
 	}
-	if (d->root_fd >= 0)
-		(void)close(d->root_fd);
+	for (unsigned i = 0; i < TRANSIENT; i++)
+		cv_close_fd(&d->transient[i]);
+	cv_close_fd(&d->root_fd);
 	free(d->buffer);
 	free(d);
 }
@@ -1265,7 +1339,7 @@ static int start(struct dir *d, const struct cv_dict *options, struct cv_info *i
 		d->cached_max = 4;
 	d->handles = handles_work(d);
 	d->switch_ids = ids_switch();
-	cv_debug("dir: %s, %s", d->handles ? "file handles" : "kept descriptors",
+	cv_debug("dir: %s, %s", d->handles ? "file handles" : "paths",
 		 d->switch_ids ? "creating as the caller" : "creating, then chown");
 	r = open_at(d, d->root_fd, ".", O_PATH | O_DIRECTORY, 0);
 	if (r >= 0)
@@ -1285,6 +1359,8 @@ static int dir_connect(const struct cv_dict *options, struct cv_loop *loop, void
 		return cv_fail(err, ENOMEM, "dir: out of memory");
 	d->loop = loop;
 	d->root_fd = -1;
+	for (unsigned i = 0; i < TRANSIENT; i++)
+		d->transient[i] = -1;
 	d->sweep = (struct cv_timer)CV_TIMER_INIT(on_sweep);
 	memset(ret_info, 0, sizeof(*ret_info));
 	d->buffer = malloc(CV_MAX_IO);
@@ -1294,7 +1370,10 @@ static int dir_connect(const struct cv_dict *options, struct cv_loop *loop, void
 		dir_disconnect(d);
 		return r;
 	}
-	ret_info->features = CV_FEAT_HANDLES | CV_FEAT_UNLINK_OPEN | CV_FEAT_HARD_LINKS;
+	ret_info->features = CV_FEAT_HARD_LINKS;
+	/* Without handles a nameless object cannot be found for calls that bring no open file. */
+	if (d->handles)
+		ret_info->features |= CV_FEAT_HANDLES | CV_FEAT_UNLINK_OPEN;
 	ret_info->read_max = ret_info->write_max = CV_MAX_IO;
 	ret_info->readdir_max = 32768;
 	ret_info->time_gran_ns = 1;
