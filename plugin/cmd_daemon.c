@@ -32,7 +32,8 @@
 #include "plugin/volumes.h"
 
 #define TICK_S	      10
-#define DRAIN_MS      8000 /* systemd and dockerd kill after 10 s or more */
+#define DRAIN_MS      5000 /* dockerd kills a managed plugin after 10 s */
+#define ABANDON_MS    3000
 #define NOFILE_WANTED 65536
 
 struct daemon {
@@ -255,8 +256,11 @@ static void stop(struct daemon *d)
 	notify("STOPPING=1\nSTATUS=Stopping; mounts stay");
 	remove_socket(d);
 	idle = cv_server_drain(d->server, DRAIN_MS);
+	if (!idle) {
+		cv_supervisor_abandon(d->supervisor);
+		idle = cv_server_drain(d->server, ABANDON_MS);
+	}
 	if (!stop_ticker(d) || !idle) {
-		/* A worker that is still connecting notices our end and ends as well. */
 		cv_notice("stopped; calls still under way were given up");
 		_exit(CV_EXIT_OK);
 	}

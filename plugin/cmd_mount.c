@@ -223,7 +223,7 @@ static int wait_for_report(int fd, unsigned timeout_ms)
 	ssize_t n = 1;
 
 	while (n > 0 && used < sizeof(err.text) - 1) {
-		if (!cv_pidfd_wait(fd, cv_clock_left_ms(deadline))) {
+		if (!cv_wait_readable(fd, cv_clock_left_ms(deadline))) {
 			(void)cv_fail(&err, ETIMEDOUT, "the mount's supervisor does not answer");
 			return cv_print_failure(&err);
 		}

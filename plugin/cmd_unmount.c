@@ -59,12 +59,12 @@ static int wait_for_end(const struct cv_ownmount *own, const struct cv_record *r
 	cv_cleanup_close int worker = cv_process_open(rec->worker, rec->worker_start);
 	cv_cleanup_close int supervisor = cv_process_open(rec->supervisor, rec->supervisor_start);
 
-	if (worker >= 0 && !cv_pidfd_wait(worker, WORKER_MS))
+	if (worker >= 0 && !cv_wait_readable(worker, WORKER_MS))
 		return cv_fail(err, EBUSY,
 			       "%s is unmounted, but something (a container?) still uses the file "
 			       "system; its worker, pid %d, ends with that",
 			       rec->mountpoint, (int)rec->worker);
-	if (supervisor >= 0 && !cv_pidfd_wait(supervisor, SUPERVISOR_MS))
+	if (supervisor >= 0 && !cv_wait_readable(supervisor, SUPERVISOR_MS))
 		return cv_fail(err, EBUSY, "%s is unmounted, but its supervisor, pid %d, goes on",
 			       rec->mountpoint, (int)rec->supervisor);
 	cv_ownmount_forget(own);

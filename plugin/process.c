@@ -67,9 +67,9 @@ int cv_pidfd_signal(int pidfd, int sig)
 	return syscall(SYS_pidfd_send_signal, pidfd, sig, NULL, 0) < 0 ? -errno : 0;
 }
 
-bool cv_pidfd_wait(int pidfd, int timeout_ms)
+bool cv_wait_readable(int fd, int timeout_ms)
 {
-	struct pollfd pfd = { .fd = pidfd, .events = POLLIN };
+	struct pollfd pfd = { .fd = fd, .events = POLLIN };
 	uint64_t deadline = cv_clock_ms() + (uint64_t)(timeout_ms > 0 ? timeout_ms : 0);
 	int r;
 

@@ -14,9 +14,10 @@ uint64_t cv_process_start(pid_t pid);
 /* A pidfd for exactly this process, or -ESRCH, -errno. */
 int cv_process_open(pid_t pid, uint64_t start);
 
-int cv_pidfd_open(pid_t pid);		       /* fd or -errno */
-int cv_pidfd_signal(int pidfd, int sig);       /* 0 or -errno */
-bool cv_pidfd_wait(int pidfd, int timeout_ms); /* true: the process has ended */
+int cv_pidfd_open(pid_t pid);		 /* fd or -errno */
+int cv_pidfd_signal(int pidfd, int sig); /* 0 or -errno */
+bool cv_wait_readable(int fd,
+		      int timeout_ms); /* a pidfd becomes readable when its process has ended */
 
 /* A point in time, CLOCK_MONOTONIC milliseconds, and what is left until it (0: over). */
 uint64_t cv_clock_ms(void);

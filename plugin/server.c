@@ -36,7 +36,7 @@ struct cv_server {
 	pthread_mutex_t lock;
 	pthread_cond_t idle;
 	unsigned active; /* requests being handled; protected by lock */
-	bool draining;	 /* protected by lock */
+	bool draining;	 /* protected by lock; set by the thread that drains */
 };
 
 struct exchange {
@@ -328,7 +328,7 @@ int cv_server_start(int listen_fd, size_t body_max, const struct cv_http_handler
 bool cv_server_drain(struct cv_server *s, int timeout_ms)
 {
 	struct timespec until = cv_clock_timespec(cv_clock_ms() + (uint64_t)timeout_ms);
-	int fd = MHD_quiesce_daemon(s->daemon);
+	int fd = s->draining ? -1 : MHD_quiesce_daemon(s->daemon);
 	int r = 0;
 
 	if (fd >= 0)

@@ -178,6 +178,9 @@ static void worker_ended(struct cv_supervisor *sup, struct cv_worker *w)
 	(void)snprintf(w->error, sizeof(w->error), "the worker (pid %d) %s", (int)w->pid, how);
 	if (w->end_expected || w->state == WORKER_STARTING)
 		cv_debug("volume '%s': %s", w->volume, w->error);
+	else if (known && info.si_code == CLD_EXITED && info.si_status == 0)
+		/* It ends by itself only when the kernel says that the mount is gone. */
+		cv_warning("volume '%s': somebody else unmounted %s", w->volume, w->mountpoint);
 	else
 		cv_error("volume '%s': %s; its users get 'Transport endpoint is not connected' "
 			 "until they are started again",
@@ -328,6 +331,15 @@ void cv_supervisor_free(struct cv_supervisor *sup)
 	(void)pthread_mutex_destroy(&sup->lock);
 	free(sup->worker_path);
 	free(sup);
+}
+
+void cv_supervisor_abandon(struct cv_supervisor *sup)
+{
+	CV_SCOPED_LOCK(&sup->lock);
+	for (struct cv_worker *w = sup->workers; w; w = w->next) {
+		if (w->state == WORKER_STARTING)
+			(void)cv_pidfd_signal(w->pidfd, SIGKILL);
+	}
 }
 
 /* ---- sockets of workers ---- */

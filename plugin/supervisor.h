@@ -31,6 +31,9 @@ int cv_supervisor_new(const struct cv_supervisor_config *config, struct cv_super
 /* Lets go of all workers, which go on serving. No other call is under way any more. */
 void cv_supervisor_free(struct cv_supervisor *sup);
 
+/* Ends the workers that are still connecting; their mounts fail. For a process that has to stop. */
+void cv_supervisor_abandon(struct cv_supervisor *sup);
+
 struct cv_mount_spec {
 	const char *volume;	 /* for people and ps */
 	const char *socket_name; /* file name in socket_dir; at most CV_ENCODED_SOCKET + 5 bytes */

@@ -26,6 +26,7 @@
 #define MOUNT_MS       20000 /* dockerd waits 120 s; a managed plugin has 30 s */
 #define PODMAN_MS      4000  /* Podman waits 5 s */
 #define UNMOUNT_MS     50000 /* dockerd waits 60 s */
+#define LOCK_GRACE_MS  700   /* so that a waiting Mount gets to know what the attempt's error was */
 #define REMOVE_MS      40000
 #define REMOVE_SYNC_MS 10000
 #define TICK_SYNC_MS   5000
@@ -675,7 +676,7 @@ int cv_volumes_mount(struct cv_volumes *vs, const char *name, const char *id, ch
 		seen = v->attempts;
 	}
 	deadline = cv_clock_ms() + mount_limit_ms(v, id);
-	r = lock_op(vs, v, deadline, err);
+	r = lock_op(vs, v, deadline + LOCK_GRACE_MS, err);
 	if (r == 0) {
 		mountpoint = strdup(v->mountpoint);
 		r = mountpoint ? mount_locked_op(vs, v, id, seen, deadline, err)
@@ -1177,6 +1178,23 @@ static void detach_unowned(void *ctx, const char *path)
 	vs->mounter->remove(path);
 }
 
+/* Bare directories of mounts that a killed daemon had begun or ended. */
+static void remove_bare(struct cv_volumes *vs, const char *mounts)
+{
+	cv_cleanup_closedir DIR *dir = opendir(mounts);
+	struct dirent *entry;
+
+	while (dir && (entry = readdir(dir))) {
+		cv_cleanup_free char *path = NULL;
+
+		if (entry->d_name[0] == '.')
+			continue;
+		path = cv_sprintf("%s/%s", mounts, entry->d_name);
+		if (path)
+			vs->mounter->remove(path);
+	}
+}
+
 static int load_all(struct cv_volumes *vs, struct cv_err *err)
 {
 	cv_cleanup_free char *mounts = cv_sprintf("%s/mnt", vs->run_dir);
@@ -1189,6 +1207,8 @@ static int load_all(struct cv_volumes *vs, struct cv_err *err)
 		r = cv_mount_each_below(mounts, detach_unowned, vs);
 		if (r < 0)
 			(void)cv_fail(err, -r, "reading the mount table: %s", cv_strerror(r));
+		else
+			remove_bare(vs, mounts);
 	}
 	return r;
 }
