@@ -269,8 +269,10 @@ int cv_store_load(const struct cv_store *store, const char *encoded, struct cv_s
 		return cv_fail(err, -r, "state file %s/volumes/%s: %s", store->path, name,
 			       cv_strerror(r));
 	r = cv_state_parse(data, size, &state, err);
-	if (r < 0)
-		return cv_fail_context(err, "state file %s/volumes/%s", store->path, name);
+	if (r < 0) {
+		(void)cv_fail_context(err, "state file %s/volumes/%s", store->path, name);
+		return r;
+	}
 	cv_name_encode(state.name, CV_ENCODED_MAX, again);
 	if (!cv_str_eq(again, encoded))
 		return cv_fail(err, EBADMSG,
@@ -569,7 +571,9 @@ int cv_record_load(int dirfd, const char *name, struct cv_record *ret, struct cv
 	if (r < 0)
 		return cv_fail(err, -r, "record %s: %s", name, cv_strerror(r));
 	r = cv_record_parse(data, size, ret, err);
-	return r < 0 ? cv_fail_context(err, "record %s", name) : 0;
+	if (r < 0)
+		(void)cv_fail_context(err, "record %s", name);
+	return r;
 }
 
 int cv_record_save(int dirfd, const char *name, const struct cv_record *record, struct cv_err *err)

@@ -1,0 +1,599 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The registry and its counting of mount IDs, with a mounter that mounts nothing. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "config/str.h"
+#include "plugin/volumes.h"
+
+struct cv_worker {
+	unsigned refs;
+	bool alive;
+	int pid;
+};
+
+/* What the fake mounter is told to do, and what it has seen. */
+static struct {
+	pthread_mutex_t lock;
+	int mount_result, sync_result;
+	unsigned mount_delay_ms, mounts, syncs, unmounts, living;
+	bool adopt_fails, mounted;
+	struct cv_worker *last;
+} fake = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+static struct cv_worker *worker_new(int pid)
+{
+	struct cv_worker *w = calloc(1, sizeof(*w));
+
+	assert_non_null(w);
+	w->refs = 1;
+	w->alive = true;
+	w->pid = pid;
+	fake.living++;
+	fake.last = w;
+	return w;
+}
+
+static int fake_mount(void *ctx, const struct cv_mount_spec *spec, struct cv_worker **ret,
+		      struct cv_err *err)
+{
+	struct timespec delay = { .tv_sec = fake.mount_delay_ms / 1000,
+				  .tv_nsec = (long)(fake.mount_delay_ms % 1000) * 1000000 };
+
+	(void)ctx;
+	(void)nanosleep(&delay, NULL);
+	(void)pthread_mutex_lock(&fake.lock);
+	fake.mounts++;
+	(void)pthread_mutex_unlock(&fake.lock);
+	if (fake.mount_result)
+		return cv_fail(err, fake.mount_result, "%s did not work", spec->volume);
+	*ret = worker_new(1000 + (int)fake.mounts);
+	fake.mounted = true;
+	return 0;
+}
+
+static int fake_adopt(void *ctx, const struct cv_record *record, const char *socket_name,
+		      struct cv_worker **ret, struct cv_err *err)
+{
+	(void)ctx;
+	(void)socket_name;
+	if (fake.adopt_fails)
+		return cv_fail(err, ESRCH, "its worker is gone");
+	*ret = worker_new(record->worker);
+	fake.mounted = true;
+	return 0;
+}
+
+static int fake_sync(struct cv_worker *w, unsigned timeout_ms, struct cv_err *err)
+{
+	assert_true(w->refs > 0);
+	assert_true(timeout_ms <= 50000);
+	(void)pthread_mutex_lock(&fake.lock);
+	fake.syncs++;
+	(void)pthread_mutex_unlock(&fake.lock);
+	return fake.sync_result ? cv_fail(err, fake.sync_result, "3 bytes are missing") : 0;
+}
+
+static void fake_unref(struct cv_worker *w)
+{
+	(void)pthread_mutex_lock(&fake.lock);
+	if (--w->refs == 0) {
+		fake.living--;
+		free(w);
+	}
+	(void)pthread_mutex_unlock(&fake.lock);
+}
+
+static struct cv_worker *fake_ref(struct cv_worker *w)
+{
+	(void)pthread_mutex_lock(&fake.lock);
+	w->refs++;
+	(void)pthread_mutex_unlock(&fake.lock);
+	return w;
+}
+
+static int fake_unmount(struct cv_worker *w, struct cv_err *err)
+{
+	(void)err;
+	fake.unmounts++;
+	fake.mounted = false;
+	fake_unref(w);
+	return 0;
+}
+
+static void fake_info(struct cv_worker *w, struct cv_worker_info *ret)
+{
+	memset(ret, 0, sizeof(*ret));
+	ret->alive = w->alive;
+	ret->pid = w->pid;
+	ret->start = 7;
+	ret->dev = 9;
+	(void)strcpy(ret->server, "server.example");
+}
+
+static int fake_prepare(const char *mountpoint, struct cv_err *err)
+{
+	(void)err;
+	assert_true(*mountpoint == '/');
+	return 0;
+}
+
+static int fake_detach(const char *mountpoint)
+{
+	(void)mountpoint;
+	return 0;
+}
+
+static void fake_remove(const char *mountpoint)
+{
+	(void)mountpoint;
+}
+
+static bool fake_is_mounted(const char *mountpoint, uint64_t dev)
+{
+	(void)mountpoint;
+	return fake.mounted && dev == 9;
+}
+
+static const struct cv_mounter fake_mounter = {
+	.mount = fake_mount,
+	.adopt = fake_adopt,
+	.sync = fake_sync,
+	.unmount = fake_unmount,
+	.info = fake_info,
+	.ref = fake_ref,
+	.unref = fake_unref,
+	.prepare = fake_prepare,
+	.detach = fake_detach,
+	.remove = fake_remove,
+	.is_mounted = fake_is_mounted,
+};
+
+struct fixture {
+	char dir[64];
+	char state_dir[80];
+	char run_dir[80];
+	struct cv_volumes *vs;
+};
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	(void)st;
+	(void)type;
+	(void)ftw;
+	return remove(path);
+}
+
+static void open_registry(struct fixture *f)
+{
+	struct cv_volumes_config config = { .state_dir = f->state_dir,
+					    .run_dir = f->run_dir,
+					    .mounter = &fake_mounter };
+	struct cv_err err = { 0 };
+
+	if (cv_volumes_new(&config, &f->vs, &err) != 0)
+		fail_msg("%s", err.text);
+}
+
+static void reopen(struct fixture *f)
+{
+	cv_volumes_free(f->vs);
+	open_registry(f);
+}
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+
+	assert_non_null(f);
+	fake.mount_result = fake.sync_result = 0;
+	fake.mount_delay_ms = fake.mounts = fake.syncs = fake.unmounts = 0;
+	fake.adopt_fails = fake.mounted = false;
+	(void)strcpy(f->dir, "/tmp/cvol-test-XXXXXX");
+	assert_non_null(mkdtemp(f->dir));
+	(void)snprintf(f->state_dir, sizeof(f->state_dir), "%s/state", f->dir);
+	(void)snprintf(f->run_dir, sizeof(f->run_dir), "%s/run", f->dir);
+	open_registry(f);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	cv_volumes_free(f->vs);
+	assert_int_equal(fake.living, 0); /* every reference was given back */
+	assert_int_equal(nftw(f->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+	free(f);
+	return 0;
+}
+
+static void create(struct fixture *f, const char *name)
+{
+	struct cv_dict none = CV_DICT_INIT;
+	struct cv_err err = { 0 };
+
+	if (cv_volumes_create(f->vs, name, &none, &err) != 0)
+		fail_msg("%s", err.text);
+}
+
+static int mount_id(struct fixture *f, const char *name, const char *id, struct cv_err *err)
+{
+	char *path = NULL;
+	int r = cv_volumes_mount(f->vs, name, id, &path, err);
+
+	assert_true((r == 0) == (path != NULL));
+	if (path)
+		assert_true(*path == '/');
+	free(path);
+	return r;
+}
+
+/* State and number of references. */
+static void expect(struct fixture *f, const char *name, const char *wanted, unsigned mounts)
+{
+	struct cv_view v = { 0 };
+	struct cv_err err = { 0 };
+
+	assert_int_equal(cv_volumes_get(f->vs, name, &v, &err), 0);
+	assert_string_equal(v.state, wanted);
+	assert_int_equal(v.mounts, mounts);
+	assert_true(*v.mountpoint == '/');
+	cv_view_release(&v);
+}
+
+static void test_one_id_twice_is_two_users(void **state)
+{
+	struct fixture *f = *state;
+
+	create(f, "v");
+	expect(f, "v", "created", 0);
+	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
+	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
+	assert_int_equal(mount_id(f, "v", "b", NULL), 0);
+	expect(f, "v", "mounted", 3);
+	assert_int_equal(fake.mounts, 1);
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", "b", NULL), 0);
+	expect(f, "v", "mounted", 1);
+	assert_int_equal(fake.syncs, 2); /* each Unmount stores what was written */
+	assert_int_equal(fake.unmounts, 0);
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
+	expect(f, "v", "created", 0);
+	assert_int_equal(fake.unmounts, 1);
+}
+
+static void test_unknown_ids_and_names_unmount_well(void **state)
+{
+	struct fixture *f = *state;
+
+	create(f, "v");
+	assert_int_equal(cv_volumes_unmount(f->vs, "nobody", "a", NULL), 0);
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
+	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", "other", NULL), 0);
+	expect(f, "v", "mounted", 1);
+	assert_int_equal(mount_id(f, "nobody", "a", NULL), -ENOENT);
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
+}
+
+static void test_failed_mount_leaves_no_reference(void **state)
+{
+	struct fixture *f = *state;
+	struct cv_err err = { 0 };
+
+	create(f, "v");
+	fake.mount_result = EHOSTUNREACH;
+	assert_int_equal(mount_id(f, "v", "a", &err), -EHOSTUNREACH);
+	assert_non_null(strstr(err.text, "volume 'v'"));
+	expect(f, "v", "created", 0);
+	fake.mount_result = 0;
+	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
+	expect(f, "v", "mounted", 1);
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
+}
+
+static void *mount_thread(void *arg)
+{
+	return (void *)(intptr_t)mount_id(arg, "v", "same", NULL);
+}
+
+static void run_together(struct fixture *f, int expected)
+{
+	pthread_t threads[8];
+
+	for (size_t i = 0; i < 8; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, mount_thread, f), 0);
+	for (size_t i = 0; i < 8; i++) {
+		void *result;
+
+		assert_int_equal(pthread_join(threads[i], &result), 0);
+		assert_int_equal((int)(intptr_t)result, expected);
+	}
+}
+
+static void test_mounts_at_once_share_one_attempt(void **state)
+{
+	struct fixture *f = *state;
+
+	create(f, "v");
+	fake.mount_delay_ms = 300;
+	fake.mount_result = EACCES;
+	run_together(f, -EACCES);
+	assert_int_equal(fake.mounts, 1);
+	fake.mount_result = 0;
+	run_together(f, 0);
+	assert_int_equal(fake.mounts, 2);
+	expect(f, "v", "mounted", 8);
+	for (int i = 0; i < 8; i++)
+		assert_int_equal(cv_volumes_unmount(f->vs, "v", "same", NULL), 0);
+	expect(f, "v", "created", 0);
+}
+
+static void test_get_and_list_do_not_wait_for_a_mount(void **state)
+{
+	struct fixture *f = *state;
+	struct cv_view *views = NULL;
+	size_t count = 0;
+	struct timespec a, b;
+	struct timespec moment = { .tv_nsec = 100000000 };
+	pthread_t thread;
+
+	create(f, "v");
+	fake.mount_delay_ms = 800;
+	assert_int_equal(pthread_create(&thread, NULL, mount_thread, f), 0);
+	(void)nanosleep(&moment, NULL);
+	(void)clock_gettime(CLOCK_MONOTONIC, &a);
+	expect(f, "v", "mounting", 0);
+	assert_int_equal(cv_volumes_list(f->vs, &views, &count, NULL), 0);
+	(void)clock_gettime(CLOCK_MONOTONIC, &b);
+	assert_true((b.tv_sec - a.tv_sec) * 1000 + (b.tv_nsec - a.tv_nsec) / 1000000 < 50);
+	assert_int_equal(count, 1);
+	cv_views_free(views, count);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", "same", NULL), 0);
+}
+
+static void test_unstored_data_keeps_the_mount(void **state)
+{
+	struct fixture *f = *state;
+	struct cv_err err = { 0 };
+
+	create(f, "v");
+	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
+	fake.sync_result = ETIMEDOUT;
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", &err), -ETIMEDOUT);
+	assert_non_null(strstr(err.text, "volume 'v'"));
+	assert_non_null(strstr(err.text, "server.example"));
+	assert_non_null(strstr(err.text, "3 bytes are missing"));
+	expect(f, "v", "draining", 0);
+	assert_int_equal(fake.unmounts, 0);
+	cv_volumes_tick(f->vs);
+	expect(f, "v", "draining", 0);
+	assert_int_equal(cv_volumes_remove(f->vs, "v", &err), -ETIMEDOUT);
+	/* A new user gets the same mount. */
+	assert_int_equal(mount_id(f, "v", "b", NULL), 0);
+	assert_int_equal(fake.mounts, 1);
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", "b", &err), -ETIMEDOUT);
+	fake.sync_result = 0;
+	cv_volumes_tick(f->vs);
+	expect(f, "v", "created", 0);
+	assert_int_equal(fake.unmounts, 1);
+}
+
+static void test_dead_worker_is_replaced_at_next_mount(void **state)
+{
+	struct fixture *f = *state;
+
+	create(f, "v");
+	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
+	fake.last->alive = false;
+	expect(f, "v", "failed", 1);
+	assert_int_equal(mount_id(f, "v", "b", NULL), 0);
+	assert_int_equal(fake.mounts, 2);
+	expect(f, "v", "mounted", 2);
+	fake.mounted = false; /* somebody used umount(8) */
+	assert_int_equal(mount_id(f, "v", "c", NULL), 0);
+	assert_int_equal(fake.mounts, 3);
+	expect(f, "v", "mounted", 3);
+}
+
+static void test_remove_is_refused_while_mounted(void **state)
+{
+	struct fixture *f = *state;
+	struct cv_view v = { 0 };
+
+	create(f, "v");
+	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
+	assert_int_equal(cv_volumes_remove(f->vs, "v", NULL), -EBUSY);
+	expect(f, "v", "mounted", 1);
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
+	assert_int_equal(cv_volumes_remove(f->vs, "v", NULL), 0);
+	assert_int_equal(cv_volumes_get(f->vs, "v", &v, NULL), -ENOENT);
+	assert_int_equal(cv_volumes_remove(f->vs, "v", NULL), -ENOENT);
+	reopen(f);
+	assert_int_equal(cv_volumes_get(f->vs, "v", &v, NULL), -ENOENT);
+}
+
+static void test_epochs(void **state)
+{
+	struct fixture *f = *state;
+
+	create(f, "v");
+	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
+	assert_int_equal(mount_id(f, "v", "gone", NULL), 0);
+	assert_int_equal(mount_id(f, "v", CV_PODMAN_ID, NULL), 0);
+	cv_volumes_new_epoch(f->vs); /* dockerd was killed and started again */
+	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
+	assert_int_equal(mount_id(f, "v", CV_PODMAN_ID, NULL), 0);
+	expect(f, "v", "mounted", 4); /* a once, gone once, Podman twice */
+	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
+	expect(f, "v", "mounted", 5); /* docker cp, within the new epoch */
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
+	assert_int_equal(cv_volumes_remove(f->vs, "v", NULL), -EBUSY); /* Podman's */
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", CV_PODMAN_ID, NULL), 0);
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", CV_PODMAN_ID, NULL), 0);
+	expect(f, "v", "mounted", 1); /* only what no dockerd knows any more */
+	assert_int_equal(cv_volumes_remove(f->vs, "v", NULL), 0);
+	assert_int_equal(fake.unmounts, 1);
+}
+
+static void test_restart_adopts(void **state)
+{
+	struct fixture *f = *state;
+	struct cv_view v = { 0 };
+
+	create(f, "a b/\xc3\xbc");
+	assert_int_equal(mount_id(f, "a b/\xc3\xbc", "x", NULL), 0);
+	assert_int_equal(mount_id(f, "a b/\xc3\xbc", "x", NULL), 0);
+	reopen(f);
+	expect(f, "a b/\xc3\xbc", "mounted", 2);
+	assert_int_equal(cv_volumes_get(f->vs, "a b/\xc3\xbc", &v, NULL), 0);
+	assert_int_equal(v.worker, 1001);
+	cv_view_release(&v);
+	assert_int_equal(fake.mounts, 1);
+	assert_int_equal(cv_volumes_unmount(f->vs, "a b/\xc3\xbc", "x", NULL), 0);
+	fake.adopt_fails = true;
+	fake.mounted = false;
+	reopen(f);
+	expect(f, "a b/\xc3\xbc", "failed", 1);
+	assert_int_equal(mount_id(f, "a b/\xc3\xbc", "y", NULL), 0);
+	expect(f, "a b/\xc3\xbc", "mounted", 2);
+	assert_int_equal(fake.mounts, 2);
+}
+
+static void test_create_again(void **state)
+{
+	struct fixture *f = *state;
+	struct cv_dict o = CV_DICT_INIT;
+	struct cv_err err = { 0 };
+
+	assert_int_equal(cv_dict_set(&o, "source", "sftp://u@h/data"), 0);
+	assert_int_equal(cv_dict_set(&o, "password", "s3cret"), 0);
+	assert_int_equal(cv_volumes_create(f->vs, "v", &o, &err), 0);
+	assert_int_equal(cv_volumes_create(f->vs, "v", &o, &err), 0);
+	reopen(f);
+	assert_int_equal(cv_volumes_create(f->vs, "v", &o, &err), 0);
+	assert_int_equal(cv_dict_set(&o, "password", "0ther"), 0);
+	assert_int_equal(cv_dict_set(&o, "readonly", "true"), 0);
+	assert_int_equal(cv_volumes_create(f->vs, "v", &o, &err), -EEXIST);
+	assert_non_null(strstr(err.text, "password"));
+	assert_non_null(strstr(err.text, "readonly"));
+	assert_null(strstr(err.text, "s3cret"));
+	assert_null(strstr(err.text, "0ther"));
+	cv_dict_release(&o);
+	assert_int_equal(cv_dict_set(&o, "bogus", "1"), 0);
+	assert_int_equal(cv_volumes_create(f->vs, "w", &o, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "bogus"));
+	cv_dict_release(&o);
+	assert_int_equal(cv_volumes_create(f->vs, "../w", &o, &err), -EINVAL);
+}
+
+static void test_one_bad_file_hurts_one_volume(void **state)
+{
+	struct fixture *f = *state;
+	struct cv_dict none = CV_DICT_INIT;
+	struct cv_view v = { 0 };
+	struct cv_err err = { 0 };
+	char path[128];
+	FILE *file;
+
+	create(f, "good");
+	create(f, "bad one");
+	(void)snprintf(path, sizeof(path), "%s/volumes/bad%%20one.json", f->state_dir);
+	file = fopen(path, "w");
+	assert_non_null(file);
+	assert_true(fputs("{\"version\":9}", file) >= 0);
+	assert_int_equal(fclose(file), 0);
+	reopen(f);
+	expect(f, "good", "created", 0);
+	expect(f, "bad one", "broken", 0);
+	assert_int_equal(cv_volumes_get(f->vs, "bad one", &v, &err), 0);
+	assert_non_null(strstr(v.error, "newer"));
+	cv_view_release(&v);
+	assert_int_equal(mount_id(f, "bad one", "a", &err), -EIO);
+	assert_non_null(strstr(err.text, "newer"));
+	assert_int_equal(cv_volumes_create(f->vs, "bad one", &none, &err), -EEXIST);
+	assert_int_equal(access(path, F_OK), 0);
+	assert_int_equal(cv_volumes_remove(f->vs, "bad one", &err), 0);
+	assert_int_equal(access(path, F_OK), -1); /* moved aside, see test_state.c */
+	create(f, "bad one");
+	expect(f, "bad one", "created", 0);
+}
+
+static void test_unwritable_state_creates_nothing(void **state)
+{
+	struct fixture *f = *state;
+	struct cv_dict o = CV_DICT_INIT;
+	struct cv_view v = { 0 };
+	struct cv_err err = { 0 };
+	char path[128];
+
+	(void)snprintf(path, sizeof(path), "%s/volumes", f->state_dir);
+	assert_int_equal(rmdir(path), 0); /* stops root as well */
+	assert_int_equal(cv_dict_set(&o, "source", "sftp://u@h/data"), 0);
+	assert_int_equal(cv_dict_set(&o, "password", "s3cret"), 0);
+	assert_int_equal(cv_volumes_create(f->vs, "v", &o, &err), -ENOENT);
+	assert_non_null(strstr(err.text, "not created"));
+	assert_int_equal(cv_volumes_get(f->vs, "v", &v, NULL), -ENOENT);
+	(void)snprintf(path, sizeof(path), "%s/secrets/v.password", f->state_dir);
+	assert_int_equal(access(path, F_OK), -1);
+	cv_dict_release(&o);
+}
+
+static void test_default_volume_makes_its_directory_when_mounted(void **state)
+{
+	struct fixture *f = *state;
+	struct stat st;
+	char path[128];
+
+	create(f, "v");
+	(void)snprintf(path, sizeof(path), "%s/data/v", f->state_dir);
+	assert_int_equal(access(path, F_OK), -1);
+	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0755);
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
+	assert_int_equal(cv_volumes_remove(f->vs, "v", NULL), 0);
+	assert_int_equal(access(path, F_OK), 0); /* data is kept */
+}
+
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(test_one_id_twice_is_two_users),
+		T(test_unknown_ids_and_names_unmount_well),
+		T(test_failed_mount_leaves_no_reference),
+		T(test_mounts_at_once_share_one_attempt),
+		T(test_get_and_list_do_not_wait_for_a_mount),
+		T(test_unstored_data_keeps_the_mount),
+		T(test_dead_worker_is_replaced_at_next_mount),
+		T(test_remove_is_refused_while_mounted),
+		T(test_epochs),
+		T(test_restart_adopts),
+		T(test_create_again),
+		T(test_one_bad_file_hurts_one_volume),
+		T(test_unwritable_state_creates_nothing),
+		T(test_default_volume_makes_its_directory_when_mounted),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
