@@ -154,6 +154,19 @@ static void links_are_not_followed(void **state)
 	assert_int_equal(access(path, F_OK), 0);
 	in_base(path, "outside/new");
 	assert_int_equal(access(path, F_OK), -1);
+	/* One further up: by its path it is gone, by its handle it is where it was. */
+	assert_int_equal(make_dir(&root, "p", &l), 0);
+	assert_int_equal(make_dir(&l, "q", &d), 0);
+	(void)snprintf(path, sizeof(path), "%s/p", root_path);
+	char moved[256];
+
+	(void)snprintf(moved, sizeof(moved), "%s/p2", root_path);
+	assert_int_equal(rename(path, moved), 0);
+	assert_int_equal(symlink("p2", path), 0);
+	if (test_mount.info.features & CV_FEAT_HANDLES)
+		assert_int_equal(create(&d, "new", 0600, NULL, NULL), 0);
+	else
+		assert_true(create(&d, "new", 0600, NULL, NULL) < 0);
 	/* setattr through a link changes the link. */
 	assert_int_equal(RUN(&c, cv_symlink, &root.object, "t", "../outside/secret"), 0);
 	assert_int_equal(lookup(&root, "t", &l), 0);

@@ -123,6 +123,9 @@ static void space_comes_back(void **state)
 	assert_int_equal(getattr(&f, NULL, &attr), 0);
 	assert_int_equal(attr.blocks, 0);
 	assert_int_equal(attr.size, (1ull << 40) + 10);
+	assert_int_equal(RUN(&c, cv_fallocate, file, FALLOC_FL_KEEP_SIZE, 1000, 300000), 0);
+	assert_int_equal(getattr(&f, NULL, &attr), 0);
+	assert_in_range(attr.blocks * 512, 300000, 400000);
 	cv_release(&test_mount, file);
 	assert_int_equal(unlink_name(&root, "g"), 0);
 	assert_int_equal(RUN(&c, cv_rmdir, &root.object, "d"), 0);
