@@ -84,6 +84,7 @@ static const struct cv_mounter supervisor_mounter = {
 	.detach = cv_mountpoint_detach,
 	.remove = cv_mountpoint_remove,
 	.is_mounted = cv_mountpoint_is,
+	.in_use = cv_mountpoint_in_use,
 };
 
 /* ---- what systemd wants to hear (sd_notify(3), without its library) ---- */

@@ -39,11 +39,17 @@ struct endpoint {
 			struct cv_err *err)
 #define UNUSED (void)d, (void)http, (void)request, (void)err
 
+/* Podman and people do not name the type they accept. */
+static bool is_dockerd(const struct cv_http_request *http)
+{
+	return strstr(http->accept, "docker.plugins") != NULL;
+}
+
 RUN(activate)
 {
 	UNUSED;
-	/* Podman introduces itself with every command; only dockerd names the type it accepts. */
-	if (strstr(http->accept, "docker.plugins"))
+	/* Podman introduces itself with every command, which means nothing. */
+	if (is_dockerd(http))
 		cv_volumes_new_epoch(d->volumes);
 	reply->body = cv_message_activate();
 	return 0;
@@ -68,7 +74,7 @@ RUN(create)
 
 RUN(remove_volume)
 {
-	int r = cv_volumes_remove(d->volumes, request->name, err);
+	int r = cv_volumes_remove(d->volumes, request->name, is_dockerd(http), err);
 
 	UNUSED;
 	if (r == 0)

@@ -603,3 +603,11 @@ void cv_mountpoint_users(const char *path, uint64_t dev, char *out, size_t size)
 			break;
 	}
 }
+
+bool cv_mountpoint_in_use(const char *path, uint64_t dev)
+{
+	char users[64];
+
+	cv_mountpoint_users(path, dev, users, sizeof(users));
+	return *users != '\0';
+}

@@ -79,5 +79,6 @@ void cv_mountpoint_set_readahead(uint64_t dev, unsigned kib);
 
 /* "1234 (bash), …": processes that hold something below path, at most a few; "" if none is seen. */
 void cv_mountpoint_users(const char *path, uint64_t dev, char *out, size_t size);
+bool cv_mountpoint_in_use(const char *path, uint64_t dev);
 
 #endif

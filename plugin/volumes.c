@@ -30,6 +30,7 @@
 #define REMOVE_MS      40000
 #define REMOVE_SYNC_MS 10000
 #define TICK_SYNC_MS   5000
+#define STALE_TICKS    6 /* how often an earlier dockerd's mount must be seen unused */
 #define IDS_MAX	       100000
 
 struct volume {
@@ -56,6 +57,7 @@ struct volume {
 	char error[CV_ERR_SIZE]; /* the last one, for people; "" */
 	unsigned attempts;	 /* mounts tried so far */
 	struct cv_err last;	 /* of the last attempt; code 0: it succeeded */
+	unsigned stale_ticks; /* how often only earlier dockerds' counts were seen, without users */
 };
 
 struct cv_volumes {
@@ -184,13 +186,16 @@ static unsigned uses_locked(const struct volume *v)
 	return sum;
 }
 
+/* The entry of the newest epoch. */
 static struct cv_mount_id *id_locked(struct volume *v, const char *id)
 {
+	struct cv_mount_id *newest = NULL;
+
 	for (size_t i = 0; i < v->id_count; i++) {
-		if (cv_str_eq(v->ids[i].id, id))
-			return &v->ids[i];
+		if (cv_str_eq(v->ids[i].id, id) && (!newest || v->ids[i].epoch > newest->epoch))
+			newest = &v->ids[i];
 	}
-	return NULL;
+	return newest;
 }
 
 static int id_add_locked(struct volume *v, const char *id, unsigned epoch)
@@ -199,15 +204,9 @@ static int id_add_locked(struct volume *v, const char *id, unsigned epoch)
 	struct cv_mount_id *bigger;
 	char *copy;
 
-	if (known && known->epoch != epoch && !cv_str_eq(id, CV_PODMAN_ID)) {
-		/* dockerd went away without a word and starts the same container again. */
-		cv_notice("volume '%s': mount %.12s of an earlier dockerd is taken over", v->name,
-			  id);
-		known->count = 1;
-		known->epoch = epoch;
-		return 0;
-	}
-	if (known) {
+	/* Another epoch's is counted apart: it may be alive (live-restore), or never be released.
+	 */
+	if (known && (known->epoch == epoch || cv_str_eq(id, CV_PODMAN_ID))) {
 		known->count++;
 		return 0;
 	}
@@ -810,6 +809,14 @@ int cv_volumes_unmount(struct cv_volumes *vs, const char *name, const char *id, 
 
 /* ---- remove ---- */
 
+/* With op held. */
+static void forget_ids(struct cv_volumes *vs, struct volume *v)
+{
+	CV_SCOPED_LOCK(&vs->lock);
+	while (v->id_count)
+		free(v->ids[--v->id_count].id);
+}
+
 static int remove_files(struct cv_volumes *vs, struct volume *v, struct cv_err *err)
 {
 	int r;
@@ -831,8 +838,23 @@ static int remove_files(struct cv_volumes *vs, struct volume *v, struct cv_err *
 	return 0;
 }
 
+/* Whether any process has it open or, in a container, mounted. */
+static bool really_used(struct cv_volumes *vs, struct volume *v)
+{
+	struct cv_worker_info info = { 0 };
+
+	{
+		CV_SCOPED_LOCK(&vs->lock);
+		if (v->worker)
+			vs->mounter->info(v->worker, &info);
+	}
+	cv_worker_info_release(&info);
+	return info.alive && vs->mounter->in_use(v->mountpoint, info.dev);
+}
+
 /* With op held. */
-static int remove_locked_op(struct cv_volumes *vs, struct volume *v, struct cv_err *err)
+static int remove_locked_op(struct cv_volumes *vs, struct volume *v, bool leaked_counts,
+			    struct cv_err *err)
 {
 	unsigned uses, stale;
 	int r;
@@ -841,6 +863,11 @@ static int remove_locked_op(struct cv_volumes *vs, struct volume *v, struct cv_e
 		CV_SCOPED_LOCK(&vs->lock);
 		uses = current_uses_locked(vs, v);
 		stale = uses_locked(v) - uses;
+	}
+	if (uses && leaked_counts && !really_used(vs, v)) {
+		cv_notice("volume '%s': forgetting %u mounts that nobody stands behind", v->name,
+			  uses);
+		uses = 0;
 	}
 	if (uses)
 		return cv_fail(err, EBUSY, "volume '%s' is in use: it is mounted %u time%s",
@@ -853,17 +880,14 @@ static int remove_locked_op(struct cv_volumes *vs, struct volume *v, struct cv_e
 		if (r < 0 && worker_usable(vs, v))
 			return cv_fail_context(err, "volume '%s' was not removed", v->name);
 	}
-	{
-		CV_SCOPED_LOCK(&vs->lock);
-		while (v->id_count)
-			free(v->ids[--v->id_count].id);
-	}
+	forget_ids(vs, v);
 	end_mount(vs, v);
 	vs->mounter->remove(v->mountpoint);
 	return remove_files(vs, v, err);
 }
 
-int cv_volumes_remove(struct cv_volumes *vs, const char *name, struct cv_err *err)
+int cv_volumes_remove(struct cv_volumes *vs, const char *name, bool leaked_counts,
+		      struct cv_err *err)
 {
 	struct volume *v = find_ref(vs, name);
 	int r;
@@ -872,7 +896,7 @@ int cv_volumes_remove(struct cv_volumes *vs, const char *name, struct cv_err *er
 		return no_such_volume(name, err);
 	r = lock_op(vs, v, cv_clock_ms() + REMOVE_MS, err);
 	if (r == 0) {
-		r = remove_locked_op(vs, v, err);
+		r = remove_locked_op(vs, v, leaked_counts, err);
 		(void)pthread_mutex_unlock(&v->op);
 	}
 	if (r == 0)
@@ -991,7 +1015,7 @@ void cv_volumes_new_epoch(struct cv_volumes *vs)
 	cv_debug("a dockerd introduced itself: epoch %u", vs->epoch);
 }
 
-/* The volumes with a mount that nobody uses, referenced. */
+/* The volumes with a mount that no dockerd of today knows of, referenced. */
 static struct volume **unused_mounts(struct cv_volumes *vs, size_t *ret_count)
 {
 	struct volume **found;
@@ -1003,12 +1027,61 @@ static struct volume **unused_mounts(struct cv_volumes *vs, size_t *ret_count)
 		count++;
 	found = calloc(count ? count : 1, sizeof(struct volume *));
 	for (struct volume *v = vs->list; found && v; v = v->next) {
-		if (v->worker && uses_locked(v) == 0) {
+		if (v->worker && current_uses_locked(vs, v) == 0) {
 			v->refs++;
 			found[(*ret_count)++] = v;
 		}
 	}
 	return found;
+}
+
+/*
+ * Counts of an earlier dockerd: either their containers live on (live-restore) and will be
+ * released, or never. The difference is whether any process uses the mount. True when they were
+ * forgotten now.
+ */
+static bool forget_stale(struct cv_volumes *vs, struct volume *v)
+{
+	bool used = really_used(vs, v), forget = false;
+	struct cv_err err = { 0 };
+
+	{
+		CV_SCOPED_LOCK(&vs->lock);
+		v->stale_ticks = used || current_uses_locked(vs, v) ? 0 : v->stale_ticks + 1;
+		if (v->stale_ticks < STALE_TICKS)
+			return false;
+	}
+	if (lock_op(vs, v, cv_clock_ms(), &err) < 0)
+		return false;
+	{
+		CV_SCOPED_LOCK(&vs->lock);
+		forget = current_uses_locked(vs, v) == 0;
+	}
+	if (forget) {
+		cv_notice("volume '%s': forgetting the mounts of an earlier dockerd", v->name);
+		forget_ids(vs, v);
+		record_save_or_warn(vs, v);
+	}
+	(void)pthread_mutex_unlock(&v->op);
+	return forget;
+}
+
+static void tick_one(struct cv_volumes *vs, struct volume *v)
+{
+	struct cv_err err = { 0 };
+	bool stale;
+	int r;
+
+	{
+		CV_SCOPED_LOCK(&vs->lock);
+		stale = uses_locked(v) != 0;
+	}
+	if (stale && !forget_stale(vs, v))
+		return;
+	r = sync_worker(vs, v, TICK_SYNC_MS, &err);
+	if (r < 0)
+		cv_debug("%s", err.text);
+	end_if_unused(vs, v, cv_clock_ms(), r == 0);
 }
 
 void cv_volumes_tick(struct cv_volumes *vs)
@@ -1017,12 +1090,7 @@ void cv_volumes_tick(struct cv_volumes *vs)
 	struct volume **unused = unused_mounts(vs, &count);
 
 	for (size_t i = 0; i < count; i++) {
-		struct cv_err err = { 0 };
-		int r = sync_worker(vs, unused[i], TICK_SYNC_MS, &err);
-
-		if (r < 0)
-			cv_debug("%s", err.text);
-		end_if_unused(vs, unused[i], cv_clock_ms(), r == 0);
+		tick_one(vs, unused[i]);
 		unref(vs, unused[i]);
 	}
 	free(unused);

@@ -4,15 +4,19 @@
  * itself is behind struct cv_mounter. All calls are thread-safe.
  *
  * Mount IDs are counted, per ID: dockerd sends the same one again for `docker cp`, Podman always
- *the same. Counts survive this process in records (RUN_DIR/volumes). dockerd forgets its mounts
- *when it is killed and then sends the same ID again; each new dockerd is an epoch, and an ID left
- *over from an older one is taken over instead of counted twice.
+ * the same. Counts survive this process in records (RUN_DIR/volumes). A dockerd that is killed
+ * forgets its mounts and then sends the same IDs again; each new dockerd is an epoch, and epochs
+ * are counted apart. What is left of older ones is forgotten once no process has used the mount for
+ * a minute: so neither does a missing Unmount keep a mount for ever, nor does a repeated ID take it
+ * away from a living container.
  *
  * Locks, in this order:
- *	volume->op       one per volume: starting and ending its mount, removing it. Held while a
- *worker connects; waited for with a deadline. volumes->create  creating and deleting state files.
- *Held during disk writes only. volumes->lock    everything else below. Held for moments; get and
- *list take only this one, so they answer whatever the servers do. the mounter's own (leaf)
+ *   volume->op       one per volume: starting and ending its mount, removing it. Held while a
+ *                    worker connects; waited for with a deadline.
+ *   volumes->create  creating and deleting state files. Held during disk writes only.
+ *   volumes->lock    everything else. Held for moments; get and list take only this one, so they
+ *                    answer whatever the servers do.
+ *   the mounter's    (leaf)
  */
 #ifndef CV_PLUGIN_VOLUMES_H
 #define CV_PLUGIN_VOLUMES_H
@@ -42,6 +46,7 @@ struct cv_mounter {
 	int (*detach)(const char *mountpoint);
 	void (*remove)(const char *mountpoint);
 	bool (*is_mounted)(const char *mountpoint, uint64_t dev);
+	bool (*in_use)(const char *mountpoint, uint64_t dev); /* by any process, container or not */
 };
 
 struct cv_volumes_config {
@@ -63,7 +68,13 @@ void cv_volumes_free(struct cv_volumes *volumes);
 /* opts is not changed; literal secrets are moved into files. The same again is success. */
 int cv_volumes_create(struct cv_volumes *volumes, const char *name, const struct cv_dict *opts,
 		      struct cv_err *err);
-int cv_volumes_remove(struct cv_volumes *volumes, const char *name, struct cv_err *err);
+/*
+ * Keeps the data. Refused while mounted. leaked_counts: the caller is dockerd, which asks only when
+ * no container refers to the volume any more: counts that no process stands behind are leftovers
+ * then.
+ */
+int cv_volumes_remove(struct cv_volumes *volumes, const char *name, bool leaked_counts,
+		      struct cv_err *err);
 /* Caller frees *ret_mountpoint. */
 int cv_volumes_mount(struct cv_volumes *volumes, const char *name, const char *id,
 		     char **ret_mountpoint, struct cv_err *err);

@@ -31,7 +31,7 @@ static struct {
 	pthread_mutex_t lock;
 	int mount_result, sync_result;
 	unsigned mount_delay_ms, mounts, syncs, unmounts, living;
-	bool adopt_fails, mounted;
+	bool adopt_fails, mounted, in_use;
 	struct cv_worker *last;
 } fake = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
@@ -149,6 +149,13 @@ static bool fake_is_mounted(const char *mountpoint, uint64_t dev)
 	return fake.mounted && dev == 9;
 }
 
+static bool fake_in_use(const char *mountpoint, uint64_t dev)
+{
+	(void)mountpoint;
+	assert_int_equal(dev, 9);
+	return fake.in_use;
+}
+
 static const struct cv_mounter fake_mounter = {
 	.mount = fake_mount,
 	.adopt = fake_adopt,
@@ -161,6 +168,7 @@ static const struct cv_mounter fake_mounter = {
 	.detach = fake_detach,
 	.remove = fake_remove,
 	.is_mounted = fake_is_mounted,
+	.in_use = fake_in_use,
 };
 
 struct fixture {
@@ -202,7 +210,7 @@ static int setup(void **state)
 	assert_non_null(f);
 	fake.mount_result = fake.sync_result = 0;
 	fake.mount_delay_ms = fake.mounts = fake.syncs = fake.unmounts = 0;
-	fake.adopt_fails = fake.mounted = false;
+	fake.adopt_fails = fake.mounted = fake.in_use = false;
 	(void)strcpy(f->dir, "/tmp/cvol-test-XXXXXX");
 	assert_non_null(mkdtemp(f->dir));
 	(void)snprintf(f->state_dir, sizeof(f->state_dir), "%s/state", f->dir);
@@ -385,7 +393,7 @@ static void test_unstored_data_keeps_the_mount(void **state)
 	assert_int_equal(fake.unmounts, 0);
 	cv_volumes_tick(f->vs);
 	expect(f, "v", "draining", 0);
-	assert_int_equal(cv_volumes_remove(f->vs, "v", &err), -ETIMEDOUT);
+	assert_int_equal(cv_volumes_remove(f->vs, "v", false, &err), -ETIMEDOUT);
 	/* A new user gets the same mount. */
 	assert_int_equal(mount_id(f, "v", "b", NULL), 0);
 	assert_int_equal(fake.mounts, 1);
@@ -420,38 +428,98 @@ static void test_remove_is_refused_while_mounted(void **state)
 
 	create(f, "v");
 	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
-	assert_int_equal(cv_volumes_remove(f->vs, "v", NULL), -EBUSY);
+	assert_int_equal(cv_volumes_remove(f->vs, "v", false, NULL), -EBUSY);
 	expect(f, "v", "mounted", 1);
 	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
-	assert_int_equal(cv_volumes_remove(f->vs, "v", NULL), 0);
+	assert_int_equal(cv_volumes_remove(f->vs, "v", false, NULL), 0);
 	assert_int_equal(cv_volumes_get(f->vs, "v", &v, NULL), -ENOENT);
-	assert_int_equal(cv_volumes_remove(f->vs, "v", NULL), -ENOENT);
+	assert_int_equal(cv_volumes_remove(f->vs, "v", false, NULL), -ENOENT);
 	reopen(f);
 	assert_int_equal(cv_volumes_get(f->vs, "v", &v, NULL), -ENOENT);
 }
 
-static void test_epochs(void **state)
+static void test_dockerd_may_remove_what_leaked(void **state)
 {
 	struct fixture *f = *state;
 
 	create(f, "v");
 	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
-	assert_int_equal(mount_id(f, "v", "gone", NULL), 0);
-	assert_int_equal(mount_id(f, "v", CV_PODMAN_ID, NULL), 0);
-	cv_volumes_new_epoch(f->vs); /* dockerd was killed and started again */
-	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
-	assert_int_equal(mount_id(f, "v", CV_PODMAN_ID, NULL), 0);
-	expect(f, "v", "mounted", 4); /* a once, gone once, Podman twice */
-	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
-	expect(f, "v", "mounted", 5); /* docker cp, within the new epoch */
-	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
-	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
-	assert_int_equal(cv_volumes_remove(f->vs, "v", NULL), -EBUSY); /* Podman's */
-	assert_int_equal(cv_volumes_unmount(f->vs, "v", CV_PODMAN_ID, NULL), 0);
-	assert_int_equal(cv_volumes_unmount(f->vs, "v", CV_PODMAN_ID, NULL), 0);
-	expect(f, "v", "mounted", 1); /* only what no dockerd knows any more */
-	assert_int_equal(cv_volumes_remove(f->vs, "v", NULL), 0);
+	fake.in_use = true; /* a container is there, whatever dockerd thinks */
+	assert_int_equal(cv_volumes_remove(f->vs, "v", true, NULL), -EBUSY);
+	expect(f, "v", "mounted", 1);
+	fake.in_use = false;
+	assert_int_equal(cv_volumes_remove(f->vs, "v", true, NULL), 0);
 	assert_int_equal(fake.unmounts, 1);
+	assert_int_equal(fake.syncs, 1);
+}
+
+static void tick(struct fixture *f, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++)
+		cv_volumes_tick(f->vs);
+}
+
+static void test_epochs_are_counted_apart(void **state)
+{
+	struct fixture *f = *state;
+
+	create(f, "v");
+	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
+	cv_volumes_new_epoch(f->vs);
+	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
+	assert_int_equal(mount_id(f, "v", "a", NULL), 0); /* docker cp */
+	expect(f, "v", "mounted", 3);
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
+	reopen(f); /* epochs survive */
+	expect(f, "v", "mounted", 1);
+	/* With live-restore the old container still runs, and is released at last. */
+	fake.in_use = true;
+	tick(f, 20);
+	expect(f, "v", "mounted", 1);
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
+	expect(f, "v", "created", 0);
+}
+
+static void test_what_an_earlier_dockerd_left_is_forgotten(void **state)
+{
+	struct fixture *f = *state;
+
+	create(f, "v");
+	assert_int_equal(mount_id(f, "v", "gone", NULL), 0);
+	tick(f, 20);
+	expect(f, "v", "mounted", 1); /* it is today's: never forgotten */
+	cv_volumes_new_epoch(f->vs);
+	assert_int_equal(mount_id(f, "v", "b", NULL), 0);
+	tick(f, 20);
+	expect(f, "v", "mounted", 2);
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", "b", NULL), 0);
+	tick(f, 3);
+	expect(f, "v", "mounted", 1); /* not in a hurry */
+	fake.in_use = true;
+	tick(f, 1);
+	fake.in_use = false;
+	tick(f, 5);
+	expect(f, "v", "mounted", 1);
+	tick(f, 1);
+	expect(f, "v", "created", 0);
+	assert_int_equal(fake.unmounts, 1);
+}
+
+static void test_podman_has_no_epochs(void **state)
+{
+	struct fixture *f = *state;
+
+	create(f, "v");
+	assert_int_equal(mount_id(f, "v", CV_PODMAN_ID, NULL), 0);
+	cv_volumes_new_epoch(f->vs);
+	assert_int_equal(mount_id(f, "v", CV_PODMAN_ID, NULL), 0);
+	tick(f, 20);
+	expect(f, "v", "mounted", 2);
+	assert_int_equal(cv_volumes_remove(f->vs, "v", false, NULL), -EBUSY);
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", CV_PODMAN_ID, NULL), 0);
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", CV_PODMAN_ID, NULL), 0);
+	expect(f, "v", "created", 0);
 }
 
 static void test_restart_adopts(void **state)
@@ -531,7 +599,7 @@ static void test_one_bad_file_hurts_one_volume(void **state)
 	assert_non_null(strstr(err.text, "newer"));
 	assert_int_equal(cv_volumes_create(f->vs, "bad one", &none, &err), -EEXIST);
 	assert_int_equal(access(path, F_OK), 0);
-	assert_int_equal(cv_volumes_remove(f->vs, "bad one", &err), 0);
+	assert_int_equal(cv_volumes_remove(f->vs, "bad one", false, &err), 0);
 	assert_int_equal(access(path, F_OK), -1); /* moved aside, see test_state.c */
 	create(f, "bad one");
 	expect(f, "bad one", "created", 0);
@@ -570,7 +638,7 @@ static void test_default_volume_makes_its_directory_when_mounted(void **state)
 	assert_int_equal(stat(path, &st), 0);
 	assert_int_equal(st.st_mode & 07777, 0755);
 	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
-	assert_int_equal(cv_volumes_remove(f->vs, "v", NULL), 0);
+	assert_int_equal(cv_volumes_remove(f->vs, "v", false, NULL), 0);
 	assert_int_equal(access(path, F_OK), 0); /* data is kept */
 }
 
@@ -587,7 +655,10 @@ int main(void)
 		T(test_unstored_data_keeps_the_mount),
 		T(test_dead_worker_is_replaced_at_next_mount),
 		T(test_remove_is_refused_while_mounted),
-		T(test_epochs),
+		T(test_dockerd_may_remove_what_leaked),
+		T(test_epochs_are_counted_apart),
+		T(test_what_an_earlier_dockerd_left_is_forgotten),
+		T(test_podman_has_no_epochs),
 		T(test_restart_adopts),
 		T(test_create_again),
 		T(test_one_bad_file_hurts_one_volume),
