@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "backends/nfs.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/cleanup.h"
+#include "config/log.h"
+#include "config/str.h"
+
+#define SPARE_MAX      256
+#define JUKEBOX_MIN_MS 100
+#define JUKEBOX_MAX_MS 5000
+#define NANO_PER_MS    1000000ull
+
+/* ---- requests ---- */
+
+static void delay_fire(struct cv_timer *timer)
+{
+	struct cv_nfs_req *q = cv_container_of(timer, struct cv_nfs_req, delay);
+
+	q->send(q);
+}
+
+struct cv_nfs_req *cv_nfs_req_new(void *conn, struct cv_op *op)
+{
+	struct cv_nfs *nfs = conn;
+	struct cv_nfs_req *q = nfs->spare;
+
+	if (q) {
+		nfs->spare = q->next;
+		nfs->nspare--;
+	} else {
+		q = malloc(sizeof(*q));
+		if (!q) {
+			op->done(op, -ENOMEM);
+			return NULL;
+		}
+	}
+	/* Not the handles and names: large, and written before they are read. */
+	memset(&q->call, 0, sizeof(q->call));
+	q->nfs = nfs;
+	q->op = op;
+	q->then = NULL;
+	q->again = false;
+	q->tries = 0;
+	q->delay = (struct cv_timer)CV_TIMER_INIT(delay_fire);
+	q->delay_ms = 0;
+	q->started_ns = cv_loop_now_ns(nfs->loop);
+	q->set.mask = 0;
+	q->target = NULL;
+	q->done_bytes = 0;
+	q->buf = NULL;
+	return q;
+}
+
+static void req_free(struct cv_nfs_req *q)
+{
+	struct cv_nfs *nfs = q->nfs;
+
+	free(q->target);
+	free(q->buf);
+	if (nfs->nspare < SPARE_MAX) {
+		q->next = nfs->spare;
+		nfs->spare = q;
+		nfs->nspare++;
+	} else {
+		free(q);
+	}
+}
+
+void cv_nfs_finish(struct cv_nfs_req *q, ssize_t result)
+{
+	struct cv_op *op = q->op;
+
+	op->done(op, result); /* first: what it points to may be ours */
+	req_free(q);
+}
+
+void cv_nfs_finish_attr(struct cv_nfs_req *q, const struct cv_attr *attr)
+{
+	q->op->attr = *attr;
+	q->op->have_attr = true;
+	cv_nfs_finish(q, 0);
+}
+
+void cv_nfs_show(const struct cv_nfs *nfs, struct cv_attr *attr)
+{
+	if (nfs->set_uid)
+		attr->uid = nfs->uid;
+	if (nfs->set_gid)
+		attr->gid = nfs->gid;
+}
+
+bool cv_nfs_set_name(struct cv_nfs_req *q, char dst[CV_NAME_MAX + 1], const char *name)
+{
+	if (cv_strcpy(dst, CV_NAME_MAX + 1, name))
+		return true;
+	cv_nfs_finish(q, -ENAMETOOLONG);
+	return false;
+}
+
+/* ---- steps ---- */
+
+/* The server has it on tape, or is not ready yet after a start: the same again, later. */
+static void wait_for_server(struct cv_nfs_req *q)
+{
+	struct cv_nfs *nfs = q->nfs;
+	uint64_t waited_ms = (cv_loop_now_ns(nfs->loop) - q->started_ns) / NANO_PER_MS;
+
+	if (nfs->soft && waited_ms >= nfs->timeout_ms) {
+		cv_nfs_finish(q, -ETIMEDOUT);
+		return;
+	}
+	q->delay_ms = q->delay_ms ? q->delay_ms * 2 : JUKEBOX_MIN_MS;
+	if (q->delay_ms > JUKEBOX_MAX_MS)
+		q->delay_ms = JUKEBOX_MAX_MS;
+	if (cv_timer_set(nfs->loop, &q->delay, q->delay_ms) < 0)
+		cv_nfs_finish(q, -ENOMEM);
+}
+
+static void answered(struct cv_rpc_call *call, int status, const uint8_t *reply, size_t size)
+{
+	struct cv_nfs_req *q = cv_container_of(call, struct cv_nfs_req, call);
+	struct cv_xdr x = cv_xdr_init(reply, status == 0 ? size : 0);
+
+	q->resent = call->resent;
+	if (status == 0) {
+		uint32_t nfs_status = cv_xdr_u32(&x);
+
+		if (nfs_status == CV_NFS_JUKEBOX) {
+			wait_for_server(q);
+			return;
+		}
+		status = x.bad ? -EIO : cv_nfs_errno(nfs_status);
+	}
+	q->got(q, status, &x);
+}
+
+void cv_nfs_step(struct cv_nfs_req *q, void (*send)(struct cv_nfs_req *),
+		 void (*got)(struct cv_nfs_req *, int, struct cv_xdr *))
+{
+	q->send = send;
+	q->got = got;
+	send(q);
+}
+
+void cv_nfs_submit(struct cv_nfs_req *q, uint32_t procedure, const struct cv_nfs_args *args)
+{
+	const struct cv_nfs *nfs = q->nfs;
+	const struct cv_cred *cred = q->op->cred;
+	int r;
+
+	if (!args->size) {
+		cv_nfs_finish(q, -ENAMETOOLONG);
+		return;
+	}
+	if (nfs->set_uid || nfs->set_gid) {
+		q->cred = *cred;
+		if (nfs->set_uid) {
+			q->cred.uid = nfs->uid;
+			q->cred.ngroups = 0; /* those of another user */
+		}
+		if (nfs->set_gid)
+			q->cred.gid = nfs->gid;
+		cred = &q->cred;
+	}
+	q->call.done = answered;
+	r = cv_rpc_submit(nfs->rpc, &q->call, procedure, cred, args->bytes, args->size);
+	if (r < 0)
+		cv_nfs_finish(q, r);
+}
+
+/* ---- connection ---- */
+
+static void nfsb_disconnect(void *conn)
+{
+	struct cv_nfs *nfs = conn;
+
+	if (!nfs)
+		return;
+	cv_rpc_free(nfs->rpc);
+	while (nfs->spare) {
+		struct cv_nfs_req *q = nfs->spare;
+
+		nfs->spare = q->next;
+		free(q);
+	}
+	free(nfs);
+}
+
+static int nfsb_connect(const struct cv_dict *options, struct cv_loop *loop, void **ret_conn,
+			struct cv_info *ret_info, struct cv_err *err)
+{
+	struct cv_nfs *nfs = calloc(1, sizeof(*nfs));
+	int r;
+
+	if (!nfs)
+		return cv_fail(err, ENOMEM, "nfs: out of memory");
+	nfs->loop = loop;
+	r = cv_nfs_mount_export(options, nfs, ret_info, err);
+	if (r < 0) {
+		nfsb_disconnect(nfs);
+		return r;
+	}
+	*ret_conn = nfs;
+	return 0;
+}
+
+static void nfsb_stats(void *conn, struct cv_stats *ret)
+{
+	const struct cv_nfs *nfs = conn;
+	struct cv_rpc_stats rpc;
+
+	cv_rpc_stats(nfs->rpc, &rpc);
+	ret->connected = rpc.connected;
+	ret->reconnects = rpc.reconnects;
+	ret->in_flight = rpc.in_flight;
+	ret->bytes_read = nfs->bytes_read;
+	ret->bytes_written = nfs->bytes_written;
+	(void)cv_strcpy(ret->last_error, sizeof(ret->last_error), rpc.last_error);
+	ret->last_error_s = rpc.last_error_s;
+}
+
+/* No fallocate, lseek, xattrs: the protocol has none. */
+const struct cv_backend cv_backend_nfs = {
+	.name = "nfs",
+	.connect = nfsb_connect,
+	.disconnect = nfsb_disconnect,
+	.stats = nfsb_stats,
+	.lookup = cv_nfs_lookup,
+	.getattr = cv_nfs_getattr,
+	.setattr = cv_nfs_setattr,
+	.readlink = cv_nfs_readlink,
+	.mknod = cv_nfs_mknod,
+	.mkdir = cv_nfs_mkdir,
+	.symlink = cv_nfs_symlink,
+	.link = cv_nfs_link,
+	.unlink = cv_nfs_unlink,
+	.rmdir = cv_nfs_rmdir,
+	.rename = cv_nfs_rename,
+	.open = cv_nfs_open,
+	.create = cv_nfs_create,
+	.release = cv_nfs_release,
+	.read = cv_nfs_read,
+	.write = cv_nfs_write,
+	.fsync = cv_nfs_fsync,
+	.opendir = cv_nfs_opendir,
+	.releasedir = cv_nfs_release,
+	.readdir = cv_nfs_readdir,
+	.fsyncdir = cv_nfs_fsyncdir,
+	.statfs = cv_nfs_statfs,
+};

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Inside the NFS engine: one connection, one request. nfs.c holds the machinery and the table,
+ * nfs_mount.c what happens before (all that may block), nfs_names.c the operations on names and
+ * attributes, nfs_file.c those on open files and directories.
+ *
+ * A request is a walk of steps. Each step has a `send` that encodes its call from the request's own
+ * copies of the arguments, so that it can be called again (JUKEBOX), and a `got` that is given the
+ * answer and either takes the next step or finishes the operation. The transport repeats calls over
+ * reconnects by itself and says so (`resent`).
+ */
+#ifndef CV_BACKENDS_NFS_H
+#define CV_BACKENDS_NFS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "backends/backend.h"
+#include "backends/nfs_xdr.h"
+#include "backends/rpc.h"
+
+struct cv_nfs_req;
+
+struct cv_nfs {
+	struct cv_loop *loop;
+	struct cv_rpc *rpc;
+	bool soft;
+	uint64_t timeout_ms;
+	uint32_t rsize, wsize; /* <= CV_MAX_IO */
+	uint32_t name_max;
+	bool set_uid, set_gid; /* uid, gid: sent and shown instead of the true ones */
+	uint32_t uid, gid;
+	bool chown_ignore;
+	bool no_readdirplus; /* the server has refused it */
+	bool no_exclusive;   /* likewise */
+	uint64_t verifier;   /* of exclusive creates: never the same twice */
+	uint64_t bytes_read, bytes_written;
+	struct cv_nfs_req *spare; /* requests to use again */
+	size_t nspare;
+};
+
+/* An open file or directory: the protocol has none, so this is a handle with a memory. */
+struct cv_file {
+	struct cv_handle handle;
+	/* directories: of the last reply; sent back with its cookies */
+	uint8_t verf[CV_NFS_VERF_SIZE];
+	uint32_t reply_bytes;
+};
+
+struct cv_nfs_req {
+	struct cv_rpc_call call;
+	struct cv_nfs *nfs;
+	struct cv_op *op;
+	void (*send)(struct cv_nfs_req *q);
+	/* status 0: x is after nfsstat3. Else -errno, of the server or the transport. */
+	void (*got)(struct cv_nfs_req *q, int status, struct cv_xdr *x);
+	void (*then)(struct cv_nfs_req *q); /* after cv_nfs_fetch_attr(), cv_nfs_fetch_entry() */
+	bool resent;			    /* this step's call was sent more than once */
+	bool again; /* readdir: tried with a zero verifier; create: see there */
+	bool plus;  /* readdir: asked for attributes */
+	unsigned tries;
+	struct cv_timer delay;
+	unsigned delay_ms;
+	uint64_t started_ns;
+	struct cv_cred cred; /* with the overrides */
+	struct cv_nfs_req *next;
+
+	/* copies of the arguments */
+	struct cv_handle obj, dir, dir2;
+	char name[CV_NAME_MAX + 1], name2[CV_NAME_MAX + 1];
+	struct cv_setattr set;
+	uint32_t mode;
+	uint64_t rdev;
+	int flags;
+	char *target; /* owned */
+	uint64_t verifier;
+	struct cv_file *data_dir; /* readdir: the caller's */
+	uint64_t off;
+	size_t size, done_bytes;
+	const uint8_t *data;
+	uint8_t *buf; /* owned: a read that came in pieces */
+};
+
+/* ---- nfs.c ---- */
+
+struct cv_nfs_req *cv_nfs_req_new(void *conn,
+				  struct cv_op *op); /* NULL: op was completed with -ENOMEM */
+/* Completes the operation, then frees q. */
+void cv_nfs_finish(struct cv_nfs_req *q, ssize_t result);
+/* 0 and op->attr. */
+void cv_nfs_finish_attr(struct cv_nfs_req *q, const struct cv_attr *attr);
+/* Takes a step: send now, got later. */
+void cv_nfs_step(struct cv_nfs_req *q, void (*send)(struct cv_nfs_req *),
+		 void (*got)(struct cv_nfs_req *, int, struct cv_xdr *));
+/* What a send does in the end. */
+void cv_nfs_submit(struct cv_nfs_req *q, uint32_t procedure, const struct cv_nfs_args *args);
+/* What is shown of an object: with uid= and gid=. */
+void cv_nfs_show(const struct cv_nfs *nfs, struct cv_attr *attr);
+/* Copies a component. False: too long, and q is finished. */
+bool cv_nfs_set_name(struct cv_nfs_req *q, char dst[CV_NAME_MAX + 1], const char *name);
+
+/* ---- nfs_names.c ---- */
+
+/* GETATTR of q->obj into op->attr, then q->then; or q finishes with the error. */
+void cv_nfs_fetch_attr(struct cv_nfs_req *q, void (*then)(struct cv_nfs_req *));
+/* LOOKUP of q->name in q->dir into op->entry, then q->then; or q finishes with the error. */
+void cv_nfs_fetch_entry(struct cv_nfs_req *q, void (*then)(struct cv_nfs_req *));
+/* Results of CREATE, MKDIR, SYMLINK, MKNOD: into op->entry, asking for what they lack. */
+void cv_nfs_got_new(struct cv_nfs_req *q, struct cv_xdr *x, void (*then)(struct cv_nfs_req *));
+
+void cv_nfs_lookup(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name);
+void cv_nfs_getattr(void *conn, struct cv_op *op, const struct cv_object *obj,
+		    struct cv_file *file);
+void cv_nfs_setattr(void *conn, struct cv_op *op, const struct cv_object *obj, struct cv_file *file,
+		    const struct cv_setattr *set);
+void cv_nfs_readlink(void *conn, struct cv_op *op, const struct cv_object *obj);
+void cv_nfs_mknod(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
+		  uint32_t mode, uint64_t rdev);
+void cv_nfs_mkdir(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
+		  uint32_t mode);
+void cv_nfs_symlink(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
+		    const char *target);
+void cv_nfs_link(void *conn, struct cv_op *op, const struct cv_object *obj,
+		 const struct cv_object *dir, const char *name);
+void cv_nfs_unlink(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name);
+void cv_nfs_rmdir(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name);
+void cv_nfs_rename(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
+		   const struct cv_object *newdir, const char *newname, unsigned flags);
+void cv_nfs_statfs(void *conn, struct cv_op *op, const struct cv_object *obj);
+
+/* ---- nfs_file.c ---- */
+
+void cv_nfs_open(void *conn, struct cv_op *op, const struct cv_object *obj, int flags);
+void cv_nfs_create(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
+		   int flags, uint32_t mode);
+void cv_nfs_release(void *conn, struct cv_file *file);
+void cv_nfs_read(void *conn, struct cv_op *op, struct cv_file *file, size_t size_bytes,
+		 uint64_t off);
+void cv_nfs_write(void *conn, struct cv_op *op, struct cv_file *file, const void *data,
+		  size_t size_bytes, uint64_t off);
+void cv_nfs_fsync(void *conn, struct cv_op *op, struct cv_file *file, bool datasync);
+void cv_nfs_opendir(void *conn, struct cv_op *op, const struct cv_object *dir);
+void cv_nfs_readdir(void *conn, struct cv_op *op, struct cv_file *dir, uint64_t off);
+void cv_nfs_fsyncdir(void *conn, struct cv_op *op, struct cv_file *dir, bool datasync);
+
+/* ---- nfs_mount.c ---- */
+
+/* Everything before the first operation; blocking. Fills nfs (rpc included) and info. */
+int cv_nfs_mount_export(const struct cv_dict *options, struct cv_nfs *nfs, struct cv_info *info,
+			struct cv_err *err);
+
+#endif

@@ -1,0 +1,649 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "backends/nfs.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "config/cleanup.h"
+#include "config/log.h"
+
+#define DIR_REPLY_FIRST (64u * 1024)
+#define DIR_REPLY_NEXT	(512u * 1024) /* a large directory: fewer round trips */
+#define ENTRY_WIRE_MIN	24	      /* bytes a directory entry takes at least */
+#define CREATE_TRIES	3
+
+static struct cv_file *file_new(const struct cv_handle *handle)
+{
+	struct cv_file *file = calloc(1, sizeof(*file));
+
+	if (file) {
+		file->handle = *handle;
+		file->reply_bytes = DIR_REPLY_FIRST;
+	}
+	return file;
+}
+
+/* ---- open ----
+ *
+ * One round trip: ACCESS says whether the server will let us (it may know more than the mode does:
+ * ACLs, squashing), and brings fresh attributes. SETATTR of the size does both for O_TRUNC.
+ */
+
+static void finish_open(struct cv_nfs_req *q)
+{
+	q->op->file = file_new(&q->obj);
+	cv_nfs_finish(q, q->op->file ? 0 : -ENOMEM);
+}
+
+static uint32_t wanted_access(int flags)
+{
+	uint32_t wanted = 0;
+
+	/* Programs are read by those who may only execute them; the server allows that. */
+	if ((flags & O_ACCMODE) != O_WRONLY)
+		wanted |= CV_NFS_MAY_READ | CV_NFS_MAY_EXECUTE;
+	if ((flags & O_ACCMODE) != O_RDONLY)
+		wanted |= CV_NFS_MAY_MODIFY | CV_NFS_MAY_EXTEND;
+	return wanted;
+}
+
+static bool may_open(int flags, uint32_t granted)
+{
+	if ((flags & O_ACCMODE) != O_WRONLY && !(granted & (CV_NFS_MAY_READ | CV_NFS_MAY_EXECUTE)))
+		return false;
+	return (flags & O_ACCMODE) == O_RDONLY ||
+	       (granted & (CV_NFS_MAY_MODIFY | CV_NFS_MAY_EXTEND)) != 0;
+}
+
+static void send_access(struct cv_nfs_req *q)
+{
+	struct cv_nfs_args a;
+
+	cv_nfs_put_access(&a, &q->obj, wanted_access(q->flags));
+	cv_nfs_submit(q, CV_NFS_ACCESS, &a);
+}
+
+static void got_access(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	struct cv_attr attr;
+	uint32_t granted;
+	bool have;
+
+	if (status == -EOPNOTSUPP) {
+		cv_nfs_fetch_attr(q, finish_open);
+		return;
+	}
+	if (status < 0) {
+		cv_nfs_finish(q, status);
+		return;
+	}
+	have = cv_nfs_get_post_attr(x, &attr);
+	granted = cv_xdr_u32(x);
+	if (x->bad) {
+		cv_nfs_finish(q, -EIO);
+	} else if (!may_open(q->flags, granted)) {
+		cv_nfs_finish(q, -EACCES);
+	} else if (have) {
+		cv_nfs_show(q->nfs, &attr);
+		q->op->attr = attr;
+		q->op->have_attr = true;
+		finish_open(q);
+	} else {
+		cv_nfs_fetch_attr(q, finish_open);
+	}
+}
+
+static void send_truncate(struct cv_nfs_req *q)
+{
+	/* The time, too: truncating an empty file is a change of it. */
+	const struct cv_setattr set = { .mask = CV_SET_SIZE | CV_SET_MTIME_NOW, .size = 0 };
+	struct cv_nfs_args a;
+
+	cv_nfs_put_setattr(&a, &q->obj, &set);
+	cv_nfs_submit(q, CV_NFS_SETATTR, &a);
+}
+
+static void got_truncate(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	struct cv_attr attr;
+
+	if (status < 0) {
+		cv_nfs_finish(q, status);
+		return;
+	}
+	if (!cv_nfs_get_wcc(x, &attr)) {
+		cv_nfs_fetch_attr(q, finish_open);
+		return;
+	}
+	cv_nfs_show(q->nfs, &attr);
+	q->op->attr = attr;
+	q->op->have_attr = true;
+	finish_open(q);
+}
+
+/* Opens q->obj by q->flags. */
+static void open_object(struct cv_nfs_req *q)
+{
+	if (q->flags & O_TRUNC && (q->flags & O_ACCMODE) != O_RDONLY)
+		cv_nfs_step(q, send_truncate, got_truncate);
+	else
+		cv_nfs_step(q, send_access, got_access);
+}
+
+void cv_nfs_open(void *conn, struct cv_op *op, const struct cv_object *obj, int flags)
+{
+	struct cv_nfs_req *q = cv_nfs_req_new(conn, op);
+
+	if (!q)
+		return;
+	q->obj = *obj->handle;
+	q->flags = flags;
+	open_object(q);
+}
+
+/* ---- create ----
+ *
+ * Without O_EXCL: GUARDED, and an object that is there already is opened like any other (UNCHECKED
+ * would hand it out without asking whether the caller may have it). It also settles what a repeated
+ * call finds. With O_EXCL: EXCLUSIVE, whose verifier tells the server that a repetition is one.
+ */
+
+static void send_create(struct cv_nfs_req *q);
+static void got_create(struct cv_nfs_req *q, int status, struct cv_xdr *x);
+
+static void finish_create(struct cv_nfs_req *q)
+{
+	q->op->attr = q->op->entry.attr;
+	q->op->have_attr = true;
+	q->op->file = file_new(&q->op->entry.handle);
+	cv_nfs_finish(q, q->op->file ? 0 : -ENOMEM);
+}
+
+/* open_object() has put the fresher attributes into op->attr. */
+static void finish_opened(struct cv_nfs_req *q)
+{
+	q->op->entry.attr = q->op->attr;
+	q->op->file = file_new(&q->obj);
+	cv_nfs_finish(q, q->op->file ? 0 : -ENOMEM);
+}
+
+static void got_create_access(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	struct cv_attr attr;
+	uint32_t granted;
+
+	if (status == 0) {
+		(void)cv_nfs_get_post_attr(x, &attr);
+		granted = cv_xdr_u32(x);
+		if (x->bad)
+			status = -EIO;
+		else if (!may_open(q->flags, granted))
+			status = -EACCES;
+	}
+	if (status < 0 && status != -EOPNOTSUPP)
+		cv_nfs_finish(q, status);
+	else
+		cv_nfs_fetch_attr(q, finish_opened);
+}
+
+static void got_create_truncate(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	(void)x;
+	if (status < 0)
+		cv_nfs_finish(q, status);
+	else
+		cv_nfs_fetch_attr(q, finish_opened);
+}
+
+/* There already: op->entry. */
+static void open_existing(struct cv_nfs_req *q)
+{
+	const struct cv_attr *attr = &q->op->entry.attr;
+	bool ours = q->again && attr->size == 0 && (attr->mode & 07777) == (q->mode & 07777);
+
+	q->obj = q->op->entry.handle;
+	if (S_ISDIR(attr->mode))
+		cv_nfs_finish(q, -EISDIR);
+	else if (!S_ISREG(attr->mode))
+		cv_nfs_finish(q, -ESTALE); /* a link, or a device: the kernel looks again */
+	else if (ours)
+		finish_create(q); /* its mode may forbid what the creator may do */
+	else if (q->flags & O_TRUNC && (q->flags & O_ACCMODE) != O_RDONLY)
+		cv_nfs_step(q, send_truncate, got_create_truncate);
+	else
+		cv_nfs_step(q, send_access, got_create_access);
+}
+
+static void send_lookup(struct cv_nfs_req *q)
+{
+	struct cv_nfs_args a;
+
+	cv_nfs_put_name(&a, &q->dir, q->name);
+	cv_nfs_submit(q, CV_NFS_LOOKUP, &a);
+}
+
+/* Gone again between CREATE and LOOKUP: another client's hurry, so from the start. */
+static void got_existing(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	(void)x;
+	if (status == -ENOENT && ++q->tries < CREATE_TRIES) {
+		cv_nfs_step(q, send_create, got_create);
+		return;
+	}
+	if (status < 0)
+		cv_nfs_finish(q, status);
+	else
+		cv_nfs_fetch_entry(q, open_existing);
+}
+
+/* The server stores the verifier in the times; mode and times are set afterwards. */
+static void send_complete(struct cv_nfs_req *q)
+{
+	const struct cv_setattr set = {
+		.mask = CV_SET_MODE | CV_SET_ATIME_NOW | CV_SET_MTIME_NOW,
+		.mode = q->mode & 07777,
+	};
+	struct cv_nfs_args a;
+
+	cv_nfs_put_setattr(&a, &q->op->entry.handle, &set);
+	cv_nfs_submit(q, CV_NFS_SETATTR, &a);
+}
+
+static void send_undo(struct cv_nfs_req *q)
+{
+	struct cv_nfs_args a;
+
+	cv_nfs_put_name(&a, &q->dir, q->name);
+	cv_nfs_submit(q, CV_NFS_REMOVE, &a);
+}
+
+static void got_undo(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	(void)status;
+	(void)x;
+	cv_nfs_finish(q, (ssize_t)(int64_t)q->off);
+}
+
+static void finish_completed(struct cv_nfs_req *q)
+{
+	q->op->entry.attr = q->op->attr;
+	finish_create(q);
+}
+
+static void got_complete(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	struct cv_attr attr;
+
+	if (status < 0) {
+		q->off = (uint64_t)(int64_t)status;
+		cv_nfs_step(q, send_undo, got_undo); /* no file with a strange mode stays */
+		return;
+	}
+	if (cv_nfs_get_wcc(x, &attr)) {
+		cv_nfs_show(q->nfs, &attr);
+		q->op->entry.attr = attr;
+		finish_create(q);
+		return;
+	}
+	q->obj = q->op->entry.handle;
+	cv_nfs_fetch_attr(q, finish_completed);
+}
+
+static void complete_exclusive(struct cv_nfs_req *q)
+{
+	cv_nfs_step(q, send_complete, got_complete);
+}
+
+static bool is_exclusive(const struct cv_nfs_req *q)
+{
+	return q->flags & O_EXCL && !q->nfs->no_exclusive;
+}
+
+static void send_create(struct cv_nfs_req *q)
+{
+	struct cv_nfs_args a;
+
+	if (is_exclusive(q)) {
+		cv_nfs_put_create(&a, &q->dir, q->name, CV_NFS_EXCLUSIVE, NULL, &q->verifier);
+	} else {
+		const struct cv_setattr set = { .mask = CV_SET_MODE, .mode = q->mode & 07777 };
+
+		cv_nfs_put_create(&a, &q->dir, q->name, CV_NFS_GUARDED, &set, NULL);
+	}
+	cv_nfs_submit(q, CV_NFS_CREATE, &a);
+}
+
+static void got_create(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	if (status == -EOPNOTSUPP && is_exclusive(q)) {
+		q->nfs->no_exclusive = true;
+		cv_nfs_step(q, send_create, got_create);
+	} else if (status == -EEXIST && (!(q->flags & O_EXCL) || (!is_exclusive(q) && q->resent))) {
+		q->again = q->resent;
+		cv_nfs_step(q, send_lookup, got_existing);
+	} else if (status < 0) {
+		cv_nfs_finish(q, status);
+	} else {
+		cv_nfs_got_new(q, x, is_exclusive(q) ? complete_exclusive : finish_create);
+	}
+}
+
+void cv_nfs_create(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
+		   int flags, uint32_t mode)
+{
+	struct cv_nfs *nfs = conn;
+	struct cv_nfs_req *q = cv_nfs_req_new(conn, op);
+
+	if (!q)
+		return;
+	q->dir = *dir->handle;
+	if (!cv_nfs_set_name(q, q->name, name))
+		return;
+	q->flags = flags;
+	q->mode = mode;
+	q->verifier = nfs->verifier++;
+	cv_nfs_step(q, send_create, got_create);
+}
+
+void cv_nfs_release(void *conn, struct cv_file *file)
+{
+	(void)conn;
+	free(file);
+}
+
+/* ---- read ---- */
+
+static size_t piece(size_t left, uint32_t max)
+{
+	return left < max ? left : max;
+}
+
+static void send_read(struct cv_nfs_req *q)
+{
+	struct cv_nfs_args a;
+
+	cv_nfs_put_read(&a, &q->obj, q->off + q->done_bytes,
+			(uint32_t)piece(q->size - q->done_bytes, q->nfs->rsize));
+	cv_nfs_submit(q, CV_NFS_READ, &a);
+}
+
+/* READ data is in the reply: usually it is handed on from there. */
+static void got_read(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	size_t asked = piece(q->size - q->done_bytes, q->nfs->rsize), size = 0;
+	const uint8_t *data = NULL;
+	struct cv_attr attr;
+	bool eof = false, have = false;
+	uint32_t count = 0;
+
+	if (status == 0) {
+		have = cv_nfs_get_post_attr(x, &attr);
+		count = cv_xdr_u32(x);
+		eof = cv_xdr_bool(x);
+		data = cv_xdr_opaque(x, asked, &size);
+		if (!data || size != count || (size == 0 && !eof))
+			status = -EIO;
+	}
+	if (status < 0) {
+		cv_nfs_finish(q, status);
+		return;
+	}
+	q->nfs->bytes_read += size;
+	if (have) {
+		cv_nfs_show(q->nfs, &attr);
+		q->op->attr = attr;
+		q->op->have_attr = true;
+	}
+	if (!q->buf && (eof || size == q->size)) {
+		q->op->data = data;
+		cv_nfs_finish(q, (ssize_t)size);
+		return;
+	}
+	if (!q->buf)
+		q->buf = malloc(q->size);
+	if (!q->buf) {
+		cv_nfs_finish(q, -ENOMEM);
+		return;
+	}
+	memcpy(q->buf + q->done_bytes, data, size);
+	q->done_bytes += size;
+	if (!eof && q->done_bytes < q->size) {
+		cv_nfs_step(q, send_read, got_read);
+		return;
+	}
+	q->op->data = q->buf;
+	cv_nfs_finish(q, (ssize_t)q->done_bytes);
+}
+
+void cv_nfs_read(void *conn, struct cv_op *op, struct cv_file *file, size_t size_bytes,
+		 uint64_t off)
+{
+	struct cv_nfs_req *q = cv_nfs_req_new(conn, op);
+
+	if (!q)
+		return;
+	q->obj = file->handle;
+	q->size = size_bytes;
+	q->off = off;
+	if (size_bytes == 0) {
+		op->data = "";
+		cv_nfs_finish(q, 0);
+		return;
+	}
+	cv_nfs_step(q, send_read, got_read);
+}
+
+/* ---- write, commit ---- */
+
+static void send_write(struct cv_nfs_req *q)
+{
+	size_t size = piece(q->size - q->done_bytes, q->nfs->wsize);
+	struct cv_nfs_args a;
+
+	cv_nfs_put_write(&a, &q->obj, q->off + q->done_bytes, (uint32_t)size);
+	q->call.data = q->data + q->done_bytes;
+	q->call.data_size = size;
+	cv_nfs_submit(q, CV_NFS_WRITE, &a);
+}
+
+static void got_write(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	struct cv_op *op = q->op;
+	uint32_t count = 0, committed = 0;
+	const uint8_t *verf = NULL;
+	struct cv_attr attr;
+	bool have = false;
+
+	if (status == 0) {
+		have = cv_nfs_get_wcc(x, &attr);
+		count = cv_xdr_u32(x);
+		committed = cv_xdr_u32(x);
+		verf = cv_xdr_take(x, CV_NFS_VERF_SIZE);
+		if (!verf || count == 0 || count > q->call.data_size)
+			status = -EIO;
+	}
+	if (status < 0) {
+		cv_nfs_finish(q, status);
+		return;
+	}
+	if (have) {
+		cv_nfs_show(q->nfs, &attr);
+		op->attr = attr;
+	}
+	op->have_attr = have;
+	/* Of several pieces the first verifier counts: if the server restarted in between, COMMIT
+	 * will bring another one and everything is written again. */
+	if (q->done_bytes == 0) {
+		memcpy(&op->verifier, verf, CV_NFS_VERF_SIZE);
+		op->stable = true;
+	}
+	op->stable = op->stable && committed == CV_NFS_STABLE;
+	q->nfs->bytes_written += count;
+	q->done_bytes += count;
+	if (q->done_bytes < q->size)
+		cv_nfs_step(q, send_write, got_write);
+	else
+		cv_nfs_finish(q, (ssize_t)q->size);
+}
+
+void cv_nfs_write(void *conn, struct cv_op *op, struct cv_file *file, const void *data,
+		  size_t size_bytes, uint64_t off)
+{
+	struct cv_nfs_req *q = cv_nfs_req_new(conn, op);
+
+	if (!q)
+		return;
+	q->obj = file->handle;
+	q->data = data;
+	q->size = size_bytes;
+	q->off = off;
+	if (size_bytes == 0) {
+		op->stable = true;
+		cv_nfs_finish(q, 0);
+		return;
+	}
+	cv_nfs_step(q, send_write, got_write);
+}
+
+static void send_commit(struct cv_nfs_req *q)
+{
+	struct cv_nfs_args a;
+
+	cv_nfs_put_commit(&a, &q->obj);
+	cv_nfs_submit(q, CV_NFS_COMMIT, &a);
+}
+
+static void got_commit(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	const uint8_t *verf = NULL;
+	struct cv_attr attr;
+
+	if (status == 0) {
+		q->op->have_attr = cv_nfs_get_wcc(x, &attr);
+		verf = cv_xdr_take(x, CV_NFS_VERF_SIZE);
+		if (!verf)
+			status = -EIO;
+	}
+	if (verf) {
+		memcpy(&q->op->verifier, verf, CV_NFS_VERF_SIZE);
+		if (q->op->have_attr) {
+			cv_nfs_show(q->nfs, &attr);
+			q->op->attr = attr;
+		}
+	}
+	cv_nfs_finish(q, status);
+}
+
+void cv_nfs_fsync(void *conn, struct cv_op *op, struct cv_file *file, bool datasync)
+{
+	struct cv_nfs_req *q = cv_nfs_req_new(conn, op);
+
+	(void)datasync;
+	if (!q)
+		return;
+	q->obj = file->handle;
+	cv_nfs_step(q, send_commit, got_commit);
+}
+
+/* ---- directories ---- */
+
+void cv_nfs_opendir(void *conn, struct cv_op *op, const struct cv_object *dir)
+{
+	(void)conn;
+	op->file = file_new(dir->handle);
+	op->done(op, op->file ? 0 : -ENOMEM);
+}
+
+static void send_readdir(struct cv_nfs_req *q)
+{
+	const struct cv_file *dir = q->data_dir;
+	struct cv_nfs_args a;
+
+	q->plus = !q->nfs->no_readdirplus;
+	cv_nfs_put_readdir(&a, &dir->handle, q->off, dir->verf, dir->reply_bytes, q->plus);
+	cv_nfs_submit(q, q->plus ? CV_NFS_READDIRPLUS : CV_NFS_READDIR, &a);
+}
+
+static void got_readdir(struct cv_nfs_req *q, int status, struct cv_xdr *x);
+
+/* Hands on what the reply holds. */
+static void take_entries(struct cv_nfs_req *q, struct cv_xdr *x)
+{
+	size_t max = x->left / ENTRY_WIRE_MIN + 1, names_size = x->left + 1, count;
+	cv_cleanup_free struct cv_dirent *entries = malloc(max * sizeof(*entries));
+	cv_cleanup_free char *names = malloc(names_size);
+	struct cv_file *dir = q->data_dir;
+	uint64_t last = q->off;
+	bool eof = false;
+
+	if (!entries || !names) {
+		cv_nfs_finish(q, -ENOMEM);
+		return;
+	}
+	count = cv_nfs_get_entries(x, q->plus, entries, max, names, names_size, dir->verf, &last,
+				   &eof);
+	if (x->bad || (last == q->off && !eof)) {
+		cv_nfs_finish(q, -EIO);
+		return;
+	}
+	dir->reply_bytes = DIR_REPLY_NEXT;
+	if (count == 0 && !eof) {
+		/* "." and ".." only */
+		q->off = last;
+		cv_nfs_step(q, send_readdir, got_readdir);
+		return;
+	}
+	for (size_t i = 0; i < count; i++) {
+		if (entries[i].have_entry)
+			cv_nfs_show(q->nfs, &entries[i].entry.attr);
+	}
+	q->op->dirents = entries;
+	q->op->eof = eof;
+	cv_nfs_finish(q, (ssize_t)count);
+}
+
+static void got_readdir(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	struct cv_file *dir = q->data_dir;
+
+	if (status == -EOPNOTSUPP && q->plus) {
+		q->nfs->no_readdirplus = true;
+		cv_nfs_step(q, send_readdir, got_readdir);
+	} else if (status == -ESTALE && q->off != 0 && !q->again) {
+		/* BAD_COOKIE: the directory has changed. Its cookies are usually good still. */
+		q->again = true;
+		memset(dir->verf, 0, sizeof(dir->verf));
+		cv_nfs_step(q, send_readdir, got_readdir);
+	} else if (status < 0) {
+		cv_nfs_finish(q, status);
+	} else {
+		take_entries(q, x);
+	}
+}
+
+void cv_nfs_readdir(void *conn, struct cv_op *op, struct cv_file *dir, uint64_t off)
+{
+	struct cv_nfs_req *q = cv_nfs_req_new(conn, op);
+
+	if (!q)
+		return;
+	q->data_dir = dir;
+	q->off = off;
+	if (off == 0) {
+		memset(dir->verf, 0, sizeof(dir->verf));
+		dir->reply_bytes = DIR_REPLY_FIRST;
+	}
+	cv_nfs_step(q, send_readdir, got_readdir);
+}
+
+/* An NFS server answers a change of a directory when it is on its disk. */
+void cv_nfs_fsyncdir(void *conn, struct cv_op *op, struct cv_file *dir, bool datasync)
+{
+	(void)conn;
+	(void)dir;
+	(void)datasync;
+	op->done(op, 0);
+}

@@ -1,0 +1,597 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * From options to a root handle: MOUNT protocol, then the way down to the directory wanted, then
+ * what the server can do. All of it blocks, under one deadline, and says what went wrong in words.
+ */
+#include "backends/nfs.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "config/cleanup.h"
+#include "config/log.h"
+#include "config/options.h"
+#include "config/str.h"
+
+#define PATH_MAX_MOUNT 1024 /* MNTPATHLEN */
+#define TIMEOUT_MS     15000
+#define MOUNT_MS       20000
+#define LISTED_MAX     400 /* bytes of exports named in an error */
+#define RETRY_MS       200
+#define AUTH_NONE      0
+#define AUTH_SYS       1
+#define RTT_SAMPLES    3
+
+struct mount {
+	const struct cv_dict *options;
+	struct cv_nfs *nfs;
+	struct cv_err *err;
+	const char *host;
+	char path[PATH_MAX_MOUNT + 1]; /* normalised: "/a/b", "/" */
+	char rest[PATH_MAX_MOUNT + 1]; /* below the export that was mounted: "b/c", "" */
+	uint16_t port, mountport;      /* 0: ask the portmapper */
+	uint64_t deadline_ns;
+	int fd; /* the nfsd; owned */
+	struct cv_cred cred;
+	struct cv_handle root;
+};
+
+/* Ends a connection at once: its reserved port is free again, not for two minutes in TIME_WAIT. */
+static void close_now(int *fd)
+{
+	const struct linger now = { .l_onoff = 1, .l_linger = 0 };
+
+	if (*fd >= 0)
+		(void)setsockopt(*fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+	cv_close_fd(fd);
+}
+
+static uint64_t left_ns(const struct mount *m)
+{
+	uint64_t now = cv_now_ns();
+
+	return now < m->deadline_ns ? m->deadline_ns - now : 0;
+}
+
+/* "/a//b/" → "/a/b"; false: too long, or not absolute. */
+static bool normalise(char *dst, size_t size, const char *path)
+{
+	size_t n = 0;
+
+	if (*path != '/')
+		return false;
+	while (*path) {
+		size_t len;
+
+		while (*path == '/')
+			path++;
+		len = strcspn(path, "/");
+		if (len == 0)
+			break;
+		if (n + 1 + len >= size)
+			return false;
+		dst[n++] = '/';
+		memcpy(dst + n, path, len);
+		n += len;
+		path += len;
+	}
+	if (n == 0)
+		dst[n++] = '/';
+	dst[n] = '\0';
+	return true;
+}
+
+/* ---- options ---- */
+
+static int read_options(struct mount *m)
+{
+	const struct cv_dict *o = m->options;
+	struct cv_nfs *nfs = m->nfs;
+	const char *version = cv_options_str(o, "version", "auto");
+	const char *path = cv_options_str(o, "path", NULL);
+
+	m->host = cv_options_str(o, "host", NULL);
+	if (!m->host || !path)
+		return cv_fail(m->err, EINVAL,
+			       "nfs: host and export are needed: source=nfs://host/export");
+	if (strlen(m->host) >= sizeof(((struct cv_rpc_config *)0)->host))
+		return cv_fail(m->err, ENAMETOOLONG, "nfs: the host name is too long");
+	if (!cv_str_eq(version, "3") && !cv_str_eq(version, "auto"))
+		return cv_fail(m->err, EPROTONOSUPPORT,
+			       "nfs: version=%s: NFSv4 is not there yet; leave the option out or "
+			       "use version=3 (the server must offer NFSv3)",
+			       version);
+	if (!normalise(m->path, sizeof(m->path), path))
+		return cv_fail(m->err, EINVAL,
+			       "nfs: the export '%s' must be an absolute path of at most %d bytes",
+			       path, PATH_MAX_MOUNT);
+	m->port = (uint16_t)cv_options_uint(o, "port", 0);
+	m->mountport = (uint16_t)cv_options_uint(o, "mountport", 0);
+	nfs->soft = cv_str_eq(cv_options_str(o, "recovery", "hard"), "soft");
+	nfs->timeout_ms = cv_options_ms(o, "timeout", TIMEOUT_MS);
+	if (nfs->timeout_ms < 1000)
+		nfs->timeout_ms = 1000; /* shorter than a busy server needs */
+	nfs->set_uid = cv_dict_get(o, "uid") != NULL;
+	nfs->uid = (uint32_t)cv_options_uint(o, "uid", 0);
+	nfs->set_gid = cv_dict_get(o, "gid") != NULL;
+	nfs->gid = (uint32_t)cv_options_uint(o, "gid", 0);
+	nfs->chown_ignore = cv_str_eq(cv_options_str(o, "chown", "strict"), "ignore");
+	m->cred = (struct cv_cred){ .uid = nfs->set_uid ? nfs->uid : geteuid(),
+				    .gid = nfs->set_gid ? nfs->gid : getegid() };
+	m->deadline_ns =
+		cv_now_ns() + cv_options_ms(o, "mount_timeout", MOUNT_MS) * UINT64_C(1000000);
+	return 0;
+}
+
+static void rpc_config(const struct mount *m, struct cv_rpc_config *c, uint32_t program,
+		       uint16_t port)
+{
+	memset(c, 0, sizeof(*c));
+	(void)cv_strcpy(c->host, sizeof(c->host), m->host);
+	c->port = port;
+	c->program = program;
+	c->version = CV_NFS_VERSION; /* MOUNT's is 3, too */
+	c->soft = m->nfs->soft;
+	c->timeout_ms = m->nfs->timeout_ms;
+}
+
+/* ---- MOUNT ---- */
+
+/* The portmapper knows where mountd is; without one it is often at nfsd's own port. */
+static int dial_mountd(struct mount *m, int *ret_fd)
+{
+	struct cv_rpc_config c;
+	struct cv_err second = { 0 };
+	uint64_t whole = m->deadline_ns;
+	int fd;
+
+	/* With another way left, the first one may take half of the time. */
+	if (!m->mountport && m->port)
+		m->deadline_ns = cv_now_ns() + left_ns(m) / 2;
+	rpc_config(m, &c, CV_MOUNT_PROGRAM, m->mountport);
+	fd = cv_rpc_dial(&c, 0, m->deadline_ns, NULL, m->err);
+	m->deadline_ns = whole;
+	if (fd < 0 && !m->mountport && m->port && fd != -EHOSTUNREACH) {
+		rpc_config(m, &c, CV_MOUNT_PROGRAM, m->port);
+		fd = cv_rpc_dial(&c, 0, m->deadline_ns, NULL, &second);
+		if (fd < 0)
+			*m->err = second;
+		else
+			m->mountport = m->port;
+	}
+	if (fd < 0)
+		return cv_fail_context(m->err, "nfs: mount service");
+	*ret_fd = fd;
+	return 0;
+}
+
+/* MNT on a fresh connection. Returns mountstat3 or -errno with err set. */
+static int mnt(struct mount *m, const char *path, struct cv_handle *ret_root)
+{
+	__attribute__((cleanup(close_now))) int fd = -1;
+	cv_cleanup_free uint8_t *reply = NULL;
+	struct cv_nfs_args a;
+	struct cv_xdr x;
+	size_t size;
+	uint32_t status, flavours;
+	bool usable;
+	int r = dial_mountd(m, &fd);
+
+	if (r < 0)
+		return r;
+	cv_nfs_put_path(&a, path);
+	r = cv_rpc_call_blocking(fd, CV_MOUNT_PROGRAM, CV_NFS_VERSION, CV_MOUNT_MNT, &m->cred,
+				 a.bytes, a.size, m->deadline_ns, &reply, &size);
+	if (r < 0)
+		return cv_fail(m->err, r, "nfs: mounting %s from %s: the mount service: %s%s", path,
+			       m->host, cv_strerror(r),
+			       r == -EPROTONOSUPPORT
+				       ? "; it does not speak MOUNT version 3 at this port: give "
+					 "mountport=, or enable NFSv3 on the server"
+				       : "");
+	x = cv_xdr_init(reply, size);
+	status = cv_xdr_u32(&x);
+	if (!x.bad && status != 0)
+		return (int)(status & 0x7fffffff);
+	cv_nfs_get_handle(&x, ret_root);
+	flavours = cv_xdr_u32(&x);
+	usable = flavours == 0;
+	for (uint32_t i = 0; i < flavours && !x.bad; i++) {
+		uint32_t flavour = cv_xdr_u32(&x);
+
+		usable = usable || flavour == AUTH_SYS || flavour == AUTH_NONE;
+	}
+	if (x.bad)
+		return cv_fail(m->err, EIO, "nfs: mounting %s from %s: malformed reply", path,
+			       m->host);
+	if (!usable)
+		return cv_fail(m->err, EACCES,
+			       "nfs: mounting %s from %s: the server wants Kerberos; only sec=sys "
+			       "is supported: allow it on the server for this export",
+			       path, m->host);
+	return 0;
+}
+
+/* True when path is dir or below it. */
+static bool is_below(const char *path, const char *dir)
+{
+	size_t n = strlen(dir);
+
+	if (n == 1)
+		return true;
+	return strncmp(path, dir, n) == 0 && (path[n] == '/' || path[n] == '\0');
+}
+
+static void add_listed(char *list, size_t size, const char *name)
+{
+	size_t n = strlen(list);
+
+	if (n + strlen(name) + 7 < size)
+		(void)snprintf(list + n, size - n, "%s%s", n ? ", " : "", name);
+	else if (n + 6 < size && !cv_str_eq(list + n - (n > 3 ? 3 : n), "..."))
+		(void)snprintf(list + n, size - n, ", ...");
+}
+
+/*
+ * EXPORT: the longest export that path lies in (in best, "" if none) and all of them as text.
+ * Servers may keep the list to themselves: then both are empty.
+ */
+static void list_exports(struct mount *m, char best[PATH_MAX_MOUNT + 1], char *list,
+			 size_t list_size)
+{
+	__attribute__((cleanup(close_now))) int fd = -1;
+	cv_cleanup_free uint8_t *reply = NULL;
+	struct cv_err ignored;
+	struct cv_rpc_config c;
+	struct cv_xdr x;
+	size_t size;
+
+	best[0] = list[0] = '\0';
+	rpc_config(m, &c, CV_MOUNT_PROGRAM, m->mountport);
+	fd = cv_rpc_dial(&c, 0, m->deadline_ns, NULL, &ignored);
+	if (fd < 0 && !m->mountport && m->port) {
+		rpc_config(m, &c, CV_MOUNT_PROGRAM, m->port);
+		fd = cv_rpc_dial(&c, 0, m->deadline_ns, NULL, &ignored);
+	}
+	if (fd < 0 || cv_rpc_call_blocking(fd, CV_MOUNT_PROGRAM, CV_NFS_VERSION, CV_MOUNT_EXPORT,
+					   &m->cred, "", 0, m->deadline_ns, &reply, &size) < 0)
+		return;
+	x = cv_xdr_init(reply, size);
+	while (cv_xdr_bool(&x)) {
+		char raw[PATH_MAX_MOUNT + 1], name[PATH_MAX_MOUNT + 1];
+		size_t n;
+		const uint8_t *p = cv_xdr_opaque(&x, PATH_MAX_MOUNT, &n);
+
+		while (cv_xdr_bool(&x)) /* groups */
+			(void)cv_xdr_opaque(&x, 255, &size);
+		if (!p || x.bad)
+			return;
+		memcpy(raw, p, n);
+		raw[n] = '\0';
+		if (!normalise(name, sizeof(name), raw))
+			continue;
+		add_listed(list, list_size, name);
+		if (is_below(m->path, name) && strlen(name) > strlen(best))
+			(void)cv_strcpy(best, PATH_MAX_MOUNT + 1, name);
+	}
+}
+
+static int mount_refused(struct mount *m, int status, const char *list)
+{
+	bool denied = status == EPERM || status == EACCES;
+	char known[LISTED_MAX + 32] = "";
+
+	if (*list)
+		(void)snprintf(known, sizeof(known), "; its exports: %s", list);
+	if (denied)
+		return cv_fail(m->err, EACCES,
+			       "nfs: mounting %s from %s: access denied by the server; it may not "
+			       "export this path, not to this client's address, or only to "
+			       "privileged ports (%s)%s",
+			       m->path, m->host,
+			       geteuid() == 0 ? "used here; check the export's client list"
+					      : "run as root, or set 'insecure' on the server",
+			       known);
+	if (status == ENOENT)
+		return cv_fail(m->err, ENOENT, "nfs: %s has no export or directory '%s'%s", m->host,
+			       m->path, known);
+	if (status == ENOTDIR)
+		return cv_fail(m->err, ENOTDIR, "nfs: '%s' on %s is not a directory", m->path,
+			       m->host);
+	return cv_fail(m->err, EIO, "nfs: mounting %s from %s: the server refuses (status %d)%s",
+		       m->path, m->host, status, known);
+}
+
+static int mount_root(struct mount *m)
+{
+	char best[PATH_MAX_MOUNT + 1], list[LISTED_MAX];
+	int status = mnt(m, m->path, &m->root), second;
+
+	if (status <= 0)
+		return status;
+	list_exports(m, best, list, sizeof(list));
+	if (!*best || cv_str_eq(best, m->path))
+		return mount_refused(m, status, list);
+	second = mnt(m, best, &m->root);
+	if (second < 0)
+		return second;
+	if (second > 0)
+		return mount_refused(m, second, list);
+	(void)cv_strcpy(m->rest, sizeof(m->rest), m->path + (best[1] ? strlen(best) + 1 : 1));
+	return 0;
+}
+
+/* ---- NFS ---- */
+
+/* Returns 0 and *x after the status (in *ret_reply, the caller's), or -errno, err not set. */
+static int call(struct mount *m, uint32_t procedure, const struct cv_nfs_args *a,
+		uint8_t **ret_reply, struct cv_xdr *x)
+{
+	for (;;) {
+		const struct timespec pause = { .tv_nsec = RETRY_MS * 1000000L };
+		uint32_t status;
+		size_t size;
+		int r;
+
+		if (!a->size)
+			return -ENAMETOOLONG;
+		r = cv_rpc_call_blocking(m->fd, CV_NFS_PROGRAM, CV_NFS_VERSION, procedure, &m->cred,
+					 a->bytes, a->size, m->deadline_ns, ret_reply, &size);
+		if (r < 0)
+			return r;
+		*x = cv_xdr_init(*ret_reply, size);
+		status = cv_xdr_u32(x);
+		if (status != CV_NFS_JUKEBOX)
+			return x->bad ? -EIO : cv_nfs_errno(status);
+		free(cv_steal(ret_reply));
+		if (left_ns(m) < RETRY_MS * UINT64_C(1000000))
+			return -ETIMEDOUT;
+		(void)nanosleep(&pause, NULL);
+	}
+}
+
+static int getattr(struct mount *m, const struct cv_handle *h, struct cv_attr *ret)
+{
+	cv_cleanup_free uint8_t *reply = NULL;
+	struct cv_nfs_args a;
+	struct cv_xdr x;
+	int r;
+
+	cv_nfs_put_handle(&a, h);
+	r = call(m, CV_NFS_GETATTR, &a, &reply, &x);
+	if (r < 0)
+		return r;
+	cv_nfs_get_attr(&x, ret);
+	return x.bad ? -EIO : 0;
+}
+
+static int lookup(struct mount *m, const struct cv_handle *dir, const char *name,
+		  struct cv_handle *ret)
+{
+	cv_cleanup_free uint8_t *reply = NULL;
+	struct cv_nfs_args a;
+	struct cv_handle h;
+	struct cv_xdr x;
+	int r;
+
+	cv_nfs_put_name(&a, dir, name);
+	r = call(m, CV_NFS_LOOKUP, &a, &reply, &x);
+	if (r < 0)
+		return r;
+	cv_nfs_get_handle(&x, &h);
+	if (x.bad)
+		return -EIO;
+	*ret = h;
+	return 0;
+}
+
+static int make_dir(struct mount *m, const struct cv_handle *dir, const char *name, uint32_t mode)
+{
+	const struct cv_setattr set = { .mask = CV_SET_MODE, .mode = mode & 07777 };
+	cv_cleanup_free uint8_t *reply = NULL;
+	struct cv_nfs_args a;
+	struct cv_xdr x;
+
+	cv_nfs_put_mkdir(&a, dir, name, &set);
+	return call(m, CV_NFS_MKDIR, &a, &reply, &x);
+}
+
+/* From m->root down. what: for the error. Missing directories are made when create is set. */
+static int walk(struct mount *m, const char *path, const char *what, bool create)
+{
+	uint32_t mode = (uint32_t)cv_options_uint(m->options, "mode", 0755);
+
+	while (*path) {
+		char name[CV_NAME_MAX + 1];
+		struct cv_handle next;
+		struct cv_attr attr;
+		size_t n = strcspn(path, "/");
+		int r;
+
+		if (n > CV_NAME_MAX)
+			return cv_fail(m->err, ENAMETOOLONG, "nfs: %s '%s': a name is too long",
+				       what, path);
+		memcpy(name, path, n);
+		name[n] = '\0';
+		path += n + strspn(path + n, "/");
+		if (n == 0 || cv_str_eq(name, "."))
+			continue;
+		if (cv_str_eq(name, ".."))
+			return cv_fail(m->err, EINVAL, "nfs: %s must not contain '..'", what);
+		r = lookup(m, &m->root, name, &next);
+		if (r == -ENOENT && create) {
+			r = make_dir(m, &m->root, name, mode);
+			if (r == 0 || r == -EEXIST)
+				r = lookup(m, &m->root, name, &next);
+			if (r < 0)
+				return cv_fail(m->err, r, "nfs: creating %s '%s' on %s: %s%s", what,
+					       name, m->host, cv_strerror(r),
+					       r == -EACCES || r == -EPERM
+						       ? "; if the export squashes root, create it "
+							 "on the server or set no_root_squash"
+						       : "");
+		}
+		if (r == 0)
+			r = getattr(m, &next, &attr);
+		if (r == 0 && !S_ISDIR(attr.mode))
+			r = -ENOTDIR;
+		if (r < 0)
+			return cv_fail(m->err, r, "nfs: %s: '%s' in '%s' on %s: %s", what, name,
+				       m->path, m->host, cv_strerror(r));
+		m->root = next;
+	}
+	return 0;
+}
+
+static uint32_t limit(uint32_t value, uint32_t low, uint32_t high)
+{
+	if (value < low)
+		return low;
+	return value > high ? high : value;
+}
+
+static int fsinfo(struct mount *m, struct cv_info *info)
+{
+	cv_cleanup_free uint8_t *reply = NULL;
+	uint32_t rtmax, wtmax, dtpref, gran_s, gran_ns;
+	struct cv_attr ignored;
+	struct cv_nfs_args a;
+	struct cv_xdr x;
+	int r;
+
+	cv_nfs_put_handle(&a, &m->root);
+	r = call(m, CV_NFS_FSINFO, &a, &reply, &x);
+	if (r < 0)
+		return cv_fail(m->err, r, "nfs: asking %s for its limits (FSINFO): %s", m->host,
+			       cv_strerror(r));
+	(void)cv_nfs_get_post_attr(&x, &ignored);
+	rtmax = cv_xdr_u32(&x);
+	(void)cv_xdr_take(&x, 8); /* rtpref, rtmult */
+	wtmax = cv_xdr_u32(&x);
+	(void)cv_xdr_take(&x, 8);
+	dtpref = cv_xdr_u32(&x);
+	(void)cv_xdr_u64(&x); /* maxfilesize */
+	gran_s = cv_xdr_u32(&x);
+	gran_ns = cv_xdr_u32(&x);
+	if (x.bad)
+		return cv_fail(m->err, EIO, "nfs: malformed FSINFO reply from %s", m->host);
+	info->read_max = m->nfs->rsize = limit(rtmax, 4096, CV_MAX_IO);
+	info->write_max = m->nfs->wsize = limit(wtmax, 4096, CV_MAX_IO);
+	info->readdir_max = limit(dtpref, 65536, CV_MAX_IO);
+	info->time_gran_ns = gran_s || gran_ns > 1000000 ? 1000000000 : 1;
+	return 0;
+}
+
+/* Not all servers answer it; what it says matters little. */
+static void pathconf_names(struct mount *m)
+{
+	cv_cleanup_free uint8_t *reply = NULL;
+	struct cv_attr ignored;
+	struct cv_nfs_args a;
+	struct cv_xdr x;
+
+	m->nfs->name_max = CV_NAME_MAX;
+	cv_nfs_put_handle(&a, &m->root);
+	if (call(m, CV_NFS_PATHCONF, &a, &reply, &x) == 0) {
+		uint32_t name_max;
+
+		(void)cv_nfs_get_post_attr(&x, &ignored);
+		(void)cv_xdr_u32(&x); /* linkmax */
+		name_max = cv_xdr_u32(&x);
+		if (!x.bad && name_max)
+			m->nfs->name_max = limit(name_max, 1, CV_NAME_MAX);
+	}
+}
+
+static int root_attributes(struct mount *m, struct cv_info *info)
+{
+	uint64_t best = UINT64_MAX;
+
+	for (int i = 0; i < RTT_SAMPLES; i++) {
+		uint64_t start = cv_now_ns(), took;
+		int r = getattr(m, &m->root, &info->root.attr);
+
+		if (r < 0)
+			return cv_fail(
+				m->err, r, "nfs: %s on %s: reading the root's attributes: %s%s",
+				m->path, m->host, cv_strerror(r),
+				r == -EACCES
+					? "; the server refuses our credentials: check sec= (sys) "
+					  "and 'secure' of the export"
+					: "");
+		took = cv_now_ns() - start;
+		if (took < best)
+			best = took;
+	}
+	info->rtt_us = (uint32_t)(best / 1000);
+	if (!S_ISDIR(info->root.attr.mode))
+		return cv_fail(m->err, ENOTDIR, "nfs: '%s' on %s is not a directory", m->path,
+			       m->host);
+	return 0;
+}
+
+static int dial_nfsd(struct mount *m, struct cv_rpc_config *c, struct cv_info *info)
+{
+	uint16_t port = 0;
+
+	rpc_config(m, c, CV_NFS_PROGRAM, m->port);
+	m->fd = cv_rpc_dial(c, 0, m->deadline_ns, &port, m->err);
+	if (m->fd < 0) {
+		m->fd = -1;
+		return cv_fail_context(m->err, "nfs");
+	}
+	(void)snprintf(info->server, sizeof(info->server), "%.200s:%u (NFSv3)", m->host, port);
+	return 0;
+}
+
+static int mount_all(struct mount *m, struct cv_info *info)
+{
+	const char *subdir = cv_options_str(m->options, "subdir", "");
+	struct cv_rpc_config config;
+	int r = mount_root(m);
+
+	if (r == 0)
+		r = dial_nfsd(m, &config, info);
+	if (r == 0)
+		r = walk(m, m->rest, "the path", false);
+	if (r == 0)
+		r = walk(m, subdir, "subdir", true);
+	if (r == 0)
+		r = root_attributes(m, info);
+	if (r == 0)
+		r = fsinfo(m, info);
+	if (r < 0)
+		return r;
+	pathconf_names(m);
+	info->features = CV_FEAT_HANDLES | CV_FEAT_CALLER_CREDS | CV_FEAT_HARD_LINKS |
+			 CV_FEAT_UNSTABLE_WRITES | CV_FEAT_WRITE_BEHIND;
+	info->root.handle = m->root;
+	cv_nfs_show(m->nfs, &info->root.attr);
+	if (getrandom(&m->nfs->verifier, sizeof(m->nfs->verifier), 0) < 0)
+		m->nfs->verifier = cv_now_ns();
+	r = cv_rpc_new(m->nfs->loop, &config, m->fd, &m->nfs->rpc);
+	if (r < 0)
+		return cv_fail(m->err, r, "nfs: %s", cv_strerror(r));
+	m->fd = -1; /* the transport's now */
+	return 0;
+}
+
+int cv_nfs_mount_export(const struct cv_dict *options, struct cv_nfs *nfs, struct cv_info *info,
+			struct cv_err *err)
+{
+	struct cv_err spare; /* callers may not care */
+	struct mount m = { .options = options, .nfs = nfs, .err = err ? err : &spare, .fd = -1 };
+	int r = read_options(&m);
+
+	if (r == 0)
+		r = mount_all(&m, info);
+	close_now(&m.fd);
+	return r;
+}

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * ONC RPC over TCP (RFC 5531), asynchronous, for one program of one server.
+ *
+ * A call keeps everything that is needed to send it again until it is answered: after a lost
+ * connection calls go out again in their original order, with their xid and, where possible, from
+ * the same source port, so that the server's duplicate-request cache recognises what it has done
+ * already. No partly received reply outlives its connection. Reconnecting (name resolution,
+ * portmapper, connect) happens on a helper thread, with back-off; meanwhile nothing here uses the
+ * CPU.
+ *
+ * It knows nothing of NFS. Loop thread only, except where said.
+ */
+#ifndef CV_BACKENDS_RPC_H
+#define CV_BACKENDS_RPC_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "backends/backend.h"
+#include "config/err.h"
+#include "config/loop.h"
+
+#define CV_RPC_REPLY_MAX (CV_MAX_IO + 64u * 1024) /* a longer record ends the connection */
+#define CV_RPC_WINDOW	 128			  /* calls on the wire; the others wait here */
+
+struct cv_rpc;
+
+struct cv_rpc_config {
+	char host[256];
+	uint16_t port; /* 0: ask the server's portmapper, at each connect */
+	uint32_t program;
+	uint32_t version;
+	bool soft;	     /* calls fail with -ETIMEDOUT after timeout_ms */
+	uint64_t timeout_ms; /* without a byte from the server: the connection counts as dead */
+};
+
+struct cv_rpc_call {
+	/* the caller's */
+	const void *data; /* sent after the arguments, by reference: must live until done() */
+	size_t data_size;
+	/*
+	 * status 0: results (XDR, after the RPC header) in reply, valid until return. Else -errno:
+	 * -ETIMEDOUT (soft), -EACCES (credentials refused), -EIO (malformed, not accepted),
+	 * -ECANCELED (cv_rpc_free()).
+	 */
+	void (*done)(struct cv_rpc_call *call, int status, const uint8_t *reply, size_t size);
+	bool resent; /* sent more than once: a refusal may be about our own earlier success */
+
+	/* private */
+	struct cv_rpc_call *next, *prev;
+	uint8_t *head; /* record mark, RPC header, arguments */
+	size_t head_size;
+	size_t sent; /* bytes of this transmission */
+	uint32_t xid;
+	bool on_wire;
+	uint64_t deadline_ns; /* soft */
+};
+
+struct cv_rpc_stats {
+	bool connected;
+	uint64_t reconnects;
+	uint64_t in_flight;
+	char last_error[256];
+	uint64_t last_error_s;
+};
+
+/*
+ * Blocking; any thread: resolves, asks the portmapper if port is 0, connects, from a privileged
+ * source port when we may (prefer_port if not 0). Returns a non-blocking descriptor, or -errno with
+ * err naming host and step. *ret_port: the port connected to.
+ */
+int cv_rpc_dial(const struct cv_rpc_config *config, uint16_t prefer_port, uint64_t deadline_ns,
+		uint16_t *ret_port, struct cv_err *err);
+/*
+ * Blocking; any thread: one call on a descriptor that nobody else uses. args: XDR. On success
+ * *ret_reply (malloc'd, the caller's) is the results' XDR.
+ */
+int cv_rpc_call_blocking(int fd, uint32_t program, uint32_t version, uint32_t procedure,
+			 const struct cv_cred *cred, const void *args, size_t args_size,
+			 uint64_t deadline_ns, uint8_t **ret_reply, size_t *ret_size);
+
+/* Takes fd (from cv_rpc_dial()) on success. */
+int cv_rpc_new(struct cv_loop *loop, const struct cv_rpc_config *config, int fd,
+	       struct cv_rpc **ret_rpc);
+/* Completes what is left with -ECANCELED. Does not wait for a reconnect that is under way. */
+void cv_rpc_free(struct cv_rpc *rpc);
+void cv_rpc_stats(const struct cv_rpc *rpc, struct cv_rpc_stats *ret);
+
+/* args: XDR of the arguments up to data; copied. Returns 0 (then done() follows, later) or -ENOMEM.
+ */
+int cv_rpc_submit(struct cv_rpc *rpc, struct cv_rpc_call *call, uint32_t procedure,
+		  const struct cv_cred *cred, const void *args, size_t args_size);
+
+/*
+ * The reply parser alone, for tests and fuzzing: a record without its marks. Returns 0 and the
+ * results, or -errno; -EBADMSG: not a reply at all.
+ */
+int cv_rpc_parse_reply(const uint8_t *record, size_t size, uint32_t *ret_xid,
+		       const uint8_t **ret_results, size_t *ret_size);
+
+#endif

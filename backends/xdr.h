@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Bounded reading of XDR (RFC 4506) from a reply. A reader never leaves its bytes: once something
+ * does not fit, it is `bad` and yields zeros, so a decoder checks once, at its end. Servers are not
+ * trusted.
+ */
+#ifndef CV_BACKENDS_XDR_H
+#define CV_BACKENDS_XDR_H
+
+#include <arpa/inet.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+struct cv_xdr {
+	const uint8_t *p;
+	size_t left;
+	bool bad;
+};
+
+static inline struct cv_xdr cv_xdr_init(const void *data, size_t size)
+{
+	return (struct cv_xdr){ .p = data, .left = size, .bad = false };
+}
+
+static inline const uint8_t *cv_xdr_take(struct cv_xdr *x, size_t size)
+{
+	const uint8_t *p = x->p;
+
+	if (x->bad || size > x->left) {
+		x->bad = true;
+		return NULL;
+	}
+	x->p += size;
+	x->left -= size;
+	return p;
+}
+
+static inline uint32_t cv_xdr_u32(struct cv_xdr *x)
+{
+	const uint8_t *p = cv_xdr_take(x, 4);
+	uint32_t v = 0;
+
+	if (p)
+		memcpy(&v, p, 4);
+	return ntohl(v);
+}
+
+static inline uint64_t cv_xdr_u64(struct cv_xdr *x)
+{
+	uint64_t high = cv_xdr_u32(x);
+
+	return high << 32 | cv_xdr_u32(x);
+}
+
+static inline bool cv_xdr_bool(struct cv_xdr *x)
+{
+	return cv_xdr_u32(x) != 0;
+}
+
+/* opaque<max> or string<max>: points into the reply, padding skipped. NULL when bad. */
+static inline const uint8_t *cv_xdr_opaque(struct cv_xdr *x, size_t max, size_t *ret_size)
+{
+	uint32_t size = cv_xdr_u32(x);
+	const uint8_t *p;
+
+	*ret_size = 0;
+	if (x->bad || size > max || size > x->left) {
+		x->bad = true;
+		return NULL;
+	}
+	p = cv_xdr_take(x, size);
+	if (size % 4)
+		(void)cv_xdr_take(x, 4 - size % 4);
+	*ret_size = size;
+	return x->bad ? NULL : p;
+}
+
+#endif
