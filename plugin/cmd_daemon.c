@@ -177,7 +177,7 @@ static int start_parts(struct daemon *d, struct cv_err *err)
 	volumes.mounter_ctx = d->supervisor;
 	/* All state first: the first question may come as soon as the socket is there. */
 	r = cv_volumes_new(&volumes, &d->driver.volumes, err);
-	if (r == 0)
+	if (r == 0 && !getenv("LISTEN_FDS"))
 		r = make_socket_parent(d->socket_path, err);
 	if (r == 0)
 		r = cv_server_listen(d->socket_path, &fd, &d->socket_ours, err);

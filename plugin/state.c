@@ -408,12 +408,14 @@ static int move_secret(const struct cv_store *store, const char *encoded, const 
 			return cv_fail(err, -r, "cannot write %s/secrets/%s: %s", store->path, file,
 				       cv_strerror(r));
 	}
-	if (r == 0 && !replace && !same_secret(store, file, value)) {
-		(void)cv_dict_remove(options, option);
-		r = cv_dict_set(options, option, "(changed)");
-	} else if (r == 0) {
-		(void)cv_dict_remove(options, option);
-		r = cv_dict_setf(options, key, "%s/secrets/%s", store->path, file);
+	if (r == 0) {
+		bool same = replace || same_secret(store, file, value);
+
+		(void)cv_dict_remove(options, option); /* value is gone from here on */
+		if (same)
+			r = cv_dict_setf(options, key, "%s/secrets/%s", store->path, file);
+		else
+			r = cv_dict_set(options, key, CV_OTHER_SECRET);
 	}
 	return r < 0 ? cv_fail(err, -r, "out of memory") : 0;
 }

@@ -68,9 +68,10 @@ int cv_store_list(const struct cv_store *store, void (*each)(void *ctx, const ch
 
 /*
  * Moves literal secrets (CV_OPT_SECRET) of canonical options into files and puts `<option>_file` in
- * their place. replace == false: compares instead; where the stored secret is the same,
- * `<option>_file` takes its place, else the literal is wiped and `<option>` set to "(changed)".
+ * their place. replace == false: compares instead; `<option>_file` is CV_OTHER_SECRET then when the
+ * stored secret is another one.
  */
+#define CV_OTHER_SECRET "(another secret)"
 int cv_store_secrets(const struct cv_store *store, const char *encoded, struct cv_dict *options,
 		     bool replace, struct cv_err *err);
 
