@@ -43,6 +43,7 @@ struct cv_nfs {
 /* An open file or directory: the protocol has none, so this is a handle with a memory. */
 struct cv_file {
 	struct cv_handle handle;
+	bool writable;
 	/* directories: of the last reply; sent back with its cookies */
 	uint8_t verf[CV_NFS_VERF_SIZE];
 	uint32_t reply_bytes;

@@ -15,12 +15,13 @@
 #define ENTRY_WIRE_MIN	24	      /* bytes a directory entry takes at least */
 #define CREATE_TRIES	3
 
-static struct cv_file *file_new(const struct cv_handle *handle)
+static struct cv_file *file_new(const struct cv_handle *handle, int flags)
 {
 	struct cv_file *file = calloc(1, sizeof(*file));
 
 	if (file) {
 		file->handle = *handle;
+		file->writable = (flags & O_ACCMODE) != O_RDONLY;
 		file->reply_bytes = DIR_REPLY_FIRST;
 	}
 	return file;
@@ -34,7 +35,11 @@ static struct cv_file *file_new(const struct cv_handle *handle)
 
 static void finish_open(struct cv_nfs_req *q)
 {
-	q->op->file = file_new(&q->obj);
+	if (S_ISDIR(q->op->attr.mode)) {
+		cv_nfs_finish(q, -EISDIR);
+		return;
+	}
+	q->op->file = file_new(&q->obj, q->flags);
 	cv_nfs_finish(q, q->op->file ? 0 : -ENOMEM);
 }
 
@@ -158,7 +163,7 @@ static void finish_create(struct cv_nfs_req *q)
 {
 	q->op->attr = q->op->entry.attr;
 	q->op->have_attr = true;
-	q->op->file = file_new(&q->op->entry.handle);
+	q->op->file = file_new(&q->op->entry.handle, q->flags);
 	cv_nfs_finish(q, q->op->file ? 0 : -ENOMEM);
 }
 
@@ -166,7 +171,7 @@ static void finish_create(struct cv_nfs_req *q)
 static void finish_opened(struct cv_nfs_req *q)
 {
 	q->op->entry.attr = q->op->attr;
-	q->op->file = file_new(&q->obj);
+	q->op->file = file_new(&q->obj, q->flags);
 	cv_nfs_finish(q, q->op->file ? 0 : -ENOMEM);
 }
 
@@ -500,6 +505,10 @@ void cv_nfs_write(void *conn, struct cv_op *op, struct cv_file *file, const void
 	q->data = data;
 	q->size = size_bytes;
 	q->off = off;
+	if (!file->writable) {
+		cv_nfs_finish(q, -EBADF);
+		return;
+	}
 	if (size_bytes == 0) {
 		op->stable = true;
 		cv_nfs_finish(q, 0);
@@ -553,7 +562,7 @@ void cv_nfs_fsync(void *conn, struct cv_op *op, struct cv_file *file, bool datas
 void cv_nfs_opendir(void *conn, struct cv_op *op, const struct cv_object *dir)
 {
 	(void)conn;
-	op->file = file_new(dir->handle);
+	op->file = file_new(dir->handle, O_RDONLY);
 	op->done(op, op->file ? 0 : -ENOMEM);
 }
 

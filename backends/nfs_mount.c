@@ -229,14 +229,19 @@ static bool is_below(const char *path, const char *dir)
 	return strncmp(path, dir, n) == 0 && (path[n] == '/' || path[n] == '\0');
 }
 
+/* As many names as fit, then "...". */
 static void add_listed(char *list, size_t size, const char *name)
 {
-	size_t n = strlen(list);
+	size_t n = strlen(list), tail = strlen(", ...");
 
-	if (n + strlen(name) + 7 < size)
-		(void)snprintf(list + n, size - n, "%s%s", n ? ", " : "", name);
-	else if (n + 6 < size && !cv_str_eq(list + n - (n > 3 ? 3 : n), "..."))
-		(void)snprintf(list + n, size - n, ", ...");
+	if (n >= tail && cv_str_eq(list + n - tail, ", ..."))
+		return;
+	if (n + 2 + strlen(name) + tail >= size)
+		name = "...";
+	if (n)
+		(void)cv_strcpy(list + n, size - n, ", ");
+	n = strlen(list);
+	(void)cv_strcpy(list + n, size - n, name);
 }
 
 /*
