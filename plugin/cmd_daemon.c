@@ -148,13 +148,13 @@ static int lock_run_dir(struct daemon *d, struct cv_err *err)
 
 static int make_socket_parent(const char *path, struct cv_err *err)
 {
-	cv_cleanup_free char *dir = strdup(path);
-	char *slash = dir ? strrchr(dir, '/') : NULL;
+	const char *slash = strrchr(path, '/');
+	cv_cleanup_free char *dir = NULL;
 
-	if (!slash || slash == dir)
+	if (!slash || slash == path)
 		return 0;
-	*slash = '\0';
-	return cv_mkdir_p(dir, 0755, err);
+	dir = strndup(path, (size_t)(slash - path));
+	return dir ? cv_mkdir_p(dir, 0755, err) : cv_fail(err, ENOMEM, "out of memory");
 }
 
 static int start_parts(struct daemon *d, struct cv_err *err)

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Inside of volumes.h, shared by volumes.c (what volumes there are), volumes_mount.c (who uses
+ * them) and volumes_load.c (finding both again at start). Nobody else includes this. Lock order:
+ * volumes.h.
+ */
+#ifndef CV_PLUGIN_VOLUMES_IMPL_H
+#define CV_PLUGIN_VOLUMES_IMPL_H
+
+#include <pthread.h>
+
+#include "plugin/names.h"
+#include "plugin/state.h"
+#include "plugin/volumes.h"
+
+struct volume {
+	struct volume *next; /* protected by volumes->lock */
+	unsigned refs;	     /* likewise; the list holds one */
+	pthread_mutex_t op;
+
+	/* Fixed after creation. */
+	char *name; /* owned */
+	char encoded[CV_ENCODED_MAX + 1];
+	char socket_name[CV_ENCODED_SOCKET + 8];
+	char *mountpoint; /* owned */
+	char *source;	  /* owned */
+	int64_t created;
+	struct cv_dict options;
+	char *broken; /* owned: why the state file cannot be used; NULL: it can */
+
+	/* Protected by volumes->lock; worker changes only with op held as well. */
+	bool removed;
+	bool mounting;
+	struct cv_worker *worker;
+	struct cv_mount_id *ids; /* owned */
+	size_t id_count;
+	char error[CV_ERR_SIZE]; /* the last one, for people; "" */
+	unsigned attempts;	 /* mounts tried so far */
+	struct cv_err last;	 /* of the last attempt; code 0: it succeeded */
+	unsigned stale_ticks; /* how often only earlier dockerds' counts were seen, without users */
+};
+
+struct cv_volumes {
+	pthread_mutex_t create;
+	pthread_mutex_t lock;
+	struct volume *list; /* protected by lock */
+	unsigned epoch;	     /* protected by lock */
+	struct cv_store store;
+	char *run_dir; /* owned */
+	int records;   /* owned: RUN_DIR/volumes */
+	const struct cv_mounter *mounter;
+	void *ctx;
+};
+
+/* ---- volumes.c ---- */
+
+struct volume *cv_volume_new(struct cv_volumes *vs, const char *name, const char *encoded);
+void cv_volume_free(struct volume *v);
+/* A reference, or NULL. */
+struct volume *cv_volume_get(struct cv_volumes *vs, const char *name);
+void cv_volume_unref(struct cv_volumes *vs, struct volume *v);
+struct volume *cv_volume_find_locked(struct cv_volumes *vs, const char *name);
+int cv_volume_unknown(const char *name, struct cv_err *err); /* -ENOENT, and says so */
+/* Waits for the volume's turn (op), until deadline. -ENOENT when it was removed meanwhile. */
+int cv_volume_lock(struct cv_volumes *vs, struct volume *v, uint64_t deadline, struct cv_err *err);
+/* Takes options over on success. */
+int cv_volume_set_options(struct volume *v, struct cv_dict *options);
+/* Where a volume without a source lives; caller frees. */
+char *cv_volume_default_path(const struct cv_volumes *vs, const char *encoded);
+
+/* ---- volumes_mount.c ---- */
+
+unsigned cv_volume_uses_locked(const struct volume *v);
+/* Users that the dockerd of today knows of, or that are not dockerd's. */
+unsigned cv_volume_current_uses_locked(const struct cv_volumes *vs, const struct volume *v);
+/* With op held: writes the record; a failure is logged. */
+void cv_volume_record(struct cv_volumes *vs, struct volume *v);
+void cv_volume_forget_ids(struct cv_volumes *vs, struct volume *v);
+/* Its worker lives and its mountpoint shows the mount. */
+bool cv_volume_is_mounted(struct cv_volumes *vs, struct volume *v);
+/* Any process has it open or, in a container, mounted. */
+bool cv_volume_is_used(struct cv_volumes *vs, struct volume *v);
+/* Everything written is on the server; without op. */
+int cv_volume_sync(struct cv_volumes *vs, struct volume *v, unsigned timeout_ms,
+		   struct cv_err *err);
+/* With op held and no users. */
+void cv_volume_end_mount(struct cv_volumes *vs, struct volume *v);
+
+/* ---- volumes_load.c ---- */
+
+/* Before any other thread is there. */
+int cv_volumes_load(struct cv_volumes *vs, struct cv_err *err);
+
+#endif
