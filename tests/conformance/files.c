@@ -96,7 +96,7 @@ static void exclusive_racer(int round)
 	int fd;
 
 	(void)snprintf(name, sizeof(name), "lock-%d", round);
-	(void)read(race_start[0], &c, 1); /* end of file: go */
+	NEED(read(race_start[0], &c, 1) == 0); /* end of file: go */
 	fd = open(name, O_RDWR | O_CREAT | O_EXCL, 0600);
 	if (fd >= 0) {
 		int log = open("winners", O_WRONLY | O_APPEND | O_CREAT, 0600);

@@ -455,7 +455,7 @@ int main(int argc, char **argv)
 {
 	unsigned number = 0, planned = 0, counts[3] = { 0 };
 	const char *dir = NULL;
-	char top[2048];
+	char *top;
 	bool list = false;
 
 	if (parse(argc, argv, &dir, &list) < 0)
@@ -469,7 +469,8 @@ int main(int argc, char **argv)
 	}
 	if (list)
 		return 0;
-	if (!realpath(dir, top)) {
+	top = realpath(dir, NULL);
+	if (!top) {
 		(void)fprintf(stderr, "conformance: %s: %s\n", dir, strerror(errno));
 		return 2;
 	}
@@ -490,5 +491,6 @@ int main(int argc, char **argv)
 		}
 	}
 	printf("%u passed, %u failed, %u skipped\n", counts[0], counts[1], counts[2]);
+	free(top);
 	return counts[1] ? 1 : 0;
 }
