@@ -35,6 +35,7 @@
 #define TURN_BYTES	(8u << 20)   /* received per turn before others get theirs */
 #define GATHER		48	     /* iovecs per sendmsg() */
 #define FRAGMENTS_MAX	1024
+#define FORGOTTEN	4 /* timeouts after which a call counts as lost by the server */
 #define TICK_MS		200
 #define SETTLED_NS	1000000000ull /* a connection that lived this long was a good one */
 #define BACKOFF_MIN_MS	100
@@ -74,6 +75,7 @@ struct cv_rpc {
 	struct dial *dial;
 	unsigned backoff_ms;
 	uint64_t attached_ns;
+	bool answered; /* this connection has brought an answer */
 	uint16_t source_port;
 	uint32_t next_xid;
 	unsigned seed;
@@ -711,12 +713,12 @@ static void disconnect(struct cv_rpc *rpc, const char *why)
 	/* Not only for debugging: from here on the volume's users wait. */
 	cv_notice("connection to %s lost (%s), reconnecting", rpc->config.host, why);
 	/* A server that takes connections and drops them is not to be stormed. */
-	if (cv_now_ns() - rpc->attached_ns < SETTLED_NS) {
+	if (rpc->answered)
+		rpc->backoff_ms = BACKOFF_MIN_MS;
+	if (rpc->answered && cv_now_ns() - rpc->attached_ns >= SETTLED_NS)
+		start_dial(rpc);
+	else
 		dial_later(rpc);
-		return;
-	}
-	rpc->backoff_ms = BACKOFF_MIN_MS;
-	start_dial(rpc);
 }
 
 static void rpc_ready(struct cv_watch *watch, uint32_t events);
@@ -749,7 +751,7 @@ static int attach(struct cv_rpc *rpc, int fd)
 			ntohs(addr.sa.sa_family == AF_INET6 ? addr.v6.sin6_port : addr.v4.sin_port);
 	rpc->attached_ns = rpc->heard_ns = cv_now_ns();
 	rpc->sent_bytes = rpc->acked_bytes = 0;
-	rpc->pinged = false;
+	rpc->pinged = rpc->answered = false;
 	return cv_loop_add(rpc->loop, &rpc->watch, fd, EPOLLIN);
 }
 
@@ -904,6 +906,7 @@ static int send_calls(struct cv_rpc *rpc)
 
 			if (!c->on_wire) {
 				c->on_wire = true;
+				c->wire_ns = cv_loop_now_ns(rpc->loop);
 				rpc->wire++;
 			}
 			c->sent += part;
@@ -954,6 +957,7 @@ static int handle_record(struct cv_rpc *rpc, const uint8_t *record, size_t size)
 	/* A call not even sent cannot have an answer: the stream is not what we think. */
 	if (!call || call->sent < call_size(call))
 		return call ? -EBADMSG : 0; /* unknown: the answer to a call given up (soft) */
+	rpc->answered = true;
 	call_complete(rpc, call, status, results, results_size);
 	return 0;
 }
@@ -1104,39 +1108,56 @@ static void look_for_life(struct cv_rpc *rpc, uint64_t now)
 	rpc->acked_bytes = acked;
 }
 
+/* Why the connection is of no use any more; NULL: it is. */
+static const char *verdict(struct cv_rpc *rpc, uint64_t now)
+{
+	const uint64_t timeout_ns = rpc->config.timeout_ms * 1000000ull;
+	uint64_t silent_ns = now > rpc->heard_ns ? now - rpc->heard_ns : 0;
+	const struct cv_rpc_call *oldest = rpc->first;
+
+	if (silent_ns >= timeout_ns)
+		return "the server does not answer";
+	if (silent_ns >= timeout_ns / 2)
+		ping(rpc);
+	/* Servers may lose a call under pressure while the connection lives on. */
+	if (oldest->on_wire && now > oldest->wire_ns &&
+	    now - oldest->wire_ns >= FORGOTTEN * timeout_ns)
+		return "the server has forgotten a call";
+	return NULL;
+}
+
+static void time_out_soft(struct cv_rpc *rpc, uint64_t now)
+{
+	for (;;) {
+		struct cv_rpc_call *c = rpc->first;
+
+		if (c == &rpc->ping)
+			c = c->next; /* out of order, and nobody waits for it */
+		if (!c || c->deadline_ns > now)
+			return;
+		/* One that is partly sent must be finished, or the stream is broken. */
+		if (c->sent && c->sent < call_size(c))
+			disconnect(rpc, "timed out in the middle of a call");
+		call_complete(rpc, c, -ETIMEDOUT, NULL, 0);
+	}
+}
+
 static void tick(struct cv_timer *timer)
 {
 	struct cv_rpc *rpc = cv_container_of(timer, struct cv_rpc, tick);
 	uint64_t now = cv_loop_now_ns(rpc->loop);
 
-	if (rpc->config.soft) {
-		struct cv_rpc_call *c = rpc->first;
-
-		while (c && c->deadline_ns <= now) {
-			/* One that is partly sent must be finished, or the stream is broken. */
-			if (c->sent && c->sent < call_size(c)) {
-				disconnect(rpc, "timed out in the middle of a call");
-				c = rpc->first;
-				continue;
-			}
-			if (c == &rpc->ping)
-				rpc->pinging = false;
-			call_complete(rpc, c, -ETIMEDOUT, NULL, 0);
-			c = rpc->first;
-		}
-	}
 	if (rpc->watch.fd >= 0 && rpc->count) {
-		uint64_t silent_ms;
+		const char *why;
 
 		look_for_life(rpc, now);
-		silent_ms = now > rpc->heard_ns ? (now - rpc->heard_ns) / 1000000 : 0;
-
-		if (silent_ms >= rpc->config.timeout_ms)
-			disconnect(rpc, "the server does not answer");
-		else if (silent_ms >= rpc->config.timeout_ms / 2)
-			ping(rpc);
+		why = verdict(rpc, now);
+		if (why)
+			disconnect(rpc, why);
 	}
-	if (rpc->count)
+	if (rpc->config.soft)
+		time_out_soft(rpc, now);
+	if (rpc->count && !rpc->tick.index)
 		(void)cv_timer_set(rpc->loop, &rpc->tick, TICK_MS);
 }
 

@@ -56,6 +56,7 @@ struct cv_rpc_call {
 	uint32_t xid;
 	bool on_wire;
 	uint64_t deadline_ns; /* soft */
+	uint64_t wire_ns;     /* when it was sent */
 };
 
 struct cv_rpc_stats {
