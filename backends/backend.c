@@ -15,9 +15,9 @@
 #include "config/cleanup.h"
 #include "config/log.h"
 
-#define XATTR_MAX   65536	    /* of a value and of a list; <linux/limits.h> */
-#define XATTR_PROBE (XATTR_MAX + 1) /* "asked" when only the length is wanted: no data comes back  \
-				     */
+#define XATTR_MAX 65536 /* of a value and of a list; <linux/limits.h> */
+/* "Asked" when only the length is wanted: no data comes back. */
+#define XATTR_PROBE (XATTR_MAX + 1)
 
 enum call {
 	CALL_LOOKUP,
