@@ -1512,14 +1512,14 @@ static int bench_getattr(const struct obj *o, unsigned depth)
 
 static int bench(uint64_t megabytes)
 {
-	cv_cleanup_free uint8_t *data = malloc(CV_MAX_IO);
+	static uint8_t data[CV_MAX_IO];
 	struct cv_file *file;
 	struct obj a;
 	ssize_t r = do_create(&top, "bench", O_RDWR, 0600, &a, &file);
 
 	if (r < 0)
 		return (int)r;
-	pattern(data, CV_MAX_IO, 0, 1);
+	pattern(data, sizeof(data), 0, 1);
 	printf("%s, round trip %u us\n", mnt.info.server, mnt.info.rtt_us);
 	r = bench_stream(file, data, megabytes << 20, true);
 	if (r == 0)
