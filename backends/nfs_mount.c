@@ -288,13 +288,17 @@ static void list_exports(struct mount *m, char best[PATH_MAX_MOUNT + 1], char *l
 	}
 }
 
-static int mount_refused(struct mount *m, int status, const char *list)
+static int mount_refused(struct mount *m, int status, const char *list, bool exported)
 {
 	bool denied = status == EPERM || status == EACCES;
 	char known[LISTED_MAX + 32] = "";
 
 	if (*list)
 		(void)snprintf(known, sizeof(known), "; its exports: %s", list);
+	if (*list && !exported)
+		return cv_fail(m->err, ENOENT,
+			       "nfs: %s does not export '%s', nor a directory above it%s", m->host,
+			       m->path, known);
 	if (denied)
 		return cv_fail(m->err, EACCES,
 			       "nfs: mounting %s from %s: access denied by the server; it may not "
@@ -323,12 +327,12 @@ static int mount_root(struct mount *m)
 		return status;
 	list_exports(m, best, list, sizeof(list));
 	if (!*best || cv_str_eq(best, m->path))
-		return mount_refused(m, status, list);
+		return mount_refused(m, status, list, *best != '\0');
 	second = mnt(m, best, &m->root);
 	if (second < 0)
 		return second;
 	if (second > 0)
-		return mount_refused(m, second, list);
+		return mount_refused(m, second, list, true);
 	(void)cv_strcpy(m->rest, sizeof(m->rest), m->path + (best[1] ? strlen(best) + 1 : 1));
 	return 0;
 }
@@ -448,8 +452,11 @@ static int walk(struct mount *m, const char *path, const char *what, bool create
 		if (r == 0 && !S_ISDIR(attr.mode))
 			r = -ENOTDIR;
 		if (r < 0)
-			return cv_fail(m->err, r, "nfs: %s: '%s' in '%s' on %s: %s", what, name,
-				       m->path, m->host, cv_strerror(r));
+			return cv_fail(m->err, r, "nfs: %s: '%s' in '%s' on %s: %s%s", what, name,
+				       m->path, m->host, cv_strerror(r),
+				       r == -ENOENT ? "; create it on the server, or give it as "
+						      "subdir= to have it made"
+						    : "");
 		m->root = next;
 	}
 	return 0;
@@ -515,6 +522,19 @@ static void pathconf_names(struct mount *m)
 	}
 }
 
+static const char *attributes_hint(int r)
+{
+	if (r == -EACCES)
+		return "; the server refuses our credentials: check sec= (sys) and 'secure' of the "
+		       "export";
+	if (r == -ETIMEDOUT || r == -ECONNRESET)
+		return "; it takes the connection but does not answer: is an NFS server at this "
+		       "port?";
+	if (r == -EPROTONOSUPPORT)
+		return "; no NFSv3 at this port: enable it on the server";
+	return "";
+}
+
 static int root_attributes(struct mount *m, struct cv_info *info)
 {
 	uint64_t best = UINT64_MAX;
@@ -524,13 +544,9 @@ static int root_attributes(struct mount *m, struct cv_info *info)
 		int r = getattr(m, &m->root, &info->root.attr);
 
 		if (r < 0)
-			return cv_fail(
-				m->err, r, "nfs: %s on %s: reading the root's attributes: %s%s",
-				m->path, m->host, cv_strerror(r),
-				r == -EACCES
-					? "; the server refuses our credentials: check sec= (sys) "
-					  "and 'secure' of the export"
-					: "");
+			return cv_fail(m->err, r,
+				       "nfs: %s on %s: reading the root's attributes: %s%s",
+				       m->path, m->host, cv_strerror(r), attributes_hint(r));
 		took = cv_now_ns() - start;
 		if (took < best)
 			best = took;
