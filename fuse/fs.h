@@ -68,6 +68,7 @@ struct cv_request {
 	int flags;
 	uint64_t clock; /* cv_nodes.clock when the request arrived */
 	bool plus;
+	bool then_dir; /* hidden.c: the hidden directory may go after this */
 	bool truncating;
 	struct {
 		bool keep_name; /* link instead of rename */
@@ -117,7 +118,8 @@ struct cv_fs {
 
 /* Connected engine in, serving file system out; feeds the saved FUSE_INIT. Takes fuse_fd. */
 int cv_fs_start(struct cv_fs *fs, const struct cv_dict *options, int fuse_fd, struct cv_err *err);
-/* Gives all files back to the engine; what that starts (removal of hidden files) is in flight after. */
+/* Gives all files back to the engine; what that starts (removal of hidden files) is in flight
+ * after. */
 void cv_fs_close_handles(struct cv_fs *fs);
 /* No operation in flight. */
 void cv_fs_release(struct cv_fs *fs);

@@ -513,6 +513,11 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_s
 	r->set.mtime = st->st_mtim;
 	if (fi)
 		use_file(r, fi->fh);
+	/* Stripping setuid bits that are the server's business leaves nothing to set. */
+	if (!r->set.mask) {
+		cv_request_after_drain(r, r->node, CV_WB_WRITTEN, getattr_go);
+		return;
+	}
 	/* A file opened for writing may be truncated by whoever has it open. */
 	if (r->open && (r->set.mask & CV_SET_SIZE))
 		r->cred = r->open->record->cred;
@@ -944,6 +949,10 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	conn->want = 0;
 	for (size_t i = 0; i < CV_ARRAY_SIZE(wanted); i++)
 		conn->want |= conn->capable & wanted[i];
+	/* The server strips setuid bits when it sees who writes; the kernel would send a setattr in
+	 * the writer's name, which the server must refuse. */
+	if (fs->mount.info.features & CV_FEAT_CALLER_CREDS)
+		conn->want |= conn->capable & FUSE_CAP_HANDLE_KILLPRIV;
 	conn->max_read = CV_MAX_IO;
 	conn->max_write = CV_MAX_IO;
 	conn->max_readahead = 32u << 20;

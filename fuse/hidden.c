@@ -37,7 +37,8 @@ typedef void (*hide_done_fn)(struct cv_request *r, int result);
 struct hide {
 	struct cv_op op;
 	struct cv_request *r;
-	struct cv_node *dir; /* held by r */
+	struct cv_node *dir;	/* held by r */
+	struct cv_node *target; /* where it goes; held while there is one */
 	const char *name;
 	struct cv_node *victim;
 	hide_done_fn done;
@@ -47,10 +48,19 @@ struct hide {
 
 static void hide_move(struct hide *h);
 
-static struct cv_node *target_dir(struct hide *h)
+static void set_target(struct hide *h)
 {
-	return h->r->hide.fallback ? h->dir : h->r->fs->hidden_dir;
+	struct cv_nodes *t = &h->r->fs->nodes;
+	struct cv_node *target = h->r->hide.fallback ? h->dir : h->r->fs->hidden_dir;
+
+	if (target)
+		cv_node_hold(target);
+	if (h->target)
+		cv_node_drop(t, h->target);
+	h->target = target;
 }
+
+static void remove_dir_if_unused(struct cv_fs *fs);
 
 static void hide_finish(struct hide *h, int result)
 {
@@ -62,12 +72,18 @@ static void hide_finish(struct hide *h, int result)
 		 * after the rename that follows has taken the old one. */
 		r->hide.keep_name = h->linked;
 		if (!h->linked) {
-			cv_node_rename(&r->fs->nodes, h->victim, target_dir(h)->id, r->hide.name);
+			cv_node_rename(&r->fs->nodes, h->victim, h->target->id, r->hide.name);
 			h->victim->record->flags |= CV_NODE_HIDDEN;
 			cv_node_touch(&r->fs->nodes, h->victim);
 		}
 	}
+	if (h->target)
+		cv_node_drop(&r->fs->nodes, h->target);
 	free(h);
+	if (result < 0) {
+		r->fs->hidden_count--;
+		remove_dir_if_unused(r->fs);
+	}
 	done(r, result);
 }
 
@@ -101,7 +117,8 @@ static void hide_move(struct hide *h)
 	(void)snprintf(r->hide.name, sizeof(r->hide.name), "%s-%016" PRIx64 "-%" PRIx64,
 		       CV_HIDDEN_NAME, fs->hidden_id, fs->hidden_next++);
 	cv_op_init(&h->op, hide_moved, r->hide.fallback ? &r->cred : &root_cred);
-	err = cv_fs_object(fs, target_dir(h), 1, &to);
+	set_target(h);
+	err = h->target ? cv_fs_object(fs, h->target, 1, &to) : -ESTALE;
 	h->linked = r->hide.keep_name && !h->link_failed;
 	if (err == 0)
 		err = cv_fs_object(fs, h->linked ? h->victim : h->dir, 0, &from);
@@ -156,6 +173,7 @@ void cv_hidden_hide(struct cv_request *r, struct cv_node *dir, const char *name,
 	h->name = name;
 	h->victim = victim;
 	h->done = done;
+	fs->hidden_count++; /* from here on the hidden directory stays */
 	r->hide.keep_name = keep_name;
 	r->hide.fallback = false;
 	r->hide.made_dir = false;
@@ -182,7 +200,6 @@ void cv_hidden_taken(struct cv_request *r, struct cv_node *victim)
 		victim->record->flags |= CV_NODE_HIDDEN;
 		cv_node_touch(&fs->nodes, victim);
 	}
-	fs->hidden_count++;
 	/* It may have been closed meanwhile. */
 	if (victim->open_count == 0)
 		cv_hidden_remove(fs, victim, &r->cred);
@@ -196,8 +213,8 @@ static void own_done(struct cv_op *op, ssize_t result)
 
 	if (result < 0 && result != -ENOENT && result != -ENOTEMPTY && result != -EEXIST)
 		cv_debug("removing a hidden file: %s", cv_strerror((int)result));
-	if (r->resume)
-		r->resume(r);
+	if (r->then_dir)
+		remove_dir_if_unused(r->fs);
 	cv_request_end(r);
 }
 
@@ -205,9 +222,8 @@ static void remove_name(struct cv_fs *fs, struct cv_node *dir, const char *name,
 			const struct cv_cred *cred, bool is_dir);
 
 /* After the last hidden file, not beside it: calls may overtake each other. */
-static void remove_dir(struct cv_request *r)
+static void remove_dir_if_unused(struct cv_fs *fs)
 {
-	struct cv_fs *fs = r->fs;
 	struct cv_node *dir = fs->hidden_dir;
 
 	if (fs->hidden_count || !dir)
@@ -231,7 +247,7 @@ static void remove_name(struct cv_fs *fs, struct cv_node *dir, const char *name,
 		cv_request_end(r);
 		return;
 	}
-	r->resume = is_dir ? NULL : remove_dir;
+	r->then_dir = !is_dir;
 	cv_op_init(&r->op, own_done, &r->cred);
 	if (is_dir)
 		cv_rmdir(&fs->mount, &r->op, &obj, name);
@@ -245,11 +261,11 @@ void cv_hidden_undo(struct cv_request *r)
 	struct cv_node *dir = r->hide.fallback ? r->node2 : fs->hidden_dir;
 
 	if (r->hide.keep_name && dir) {
+		fs->hidden_count--;
 		remove_name(fs, dir, r->hide.name, r->hide.fallback ? &r->cred : &root_cred, false);
 		return;
 	}
 	/* It was renamed away already: it stays hidden, as if unlinked just before. */
-	fs->hidden_count++;
 	if (r->victim->open_count == 0)
 		cv_hidden_remove(fs, r->victim, &r->cred);
 }
