@@ -92,6 +92,7 @@ struct cv_fs {
 	struct cv_slot *current; /* slot of the request being dispatched */
 	bool current_taken;
 	bool receiving_paused;
+	bool answering_init;
 	struct cv_request *requests;
 	uint64_t request_count;
 	uint64_t served;

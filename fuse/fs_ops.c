@@ -3,6 +3,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fuse.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -949,10 +951,6 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	conn->want = 0;
 	for (size_t i = 0; i < CV_ARRAY_SIZE(wanted); i++)
 		conn->want |= conn->capable & wanted[i];
-	/* The server strips setuid bits when it sees who writes; the kernel would send a setattr in
-	 * the writer's name, which the server must refuse. */
-	if (fs->mount.info.features & CV_FEAT_CALLER_CREDS)
-		conn->want |= conn->capable & FUSE_CAP_HANDLE_KILLPRIV;
 	conn->max_read = CV_MAX_IO;
 	conn->max_write = CV_MAX_IO;
 	conn->max_readahead = 32u << 20;
@@ -1004,6 +1002,15 @@ static ssize_t reply_writev(int fd, struct iovec *iov, int count, void *userdata
 	struct cv_fs *fs = userdata;
 
 	fs->served++;
+	/*
+	 * A server that knows who writes strips setuid bits itself; the kernel would send a setattr
+	 * in the writer's name, which such a server must refuse. libfuse 3.14 has the capability
+	 * but does not put its flag into the answer.
+	 */
+	if (fs->answering_init && count > 1 &&
+	    iov[1].iov_len >= offsetof(struct fuse_init_out, flags) + 4 &&
+	    (fs->mount.info.features & CV_FEAT_CALLER_CREDS))
+		((struct fuse_init_out *)iov[1].iov_base)->flags |= FUSE_HANDLE_KILLPRIV;
 	return writev(fd, iov, count);
 }
 
@@ -1133,7 +1140,9 @@ static int session_new(struct cv_fs *fs, int fuse_fd, struct cv_err *err)
 	 */
 	init.mem = fs->shm.header->init;
 	init.size = fs->shm.header->init_size;
+	fs->answering_init = true;
 	fuse_session_process_buf(fs->session, &init);
+	fs->answering_init = false;
 	if (fuse_session_exited(fs->session))
 		return cv_fail(err, EPROTO, "the kernel's FUSE version does not fit libfuse's");
 	return 0;
