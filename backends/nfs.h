@@ -107,6 +107,9 @@ bool cv_nfs_set_name(struct cv_nfs_req *q, char dst[CV_NAME_MAX + 1], const char
 void cv_nfs_fetch_attr(struct cv_nfs_req *q, void (*then)(struct cv_nfs_req *));
 /* LOOKUP of q->name in q->dir into op->entry, then q->then; or q finishes with the error. */
 void cv_nfs_fetch_entry(struct cv_nfs_req *q, void (*then)(struct cv_nfs_req *));
+/* The step in it. */
+void cv_nfs_send_lookup(struct cv_nfs_req *q);
+void cv_nfs_got_lookup(struct cv_nfs_req *q, int status, struct cv_xdr *x);
 /* Results of CREATE, MKDIR, SYMLINK, MKNOD: into op->entry, asking for what they lack. */
 void cv_nfs_got_new(struct cv_nfs_req *q, struct cv_xdr *x, void (*then)(struct cv_nfs_req *));
 

@@ -39,6 +39,7 @@ static void finish_open(struct cv_nfs_req *q)
 		cv_nfs_finish(q, -EISDIR);
 		return;
 	}
+	q->op->entry.attr = q->op->attr; /* create() of what was there */
 	q->op->file = file_new(&q->obj, q->flags);
 	cv_nfs_finish(q, q->op->file ? 0 : -ENOMEM);
 }
@@ -167,42 +168,6 @@ static void finish_create(struct cv_nfs_req *q)
 	cv_nfs_finish(q, q->op->file ? 0 : -ENOMEM);
 }
 
-/* open_object() has put the fresher attributes into op->attr. */
-static void finish_opened(struct cv_nfs_req *q)
-{
-	q->op->entry.attr = q->op->attr;
-	q->op->file = file_new(&q->obj, q->flags);
-	cv_nfs_finish(q, q->op->file ? 0 : -ENOMEM);
-}
-
-static void got_create_access(struct cv_nfs_req *q, int status, struct cv_xdr *x)
-{
-	struct cv_attr attr;
-	uint32_t granted;
-
-	if (status == 0) {
-		(void)cv_nfs_get_post_attr(x, &attr);
-		granted = cv_xdr_u32(x);
-		if (x->bad)
-			status = -EIO;
-		else if (!may_open(q->flags, granted))
-			status = -EACCES;
-	}
-	if (status < 0 && status != -EOPNOTSUPP)
-		cv_nfs_finish(q, status);
-	else
-		cv_nfs_fetch_attr(q, finish_opened);
-}
-
-static void got_create_truncate(struct cv_nfs_req *q, int status, struct cv_xdr *x)
-{
-	(void)x;
-	if (status < 0)
-		cv_nfs_finish(q, status);
-	else
-		cv_nfs_fetch_attr(q, finish_opened);
-}
-
 /* There already: op->entry. */
 static void open_existing(struct cv_nfs_req *q)
 {
@@ -216,32 +181,17 @@ static void open_existing(struct cv_nfs_req *q)
 		cv_nfs_finish(q, -ESTALE); /* a link, or a device: the kernel looks again */
 	else if (ours)
 		finish_create(q); /* its mode may forbid what the creator may do */
-	else if (q->flags & O_TRUNC && (q->flags & O_ACCMODE) != O_RDONLY)
-		cv_nfs_step(q, send_truncate, got_create_truncate);
 	else
-		cv_nfs_step(q, send_access, got_create_access);
-}
-
-static void send_lookup(struct cv_nfs_req *q)
-{
-	struct cv_nfs_args a;
-
-	cv_nfs_put_name(&a, &q->dir, q->name);
-	cv_nfs_submit(q, CV_NFS_LOOKUP, &a);
+		open_object(q);
 }
 
 /* Gone again between CREATE and LOOKUP: another client's hurry, so from the start. */
 static void got_existing(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
-	(void)x;
-	if (status == -ENOENT && ++q->tries < CREATE_TRIES) {
+	if (status == -ENOENT && ++q->tries < CREATE_TRIES)
 		cv_nfs_step(q, send_create, got_create);
-		return;
-	}
-	if (status < 0)
-		cv_nfs_finish(q, status);
 	else
-		cv_nfs_fetch_entry(q, open_existing);
+		cv_nfs_got_lookup(q, status, x);
 }
 
 /* The server stores the verifier in the times; mode and times are set afterwards. */
@@ -328,7 +278,8 @@ static void got_create(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 		cv_nfs_step(q, send_create, got_create);
 	} else if (status == -EEXIST && (!(q->flags & O_EXCL) || (!is_exclusive(q) && q->resent))) {
 		q->again = q->resent;
-		cv_nfs_step(q, send_lookup, got_existing);
+		q->then = open_existing;
+		cv_nfs_step(q, cv_nfs_send_lookup, got_existing);
 	} else if (status < 0) {
 		cv_nfs_finish(q, status);
 	} else {

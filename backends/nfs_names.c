@@ -70,7 +70,7 @@ static void send_entry_getattr(struct cv_nfs_req *q)
 	cv_nfs_submit(q, CV_NFS_GETATTR, &a);
 }
 
-static void send_lookup(struct cv_nfs_req *q)
+void cv_nfs_send_lookup(struct cv_nfs_req *q)
 {
 	struct cv_nfs_args a;
 
@@ -78,7 +78,7 @@ static void send_lookup(struct cv_nfs_req *q)
 	cv_nfs_submit(q, CV_NFS_LOOKUP, &a);
 }
 
-static void got_lookup(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+void cv_nfs_got_lookup(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	bool have_attr = false;
 
@@ -100,7 +100,7 @@ static void got_lookup(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 void cv_nfs_fetch_entry(struct cv_nfs_req *q, void (*then)(struct cv_nfs_req *))
 {
 	q->then = then;
-	cv_nfs_step(q, send_lookup, got_lookup);
+	cv_nfs_step(q, cv_nfs_send_lookup, cv_nfs_got_lookup);
 }
 
 void cv_nfs_got_new(struct cv_nfs_req *q, struct cv_xdr *x, void (*then)(struct cv_nfs_req *))
@@ -543,7 +543,7 @@ static void got_rename(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 	if (status == -ENOENT && q->resent) {
 		q->dir = q->dir2;
 		memcpy(q->name, q->name2, sizeof(q->name));
-		cv_nfs_step(q, send_lookup, got_renamed);
+		cv_nfs_step(q, cv_nfs_send_lookup, got_renamed);
 		return;
 	}
 	cv_nfs_finish(q, status);

@@ -14,7 +14,7 @@
 struct cv_ssh_limit {
 	uint64_t deadline_ns; /* CLOCK_MONOTONIC */
 	int cancel_fd;	      /* readable: give up; -1: none */
-	const char *step;     /* what is being done, for people; read by other threads */
+	const char *_Atomic step; /* what is being done, for people; read by other threads */
 };
 
 /*

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The SFTP engine's inside, shared by its operations (sftp_ops.c), file data (sftp_io.c), listings
+ * (sftp_dir.c) and its table (sftp.c). An operation is a small state machine: it sends one request
+ * or two at once, and goes on when both are answered.
+ */
+#ifndef CV_BACKENDS_SFTP_H
+#define CV_BACKENDS_SFTP_H
+
+#include "backends/backend.h"
+#include "backends/sftp_link.h"
+
+#define SFTP_IO_MAX (128 * 1024) /* bytes per READ or WRITE, if the server takes so much */
+#define SFTP_POOL   8		 /* read buffers kept */
+
+enum sftp_symlinks {
+	SFTP_SYMLINKS_CONTAIN,
+	SFTP_SYMLINKS_RAW,
+};
+
+struct sftp_engine {
+	struct sftp_link link; /* one for now; what belongs to a connection is in there */
+	struct cv_dict options;
+	struct cv_loop *loop;
+	char *root; /* absolute, "" for "/" */
+	bool have_uid;
+	bool have_gid;
+	uint32_t uid; /* as shown */
+	uint32_t gid;
+	uint32_t umask;
+	bool chown_ignore;
+	enum sftp_symlinks symlinks;
+	bool said_no_fsync;
+	bool said_no_rename;
+	struct cv_file *files; /* open ones */
+	void *pool[SFTP_POOL]; /* buffers of CV_MAX_IO bytes */
+	size_t pooled;
+};
+
+struct cv_file {
+	struct sftp_open open;
+	struct cv_file *next; /* of the engine's */
+	struct cv_file **link;
+	struct sftp_listing *listing; /* directories */
+};
+
+/* How a request ended, kept for the step that follows. */
+struct sftp_result {
+	int error;
+	uint32_t status;
+	bool retried;
+};
+
+/* A pending operation. */
+struct sftp_call {
+	struct sftp_engine *e;
+	struct cv_op *op;
+	struct sftp_request req[2]; /* at most two at once, answered in any order */
+	struct sftp_result res[2];
+	unsigned pending;
+	void (*then)(struct sftp_call *call);
+
+	char *path; /* owned; full remote paths */
+	char *path2;
+	char *text; /* owned; the first name of a NAME reply */
+	struct sftp_handle handle;
+	uint64_t generation;	    /* of handle */
+	struct cv_sftp_attrs attrs[2]; /* of the requests' ATTRS replies */
+	bool have_attrs[2];
+	bool have_statvfs;
+	bool have_entries; /* a NAME reply with a name that is not "." or ".." */
+	uint64_t statvfs[11];
+	struct cv_file *file;
+	struct cv_setattr set;
+	unsigned mask; /* of set: what is still to be done */
+	uint32_t mode;
+	int flags;
+	bool stat_first; /* setattr: attrs[0] holds what the object had before */
+	bool last;	 /* setattr: the second request asks for the result */
+	bool replaced;	 /* rename: the target has been removed by us */
+	bool created;	 /* create: it was not there before */
+	bool unsure;	 /* an earlier try of this call may have been carried out unseen */
+	char *inner;	 /* owned; path within the mount */
+	int verdict;	 /* what is returned if nothing better is found */
+};
+
+/* ---- calls (sftp_ops.c) ---- */
+
+struct sftp_call *sftp_call_new(struct sftp_engine *e, struct cv_op *op);
+/* Frees the call and answers its operation. */
+void sftp_call_end(struct sftp_call *call, ssize_t result);
+struct sftp_request *sftp_call_request(struct sftp_call *call, unsigned i, uint8_t type);
+/* Sends the first n requests; then() runs when all are answered. */
+void sftp_call_send(struct sftp_call *call, unsigned n, void (*then)(struct sftp_call *call));
+/* Ends a call the server refused with no reason: asks the file system for one. */
+void sftp_call_explain(struct sftp_call *call, int verdict);
+
+char *sftp_path(const struct sftp_engine *e, const char *dir, const char *name);
+/* Returns 0 or -EIO: attributes without a type are of no use. */
+int sftp_attr(const struct sftp_engine *e, const struct cv_sftp_attrs *in, uint32_t nlink,
+	      struct cv_attr *ret_attr);
+/* path within the mount; target as the server gave it. Returns what readlink() answers, or NULL
+ * with errno set. Caller frees. */
+char *sftp_contain(const char *root, const char *path, const char *target);
+
+struct cv_file *sftp_file_new(struct sftp_engine *e, const char *path, uint32_t pflags,
+			      const struct sftp_handle *handle, uint64_t generation);
+void sftp_file_free(struct sftp_engine *e, struct cv_file *file);
+
+void sftp_op_lookup(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name);
+void sftp_op_getattr(void *conn, struct cv_op *op, const struct cv_object *obj,
+		     struct cv_file *file);
+void sftp_op_setattr(void *conn, struct cv_op *op, const struct cv_object *obj,
+		     struct cv_file *file, const struct cv_setattr *set);
+void sftp_op_readlink(void *conn, struct cv_op *op, const struct cv_object *obj);
+void sftp_op_mknod(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
+		   uint32_t mode, uint64_t rdev);
+void sftp_op_mkdir(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
+		   uint32_t mode);
+void sftp_op_symlink(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
+		     const char *target);
+void sftp_op_link(void *conn, struct cv_op *op, const struct cv_object *obj,
+		  const struct cv_object *dir, const char *name);
+void sftp_op_unlink(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name);
+void sftp_op_rmdir(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name);
+void sftp_op_rename(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
+		    const struct cv_object *newdir, const char *newname, unsigned flags);
+void sftp_op_open(void *conn, struct cv_op *op, const struct cv_object *obj, int flags);
+void sftp_op_create(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
+		    int flags, uint32_t mode);
+void sftp_op_release(void *conn, struct cv_file *file);
+void sftp_op_statfs(void *conn, struct cv_op *op, const struct cv_object *obj);
+
+/* ---- sftp_io.c ---- */
+
+void sftp_op_read(void *conn, struct cv_op *op, struct cv_file *file, size_t size, uint64_t off);
+void sftp_op_write(void *conn, struct cv_op *op, struct cv_file *file, const void *data,
+		   size_t size, uint64_t off);
+void sftp_op_fsync(void *conn, struct cv_op *op, struct cv_file *file, bool datasync);
+
+/* ---- sftp_dir.c ---- */
+
+void sftp_op_opendir(void *conn, struct cv_op *op, const struct cv_object *dir);
+void sftp_op_releasedir(void *conn, struct cv_file *dir);
+void sftp_op_readdir(void *conn, struct cv_op *op, struct cv_file *dir, uint64_t off);
+void sftp_op_fsyncdir(void *conn, struct cv_op *op, struct cv_file *dir, bool datasync);
+
+#endif

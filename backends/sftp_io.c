@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * File data. A read or write becomes requests of the server's size, all in flight at once; the
+ * pieces of a read land side by side in one buffer. All of it may be repeated after a reconnect:
+ * offsets are explicit.
+ */
+#include "backends/sftp.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/cleanup.h"
+#include "config/log.h"
+
+struct piece {
+	struct sftp_request req;
+	size_t at; /* in the buffer */
+	size_t want;
+	size_t got;
+};
+
+struct transfer {
+	struct sftp_engine *e;
+	struct cv_op *op;
+	struct cv_file *file;
+	uint8_t *buf; /* reads: from the pool */
+	size_t size;
+	uint64_t off;
+	int error;	 /* the first */
+	uint32_t status; /* that came with it */
+	size_t pending;
+	size_t count;
+	struct piece pieces[];
+};
+
+/* ---- buffers ---- */
+
+static uint8_t *buffer_get(struct sftp_engine *e)
+{
+	return e->pooled ? e->pool[--e->pooled] : malloc(CV_MAX_IO);
+}
+
+static void buffer_put(struct sftp_engine *e, uint8_t *buf)
+{
+	if (e->pooled < SFTP_POOL)
+		e->pool[e->pooled++] = buf;
+	else
+		free(buf);
+}
+
+static size_t piece_size(uint32_t server_max)
+{
+	return server_max && server_max < SFTP_IO_MAX ? server_max : SFTP_IO_MAX;
+}
+
+static struct transfer *transfer_new(struct sftp_engine *e, struct cv_op *op, struct cv_file *file,
+				     size_t size, uint64_t off, size_t unit)
+{
+	size_t count = (size + unit - 1) / unit;
+	struct transfer *t = calloc(1, sizeof(*t) + count * sizeof(t->pieces[0]));
+
+	if (!t)
+		return NULL;
+	t->e = e;
+	t->op = op;
+	t->file = file;
+	t->size = size;
+	t->off = off;
+	t->count = count;
+	t->pending = count;
+	for (size_t i = 0; i < count; i++) {
+		struct piece *p = &t->pieces[i];
+
+		p->at = i * unit;
+		p->want = size - p->at < unit ? size - p->at : unit;
+		p->req.open = &file->open;
+		p->req.owner = t;
+		p->req.offset = off + p->at;
+		p->req.size = (uint32_t)p->want;
+	}
+	return t;
+}
+
+static void transfer_start(struct transfer *t)
+{
+	size_t count = t->count;
+
+	/* The last answer may come during the last submit, and free t. */
+	for (size_t i = 0; i < count; i++)
+		sftp_link_submit(&t->e->link, &t->pieces[i].req);
+}
+
+/* ---- read ---- */
+
+static void read_end(struct transfer *t)
+{
+	struct sftp_engine *e = t->e;
+	struct cv_op *op = t->op;
+	uint8_t *buf = t->buf;
+	ssize_t result = t->error;
+
+	if (!result) {
+		/* What follows a short piece is beyond the end of the file. */
+		for (size_t i = 0; i < t->count; i++) {
+			result += (ssize_t)t->pieces[i].got;
+			if (t->pieces[i].got < t->pieces[i].want)
+				break;
+		}
+	}
+	free(t);
+	op->data = buf;
+	op->done(op, result);
+	buffer_put(e, buf);
+}
+
+static void read_done(struct sftp_request *req, struct sftp_reply *reply)
+{
+	struct piece *p = cv_container_of(req, struct piece, req);
+	struct transfer *t = req->owner;
+
+	if (reply->error && reply->error != -ENODATA && !t->error)
+		t->error = reply->error;
+	if (reply->error == 0) {
+		p->got += reply->size;
+		if (reply->size && p->got < p->want) {
+			/* Servers may return less than asked for; only EOF is the end. */
+			req->offset += reply->size;
+			req->dest += reply->size;
+			req->size -= (uint32_t)reply->size;
+			sftp_link_submit(&t->e->link, req);
+			return;
+		}
+	}
+	if (--t->pending == 0)
+		read_end(t);
+}
+
+void sftp_op_read(void *conn, struct cv_op *op, struct cv_file *file, size_t size, uint64_t off)
+{
+	struct sftp_engine *e = conn;
+	struct transfer *t;
+
+	if (size == 0) {
+		op->done(op, 0);
+		return;
+	}
+	t = transfer_new(e, op, file, size, off, piece_size(e->link.session.read_max));
+	if (t)
+		t->buf = buffer_get(e);
+	if (!t || !t->buf) {
+		free(t);
+		op->done(op, -ENOMEM);
+		return;
+	}
+	for (size_t i = 0; i < t->count; i++) {
+		struct piece *p = &t->pieces[i];
+
+		p->req.type = CV_FXP_READ;
+		p->req.dest = t->buf + p->at;
+		p->req.done = read_done;
+	}
+	transfer_start(t);
+}
+
+/* ---- write ---- */
+
+static void write_end(struct transfer *t)
+{
+	struct sftp_engine *e = t->e;
+	struct cv_op *op = t->op;
+	struct cv_file *file = t->file;
+	int error = t->error;
+	bool unexplained = error && t->status == CV_FX_FAILURE;
+	uint64_t end = t->off + t->size;
+	ssize_t size = (ssize_t)t->size;
+
+	free(t);
+	if (unexplained) {
+		/* Is the disk full, or what? */
+		struct sftp_call *call = sftp_call_new(e, op);
+
+		if (call)
+			sftp_call_explain(call, error);
+		return;
+	}
+	/* A file opened again after a reconnect must be at least that long. */
+	for (struct cv_file *f = e->files; !error && f; f = f->next) {
+		if (!f->open.is_dir && f->open.size_seen < end &&
+		    (f == file || strcmp(f->open.path, file->open.path) == 0))
+			f->open.size_seen = end;
+	}
+	op->stable = true;
+	op->done(op, error ? error : size);
+}
+
+static void write_done(struct sftp_request *req, struct sftp_reply *reply)
+{
+	struct transfer *t = req->owner;
+
+	if (reply->error && !t->error) {
+		t->error = reply->error;
+		t->status = reply->status;
+	}
+	if (--t->pending == 0)
+		write_end(t);
+}
+
+void sftp_op_write(void *conn, struct cv_op *op, struct cv_file *file, const void *data,
+		   size_t size, uint64_t off)
+{
+	struct sftp_engine *e = conn;
+	struct transfer *t;
+
+	if (size == 0) {
+		op->stable = true;
+		op->done(op, 0);
+		return;
+	}
+	t = transfer_new(e, op, file, size, off, piece_size(e->link.session.write_max));
+	if (!t) {
+		op->done(op, -ENOMEM);
+		return;
+	}
+	for (size_t i = 0; i < t->count; i++) {
+		struct piece *p = &t->pieces[i];
+
+		p->req.type = CV_FXP_WRITE;
+		p->req.payload = (const uint8_t *)data + p->at;
+		p->req.done = write_done;
+	}
+	transfer_start(t);
+}
+
+/* ---- fsync ---- */
+
+static void fsync_done(struct sftp_call *call)
+{
+	sftp_call_end(call, call->res[0].error);
+}
+
+void sftp_op_fsync(void *conn, struct cv_op *op, struct cv_file *file, bool datasync)
+{
+	struct sftp_engine *e = conn;
+	struct sftp_call *call;
+	struct sftp_request *req;
+
+	(void)datasync;
+	if (!(e->link.session.extensions & SFTP_EXT_FSYNC) && e->link.state == SFTP_LINK_UP) {
+		if (!e->said_no_fsync)
+			cv_notice("this SSH server has no fsync: data is on the server, but when "
+				  "it is on "
+				  "its disk cannot be known");
+		e->said_no_fsync = true;
+		op->done(op, 0);
+		return;
+	}
+	call = sftp_call_new(e, op);
+	if (!call)
+		return;
+	req = sftp_call_request(call, 0, CV_FXP_EXTENDED);
+	req->ext = SFTP_EXT_FSYNC;
+	req->open = &file->open;
+	sftp_call_send(call, 1, fsync_done);
+}

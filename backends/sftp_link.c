@@ -1,0 +1,1209 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "backends/sftp_link.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+
+#include "config/cleanup.h"
+#include "config/log.h"
+#include "config/options.h"
+#include "config/str.h"
+
+#define MS		1000000ull
+#define SECOND		(1000 * MS)
+#define STAGE_SIZE	32758 /* libssh's largest channel packet to a server that takes 32 KiB */
+#define COPY_MAX	16384 /* a WRITE up to this goes through the stage whole */
+#define META_RESERVE	16    /* slots that bulk data leaves to the rest */
+#define READ_FLOOR	(1024 * 1024)
+#define READ_CEILING	(16 * 1024 * 1024)
+#define WRITE_FLOOR	(256 * 1024)
+#define WRITE_CEILING	(2 * 1024 * 1024)
+#define WINDOW_FLOOR	(2 * 1024 * 1024)
+#define WINDOW_CEILING	(16 * 1024 * 1024)
+#define WRITE_SLOW_NS	(250 * MS)
+#define ANSWER_MAX_NS	(120 * SECOND) /* one request on a living server, e.g. an fsync */
+#define IDLE_TICK_MS	60000
+#define BACKOFF_MIN_MS	100
+#define BACKOFF_MAX_MS	30000
+#define STEADY_NS	(10 * SECOND) /* a connection that lasted this long was a good one */
+#define STOP_WAIT_MS	1000
+#define ID_SLOT(id)	((id) & (SFTP_IN_FLIGHT_MAX - 1))
+#define ID_GENERATION	SFTP_IN_FLIGHT_MAX
+
+static void reopen_submit(struct sftp_link *link, struct sftp_open *open);
+
+/* ---- the helper thread ---- */
+
+/* Shared by the thread and the link; whoever comes last frees it. */
+struct sftp_job {
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	bool finished;	/* protected by lock */
+	bool abandoned; /* protected by lock */
+	bool posted_too;
+	struct cv_posted posted;
+	struct sftp_link *link;
+	struct cv_loop *loop;
+	struct cv_dict options; /* copies: the thread may outlive the link */
+	char *known_root;
+	struct cv_ssh_limit limit;
+	struct sftp_session session;
+	struct cv_err err;
+	int result;
+};
+
+static void job_free(struct sftp_job *job)
+{
+	sftp_session_release(&job->session);
+	cv_dict_release(&job->options);
+	free(job->known_root);
+	cv_close_fd(&job->limit.cancel_fd);
+	(void)pthread_mutex_destroy(&job->lock);
+	(void)pthread_cond_destroy(&job->cond);
+	free(job);
+}
+
+static void *job_main(void *arg)
+{
+	struct sftp_job *job = arg;
+	bool abandoned;
+
+	job->result = sftp_login(&job->options, job->known_root, &job->limit, &job->session,
+				 &job->err);
+	(void)pthread_mutex_lock(&job->lock);
+	job->finished = true;
+	abandoned = job->abandoned;
+	if (!abandoned && job->posted_too)
+		cv_loop_post(job->loop, &job->posted);
+	(void)pthread_cond_signal(&job->cond);
+	(void)pthread_mutex_unlock(&job->lock);
+	if (abandoned)
+		job_free(job);
+	return NULL;
+}
+
+static int job_start(struct sftp_link *link, uint64_t timeout_ms, const char *known_root,
+		     void (*run)(struct cv_posted *), struct sftp_job **ret_job)
+{
+	struct sftp_job *job = calloc(1, sizeof(*job));
+	pthread_condattr_t clock;
+	pthread_attr_t attr;
+	sigset_t all;
+	sigset_t before;
+	pthread_t thread;
+	int r;
+
+	if (!job)
+		return -ENOMEM;
+	(void)pthread_condattr_init(&clock);
+	(void)pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+	(void)pthread_mutex_init(&job->lock, NULL);
+	(void)pthread_cond_init(&job->cond, &clock);
+	(void)pthread_condattr_destroy(&clock);
+	job->link = link;
+	job->loop = link->loop;
+	job->posted.run = run;
+	job->posted_too = run != NULL;
+	job->limit.step = "starting";
+	job->limit.deadline_ns = cv_now_ns() + timeout_ms * MS;
+	job->limit.cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	job->known_root = known_root ? strdup(known_root) : NULL;
+	r = cv_dict_copy(&job->options, link->options);
+	if (r < 0 || job->limit.cancel_fd < 0 || (known_root && !job->known_root)) {
+		job_free(job);
+		return r < 0 ? r : -ENOMEM;
+	}
+	/* Signals are the main thread's. */
+	(void)sigfillset(&all);
+	(void)pthread_sigmask(SIG_SETMASK, &all, &before);
+	(void)pthread_attr_init(&attr);
+	(void)pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	r = -pthread_create(&thread, &attr, job_main, job);
+	(void)pthread_attr_destroy(&attr);
+	(void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (r < 0) {
+		job_free(job);
+		return r;
+	}
+	*ret_job = job;
+	return 0;
+}
+
+/* Returns true when it has finished, which it need not: the resolver cannot be interrupted. */
+static bool job_wait(struct sftp_job *job, uint64_t until_ns)
+{
+	struct timespec until = { .tv_sec = (time_t)(until_ns / SECOND),
+				  .tv_nsec = (long)(until_ns % SECOND) };
+	CV_SCOPED_LOCK(&job->lock);
+
+	while (!job->finished) {
+		if (pthread_cond_timedwait(&job->cond, &job->lock, &until) == ETIMEDOUT)
+			break;
+	}
+	return job->finished;
+}
+
+static void job_abandon(struct sftp_job *job)
+{
+	uint64_t one = 1;
+	bool finished;
+
+	(void)!write(job->limit.cancel_fd, &one, sizeof(one));
+	(void)job_wait(job, cv_now_ns() + STOP_WAIT_MS * MS);
+	(void)pthread_mutex_lock(&job->lock);
+	job->abandoned = true;
+	finished = job->finished;
+	(void)pthread_mutex_unlock(&job->lock);
+	/* A posted job is freed by its callback: the loop holds a pointer to it. */
+	if (finished && !job->posted_too)
+		job_free(job);
+}
+
+/* ---- queues ---- */
+
+static void queue_init(struct sftp_queue *q)
+{
+	q->head = NULL;
+	q->tail = &q->head;
+}
+
+static void queue_push(struct sftp_queue *q, struct sftp_request *req)
+{
+	req->next = NULL;
+	*q->tail = req;
+	q->tail = &req->next;
+}
+
+/* Keeps the order of submission: what is sent again goes before what came later. */
+static void queue_insert(struct sftp_queue *q, struct sftp_request *req)
+{
+	struct sftp_request **at = &q->head;
+
+	while (*at && (*at)->order < req->order)
+		at = &(*at)->next;
+	req->next = *at;
+	if (!*at)
+		q->tail = &req->next;
+	*at = req;
+}
+
+static struct sftp_request *queue_pop(struct sftp_queue *q)
+{
+	struct sftp_request *req = q->head;
+
+	if (req) {
+		q->head = req->next;
+		if (!q->head)
+			q->tail = &q->head;
+		req->next = NULL;
+	}
+	return req;
+}
+
+static struct sftp_queue *queue_of(struct sftp_link *link, const struct sftp_request *req)
+{
+	if (req->type == CV_FXP_READ)
+		return &link->reads;
+	return req->type == CV_FXP_WRITE ? &link->writes : &link->meta;
+}
+
+static bool queues_empty(const struct sftp_link *link)
+{
+	return !link->meta.head && !link->reads.head && !link->writes.head;
+}
+
+/* The link's own verdict on a request. */
+static void verdict(struct sftp_request *req, int error)
+{
+	struct sftp_reply reply = { .error = error };
+
+	req->done(req, &reply);
+}
+
+/* ---- timers ---- */
+
+static uint64_t busy_tick_ms(const struct sftp_link *link)
+{
+	uint64_t ms = link->timeout_ms / 8;
+
+	return ms < 100 ? 100 : ms > 1000 ? 1000 : ms;
+}
+
+static void arm_tick(struct sftp_link *link)
+{
+	bool busy = link->in_flight > 0 || !queues_empty(link);
+	uint64_t ms = busy ? busy_tick_ms(link) : IDLE_TICK_MS;
+
+	if (link->state == SFTP_LINK_CLOSED)
+		return;
+	/* Without memory for the timer a stall is noticed with the next request's tick. */
+	(void)cv_timer_set(link->loop, &link->tick, ms);
+}
+
+static void note_busy(struct sftp_link *link)
+{
+	/* Only the change from idle matters: the busy tick re-arms itself. */
+	if (link->in_flight == 0 && queues_empty(link)) {
+		link->seen_ns = cv_now_ns();
+		link->provoked = false;
+		(void)cv_timer_set(link->loop, &link->tick, busy_tick_ms(link));
+	}
+}
+
+/* ---- losing and finding the connection ---- */
+
+static void set_error(struct sftp_link *link, const char *text)
+{
+	struct timespec now;
+
+	(void)clock_gettime(CLOCK_REALTIME, &now);
+	(void)cv_strcpy(link->last_error, sizeof(link->last_error), text);
+	link->last_error_s = (uint64_t)now.tv_sec;
+}
+
+static void schedule_retry(struct sftp_link *link)
+{
+	uint64_t wait = link->backoff_ms;
+
+	/* Up to a quarter less, so that many mounts do not come back in step. */
+	wait -= (cv_now_ns() / 1000) % (wait / 4 + 1);
+	link->backoff_ms *= 2;
+	if (link->backoff_ms > BACKOFF_MAX_MS)
+		link->backoff_ms = BACKOFF_MAX_MS;
+	(void)cv_timer_set(link->loop, &link->retry, wait);
+}
+
+static void release_slot(struct sftp_link *link, struct sftp_request *req)
+{
+	uint16_t slot = (uint16_t)ID_SLOT(req->id);
+
+	link->table[slot] = NULL;
+	link->slots[--link->in_flight] = slot;
+	if (req->type == CV_FXP_READ)
+		link->read_bytes -= req->size;
+	else if (req->type == CV_FXP_WRITE)
+		link->write_bytes -= req->size;
+}
+
+static void reset_stream(struct sftp_link *link)
+{
+	cv_sftp_parser_release(&link->parser);
+	memset(&link->parser, 0, sizeof(link->parser));
+	link->stage.size = 0;
+	link->stage.bad = false;
+	link->stage_off = 0;
+	link->direct = NULL;
+	link->broken = 0;
+	link->broken_why = NULL;
+}
+
+static void lose(struct sftp_link *link, const char *why)
+{
+	char text[256];
+
+	if (link->state != SFTP_LINK_UP)
+		return;
+	(void)cv_strcpy(text, sizeof(text), why);
+	link->state = SFTP_LINK_DOWN;
+	cv_loop_remove(link->loop, &link->watch);
+	cv_ssh_close(link->session.ssh);
+	link->session.ssh = NULL;
+	reset_stream(link);
+	link->open_handles = 0;
+	for (size_t i = 0; i < SFTP_IN_FLIGHT_MAX; i++) {
+		struct sftp_request *req = link->table[i];
+
+		if (!req)
+			continue;
+		release_slot(link, req);
+		req->retried = true;
+		queue_insert(queue_of(link, req), req);
+	}
+	link->down_since_ns = cv_now_ns();
+	set_error(link, text);
+	cv_warning("sftp: connection to %s lost: %s; connecting again",
+		   cv_options_str(link->options, "host", ""), text);
+	if (link->down_since_ns - link->up_since_ns > STEADY_NS)
+		link->backoff_ms = BACKOFF_MIN_MS;
+	schedule_retry(link);
+	arm_tick(link);
+}
+
+static void on_bytes(void *user, const uint8_t *p, size_t n);
+static uint8_t *on_data(void *user, uint32_t id, uint32_t size);
+static int on_reply(void *user, uint8_t type, uint32_t id, uint8_t *body, size_t size);
+
+/* Takes over a fresh session. */
+static int go_up(struct sftp_link *link, struct sftp_session *session)
+{
+	int r;
+
+	sftp_session_release(&link->session);
+	link->session = *session;
+	memset(session, 0, sizeof(*session));
+	reset_stream(link);
+	link->parser.data_dest = on_data;
+	link->parser.reply = on_reply;
+	link->parser.user = link;
+	cv_ssh_set_data(link->session.ssh, on_bytes, link);
+	cv_ssh_set_window(link->session.ssh, WINDOW_FLOOR);
+	r = cv_loop_add(link->loop, &link->watch, cv_ssh_fd(link->session.ssh), EPOLLIN);
+	if (r < 0)
+		return r;
+	link->state = SFTP_LINK_UP;
+	link->generation++;
+	link->read_limit = READ_FLOOR;
+	link->write_limit = WRITE_CEILING;
+	link->rtt_ns = link->session.rtt_us * 1000ull;
+	link->seen_ns = link->rate_start_ns = link->up_since_ns = cv_now_ns();
+	link->rate_bytes = 0;
+	link->provoked = false;
+	cv_loop_defer(link->loop, &link->flush);
+	arm_tick(link);
+	return 0;
+}
+
+static void on_job(struct cv_posted *posted)
+{
+	struct sftp_job *job = cv_container_of(posted, struct sftp_job, posted);
+	struct sftp_link *link = job->link;
+	int r;
+
+	if (job->abandoned) { /* set by this thread */
+		job_free(job);
+		return;
+	}
+	link->job = NULL;
+	r = job->result;
+	if (r == 0)
+		r = go_up(link, &job->session);
+	if (r == 0) {
+		link->reconnects++;
+		cv_notice("sftp: connected to %s again after %llu ms",
+			  cv_options_str(link->options, "host", ""),
+			  (unsigned long long)((cv_now_ns() - link->down_since_ns) / MS));
+	} else {
+		set_error(link, job->err.code ? job->err.text : cv_strerror(r));
+		cv_debug("%s", link->last_error);
+		schedule_retry(link);
+	}
+	job_free(job);
+}
+
+static void on_retry(struct cv_timer *timer)
+{
+	struct sftp_link *link = cv_container_of(timer, struct sftp_link, retry);
+	uint64_t limit_ms = cv_options_ms(link->options, "mount_timeout", 20000);
+
+	if (link->state != SFTP_LINK_DOWN || link->job)
+		return;
+	/* The root as it was found once: a `~` that now means something else is not the volume. */
+	if (job_start(link, limit_ms, link->session.root, on_job, &link->job) < 0)
+		schedule_retry(link);
+}
+
+/* ---- sending ---- */
+
+static const char *ext_name(enum sftp_ext ext)
+{
+	switch (ext) {
+	case SFTP_EXT_POSIX_RENAME:
+		return "posix-rename@openssh.com";
+	case SFTP_EXT_STATVFS:
+		return "statvfs@openssh.com";
+	case SFTP_EXT_FSTATVFS:
+		return "fstatvfs@openssh.com";
+	case SFTP_EXT_FSYNC:
+		return "fsync@openssh.com";
+	case SFTP_EXT_HARDLINK:
+		return "hardlink@openssh.com";
+	case SFTP_EXT_LSETSTAT:
+		return "lsetstat@openssh.com";
+	case SFTP_EXT_LIMITS:
+	case SFTP_EXT_EXPAND_PATH:
+	case SFTP_EXT_COPY_DATA:
+	default:
+		return "";
+	}
+}
+
+static void put_handle(struct cv_sftp_out *out, const struct sftp_handle *handle)
+{
+	cv_sftp_put_string(out, handle->data, handle->size);
+}
+
+static void encode_extended(struct cv_sftp_out *out, const struct sftp_request *req)
+{
+	cv_sftp_put_text(out, ext_name(req->ext));
+	if (req->open)
+		put_handle(out, &req->open->handle);
+	else
+		cv_sftp_put_text(out, req->path);
+	if (req->path2)
+		cv_sftp_put_text(out, req->path2);
+	if (req->ext == SFTP_EXT_LSETSTAT)
+		cv_sftp_put_attrs(out, &req->attrs);
+}
+
+static void encode_symlink(struct sftp_link *link, struct cv_sftp_out *out,
+			   const struct sftp_request *req)
+{
+	/* path: the target, path2: the new link. OpenSSH has them the other way round than the
+	 * draft, by an old mistake that cannot be mended. */
+	cv_sftp_put_text(out, link->session.openssh ? req->path : req->path2);
+	cv_sftp_put_text(out, link->session.openssh ? req->path2 : req->path);
+}
+
+static void encode_body(struct sftp_link *link, struct cv_sftp_out *out,
+			const struct sftp_request *req)
+{
+	switch ((enum cv_sftp_type)req->type) {
+	case CV_FXP_OPEN:
+		cv_sftp_put_text(out, req->path);
+		cv_sftp_put_u32(out, req->pflags);
+		cv_sftp_put_attrs(out, &req->attrs);
+		break;
+	case CV_FXP_CLOSE:
+		put_handle(out, req->raw);
+		break;
+	case CV_FXP_READ:
+	case CV_FXP_WRITE:
+		put_handle(out, &req->open->handle);
+		cv_sftp_put_u64(out, req->offset);
+		cv_sftp_put_u32(out, req->size);
+		break;
+	case CV_FXP_FSTAT:
+	case CV_FXP_READDIR:
+		put_handle(out, &req->open->handle);
+		break;
+	case CV_FXP_FSETSTAT:
+		put_handle(out, &req->open->handle);
+		cv_sftp_put_attrs(out, &req->attrs);
+		break;
+	case CV_FXP_SETSTAT:
+	case CV_FXP_MKDIR:
+		cv_sftp_put_text(out, req->path);
+		cv_sftp_put_attrs(out, &req->attrs);
+		break;
+	case CV_FXP_RENAME:
+		cv_sftp_put_text(out, req->path);
+		cv_sftp_put_text(out, req->path2);
+		break;
+	case CV_FXP_SYMLINK:
+		encode_symlink(link, out, req);
+		break;
+	case CV_FXP_EXTENDED:
+		encode_extended(out, req);
+		break;
+	case CV_FXP_LSTAT:
+	case CV_FXP_STAT:
+	case CV_FXP_OPENDIR:
+	case CV_FXP_REMOVE:
+	case CV_FXP_RMDIR:
+	case CV_FXP_REALPATH:
+	case CV_FXP_READLINK:
+		cv_sftp_put_text(out, req->path);
+		break;
+	case CV_FXP_INIT:
+	case CV_FXP_VERSION:
+	case CV_FXP_STATUS:
+	case CV_FXP_HANDLE:
+	case CV_FXP_DATA:
+	case CV_FXP_NAME:
+	case CV_FXP_ATTRS:
+	case CV_FXP_EXTENDED_REPLY:
+	default:
+		break;
+	}
+}
+
+/* Puts req into the table and its bytes into the stage; a large WRITE's data goes on directly. */
+static void encode(struct sftp_link *link, struct sftp_request *req)
+{
+	struct cv_sftp_out *out = &link->stage;
+	uint16_t slot = link->slots[link->in_flight];
+	size_t payload = req->type == CV_FXP_WRITE ? req->size : 0;
+	size_t copy = payload;
+	size_t start;
+
+	if (link->in_flight++ == 0) {
+		link->seen_ns = cv_now_ns();
+		link->provoked = false;
+	}
+	req->id = slot | (link->slot_use[slot]++ * ID_GENERATION);
+	req->sent_ns = cv_now_ns();
+	link->table[slot] = req;
+	if (req->type == CV_FXP_READ)
+		link->read_bytes += req->size;
+	link->write_bytes += payload;
+	start = cv_sftp_begin(out, req->type, req->id);
+	encode_body(link, out, req);
+	cv_sftp_end(out, start, payload);
+	if (payload > COPY_MAX && out->size < STAGE_SIZE) {
+		/* Fill one channel packet with the head and the first of the data. */
+		copy = STAGE_SIZE - out->size;
+		if (copy > payload)
+			copy = payload;
+	}
+	if (payload > 0)
+		cv_sftp_put_bytes(out, req->payload, copy);
+	if (copy < payload) {
+		link->direct = req;
+		link->direct_off = copy;
+	}
+}
+
+/* The next request that may go out now, or NULL. */
+static struct sftp_request *next_request(struct sftp_link *link)
+{
+	bool bulk = link->in_flight < SFTP_IN_FLIGHT_MAX - META_RESERVE;
+	struct sftp_request *r = link->reads.head;
+	struct sftp_request *w = link->writes.head;
+
+	if (link->in_flight == SFTP_IN_FLIGHT_MAX)
+		return NULL;
+	if (link->meta.head)
+		return queue_pop(&link->meta);
+	if (!bulk || (link->read_bytes > 0 && r && link->read_bytes + r->size > link->read_limit))
+		r = NULL;
+	if (!bulk ||
+	    (link->write_bytes > 0 && w && link->write_bytes + w->size > link->write_limit))
+		w = NULL;
+	link->write_turn = !link->write_turn;
+	if (r && (!w || !link->write_turn))
+		return queue_pop(&link->reads);
+	return w ? queue_pop(&link->writes) : NULL;
+}
+
+/* Is the handle that req needs there? If not, req has been put aside or answered. */
+static bool handle_ready(struct sftp_link *link, struct sftp_request *req)
+{
+	struct sftp_open *open = req->open;
+
+	if (req->type == CV_FXP_CLOSE && req->raw_generation != link->generation) {
+		verdict(req, 0); /* went with its connection */
+		return false;
+	}
+	if (!open || open->generation == link->generation || req == open->reopen)
+		return true;
+	if (open->gone)
+		open->failed = -ESTALE;
+	if (open->failed || open->is_dir) {
+		verdict(req, open->failed ? open->failed : -ESTALE);
+		return false;
+	}
+	req->next = open->waiting;
+	open->waiting = req;
+	reopen_submit(link, open);
+	return false;
+}
+
+/* Fills the stage; returns false when there is nothing to send. */
+static bool fill_stage(struct sftp_link *link)
+{
+	link->stage.size = 0;
+	link->stage_off = 0;
+	while (!link->direct && link->stage.size < STAGE_SIZE) {
+		struct sftp_request *req = next_request(link);
+
+		if (!req)
+			break;
+		if (handle_ready(link, req))
+			encode(link, req);
+	}
+	if (link->stage.bad) {
+		link->broken = -ENOMEM;
+		link->broken_why = "out of memory";
+		return false;
+	}
+	return link->stage.size > 0;
+}
+
+/* Sends until the transport takes no more. Returns 0 or -errno. */
+static int send_all(struct sftp_link *link)
+{
+	struct cv_ssh *ssh = link->session.ssh;
+
+	for (;;) {
+		size_t left = link->stage.size - link->stage_off;
+		ssize_t n;
+
+		if (left > 0) {
+			n = cv_ssh_send(ssh, link->stage.data + link->stage_off, left);
+			if (n > 0)
+				link->stage_off += (size_t)n;
+			if (n < 0 || (size_t)n < left)
+				return n < 0 ? (int)n : 0;
+		}
+		if (link->direct) {
+			left = link->direct->size - link->direct_off;
+			n = cv_ssh_send(ssh,
+					(const uint8_t *)link->direct->payload + link->direct_off,
+					left);
+			if (n > 0)
+				link->direct_off += (size_t)n;
+			if (n < 0 || (size_t)n < left)
+				return n < 0 ? (int)n : 0;
+			link->direct = NULL;
+		}
+		/* Encoding what cannot go yet would take from metadata its place in front. */
+		if (cv_ssh_room(ssh) == 0 || !fill_stage(link))
+			return link->broken;
+	}
+}
+
+static void after_turn(struct sftp_link *link, int r)
+{
+	if (r == 0 && !link->broken)
+		r = send_all(link);
+	if (r == 0 && !link->broken) {
+		(void)cv_loop_modify(link->loop, &link->watch, cv_ssh_want(link->session.ssh));
+		return;
+	}
+	if (link->broken)
+		lose(link, link->broken_why ? link->broken_why : cv_strerror(link->broken));
+	else
+		lose(link, cv_ssh_error(link->session.ssh));
+}
+
+static void on_flush(struct cv_deferred *deferred)
+{
+	struct sftp_link *link = cv_container_of(deferred, struct sftp_link, flush);
+
+	if (link->state == SFTP_LINK_UP)
+		after_turn(link, 0);
+}
+
+static void on_ready(struct cv_watch *watch, uint32_t events)
+{
+	struct sftp_link *link = cv_container_of(watch, struct sftp_link, watch);
+
+	(void)events;
+	if (link->state == SFTP_LINK_UP)
+		after_turn(link, cv_ssh_turn(link->session.ssh));
+}
+
+void sftp_link_submit(struct sftp_link *link, struct sftp_request *req)
+{
+	note_busy(link);
+	req->order = ++link->order;
+	req->queued_ns = cv_loop_now_ns(link->loop);
+	req->retried = false;
+	queue_push(queue_of(link, req), req);
+	if (link->state == SFTP_LINK_UP)
+		cv_loop_defer(link->loop, &link->flush);
+}
+
+/* ---- receiving ---- */
+
+static int protocol_error(struct sftp_link *link, const char *why)
+{
+	link->broken = -EPROTO;
+	link->broken_why = why;
+	return -EPROTO;
+}
+
+static struct sftp_request *find_request(struct sftp_link *link, uint32_t id)
+{
+	struct sftp_request *req = link->table[ID_SLOT(id)];
+
+	/* An answer to what is not wholly sent is no answer, and its data are still in use. */
+	return req && req->id == id && req != link->direct ? req : NULL;
+}
+
+static void on_bytes(void *user, const uint8_t *p, size_t n)
+{
+	struct sftp_link *link = user;
+	int r;
+
+	if (link->broken)
+		return;
+	link->seen_ns = cv_loop_now_ns(link->loop);
+	link->provoked = false;
+	r = cv_sftp_parser_feed(&link->parser, p, n);
+	if (r < 0 && !link->broken) {
+		link->broken = r;
+		link->broken_why = "the server sent what is not SFTP";
+	}
+}
+
+static uint8_t *on_data(void *user, uint32_t id, uint32_t size)
+{
+	struct sftp_link *link = user;
+	struct sftp_request *req = find_request(link, id);
+
+	if (!req || req->type != CV_FXP_READ || size > req->size) {
+		(void)protocol_error(link, "the server sent data nobody asked for");
+		return NULL;
+	}
+	return req->dest;
+}
+
+static bool type_fits(const struct sftp_request *req, uint8_t type)
+{
+	switch ((enum cv_sftp_type)req->type) {
+	case CV_FXP_OPEN:
+	case CV_FXP_OPENDIR:
+		return type == CV_FXP_HANDLE;
+	case CV_FXP_READ:
+		return type == CV_FXP_DATA;
+	case CV_FXP_READDIR:
+	case CV_FXP_READLINK:
+	case CV_FXP_REALPATH:
+		return type == CV_FXP_NAME;
+	case CV_FXP_LSTAT:
+	case CV_FXP_STAT:
+	case CV_FXP_FSTAT:
+		return type == CV_FXP_ATTRS;
+	case CV_FXP_EXTENDED:
+		return type == CV_FXP_EXTENDED_REPLY && req->ext == SFTP_EXT_STATVFS;
+	case CV_FXP_INIT:
+	case CV_FXP_VERSION:
+	case CV_FXP_CLOSE:
+	case CV_FXP_WRITE:
+	case CV_FXP_SETSTAT:
+	case CV_FXP_FSETSTAT:
+	case CV_FXP_REMOVE:
+	case CV_FXP_MKDIR:
+	case CV_FXP_RMDIR:
+	case CV_FXP_RENAME:
+	case CV_FXP_SYMLINK:
+	case CV_FXP_STATUS:
+	case CV_FXP_HANDLE:
+	case CV_FXP_DATA:
+	case CV_FXP_NAME:
+	case CV_FXP_ATTRS:
+	case CV_FXP_EXTENDED_REPLY:
+	default:
+		return false;
+	}
+}
+
+static bool wants_more_than_status(const struct sftp_request *req)
+{
+	return type_fits(req, CV_FXP_HANDLE) || type_fits(req, CV_FXP_DATA) ||
+	       type_fits(req, CV_FXP_NAME) || type_fits(req, CV_FXP_ATTRS) ||
+	       type_fits(req, CV_FXP_EXTENDED_REPLY);
+}
+
+/* How fast are we, and how long does an answer take? Sets how much may be in flight. */
+static void measure(struct sftp_link *link, const struct sftp_request *req, size_t size)
+{
+	uint64_t now = cv_now_ns();
+	uint64_t took = now - req->sent_ns;
+	uint64_t period = now - link->rate_start_ns;
+
+	if (req->type == CV_FXP_WRITE) {
+		if (took > WRITE_SLOW_NS + link->rtt_ns)
+			link->write_limit -= link->write_limit > WRITE_FLOOR ? 65536 : 0;
+		else
+			link->write_limit += link->write_limit < WRITE_CEILING ? 32768 : 0;
+		return;
+	}
+	if (req->type != CV_FXP_READ) {
+		if (took < link->rtt_ns || link->rtt_ns == 0)
+			link->rtt_ns = took;
+		return;
+	}
+	link->rate_bytes += size;
+	if (period > 100 * MS) {
+		/* Twice what fits into one round trip: grows until the line is full. */
+		uint64_t want = link->rate_bytes * 2 * (link->rtt_ns / 1000) / (period / 1000);
+
+		link->read_limit = want < READ_FLOOR	 ? READ_FLOOR
+				   : want > READ_CEILING ? READ_CEILING
+							 : (size_t)want;
+		if (link->read_limit > READ_FLOOR)
+			cv_ssh_set_window(link->session.ssh,
+					  link->read_limit * 2 > WINDOW_CEILING
+						  ? WINDOW_CEILING
+						  : (uint32_t)link->read_limit * 2);
+		link->rate_bytes = 0;
+		link->rate_start_ns = now;
+	}
+}
+
+static int on_reply(void *user, uint8_t type, uint32_t id, uint8_t *body, size_t size)
+{
+	struct sftp_link *link = user;
+	struct sftp_request *req = find_request(link, id);
+	struct cv_sftp_in in = { body, body ? size : 0, false };
+	struct sftp_reply reply = { .type = type, .body = body, .size = size };
+
+	if (!req)
+		return protocol_error(link, "the server answered what nobody asked");
+	if (type == CV_FXP_STATUS) {
+		reply.status = cv_sftp_get_u32(&in);
+		reply.error = sftp_status_errno(reply.status);
+		if (reply.error == 0 && wants_more_than_status(req))
+			reply.error = -EIO;
+	} else if (!type_fits(req, type)) {
+		return protocol_error(link, "the server gave an answer of the wrong kind");
+	}
+	if (type == CV_FXP_HANDLE) {
+		reply.body = (uint8_t *)(uintptr_t)cv_sftp_get_string(&in, &reply.size);
+		if (reply.size == 0 || reply.size > CV_SFTP_HANDLE_MAX)
+			in.bad = true;
+		else
+			link->open_handles++;
+	}
+	if (in.bad)
+		return protocol_error(link, "the server sent a damaged answer");
+	release_slot(link, req);
+	measure(link, req, size);
+	if (type == CV_FXP_DATA)
+		link->bytes_read += size;
+	else if (req->type == CV_FXP_WRITE && reply.error == 0)
+		link->bytes_written += req->size;
+	req->done(req, &reply);
+	return 0;
+}
+
+/* ---- liveness ---- */
+
+static void fail_overdue_queue(struct sftp_link *link, struct sftp_queue *q, uint64_t now)
+{
+	uint64_t limit = link->timeout_ms * MS;
+	bool all = now - link->down_since_ns >= limit;
+	struct sftp_queue old = *q;
+	struct sftp_request *req;
+
+	if (!old.head)
+		return;
+	queue_init(q);
+	while ((req = old.head)) {
+		old.head = req->next;
+		if (all || now - req->queued_ns >= limit)
+			verdict(req, -ETIMEDOUT); /* may submit: that lands in q */
+		else
+			queue_insert(q, req);
+	}
+}
+
+static const char *check_alive(struct sftp_link *link, uint64_t now)
+{
+	uint64_t limit = link->timeout_ms * MS;
+	uint64_t in = cv_ssh_bytes_in(link->session.ssh);
+	uint64_t silent;
+
+	if (in != link->seen_in) {
+		link->seen_in = in;
+		if (now > link->seen_ns)
+			link->seen_ns = now;
+		link->provoked = false;
+	}
+	silent = now - link->seen_ns;
+	if (link->in_flight == 0) {
+		/* Also keeps firewalls from forgetting us. */
+		if (link->provoked && silent >= limit)
+			return "no sign of life from the server";
+		if (!link->provoked && silent >= (IDLE_TICK_MS - 1000) * MS) {
+			cv_ssh_provoke(link->session.ssh);
+			link->provoked = true;
+		}
+		return NULL;
+	}
+	for (size_t i = 0; i < SFTP_IN_FLIGHT_MAX; i++) {
+		if (link->table[i] && now - link->table[i]->sent_ns > ANSWER_MAX_NS &&
+		    now - link->table[i]->sent_ns > 4 * limit)
+			return "a request was not answered for minutes";
+	}
+	if (silent >= limit)
+		return "the server does not answer";
+	if (silent >= limit / 2 && !link->provoked) {
+		/* sshd answers this even while its SFTP process waits for a disk. */
+		cv_ssh_provoke(link->session.ssh);
+		link->provoked = true;
+	}
+	return NULL;
+}
+
+static void on_tick(struct cv_timer *timer)
+{
+	struct sftp_link *link = cv_container_of(timer, struct sftp_link, tick);
+	uint64_t now = cv_now_ns();
+	const char *why;
+
+	if (link->state == SFTP_LINK_DOWN && link->soft) {
+		fail_overdue_queue(link, &link->meta, now);
+		fail_overdue_queue(link, &link->reads, now);
+		fail_overdue_queue(link, &link->writes, now);
+	}
+	if (link->state == SFTP_LINK_UP) {
+		why = check_alive(link, now);
+		if (why)
+			lose(link, why);
+		else
+			after_turn(link, 0); /* sends a provocation */
+	}
+	arm_tick(link);
+	if (link->state == SFTP_LINK_UP && link->in_flight == 0 && link->provoked)
+		(void)cv_timer_set(link->loop, &link->tick, link->timeout_ms);
+}
+
+/* ---- handles ---- */
+
+struct reopening {
+	struct sftp_request req;
+	struct sftp_link *link;
+	struct sftp_open *open; /* NULL: released meanwhile */
+	uint64_t generation;
+	struct sftp_handle handle;
+};
+
+static void close_done(struct sftp_request *req, struct sftp_reply *reply)
+{
+	(void)reply;
+	free(req->raw);
+	free(req);
+}
+
+void sftp_link_close_handle(struct sftp_link *link, const struct sftp_handle *handle,
+			    uint64_t generation)
+{
+	struct sftp_request *req;
+
+	if (handle->size == 0 || generation != link->generation || link->state != SFTP_LINK_UP)
+		return;
+	if (link->open_handles > 0)
+		link->open_handles--;
+	req = calloc(1, sizeof(*req));
+	if (!req)
+		return; /* the server keeps it until the connection ends */
+	req->type = CV_FXP_CLOSE;
+	req->raw = malloc(sizeof(*handle));
+	if (!req->raw) {
+		free(req);
+		return;
+	}
+	*req->raw = *handle;
+	req->raw_generation = generation;
+	req->done = close_done;
+	sftp_link_submit(link, req);
+}
+
+/* Lets go of those who waited: to the queue, or with an error. */
+static void reopen_end(struct reopening *r, int error)
+{
+	struct sftp_open *open = r->open;
+	struct sftp_link *link = r->link;
+	struct sftp_request *req;
+	struct sftp_request *next;
+
+	if (open) {
+		open->reopen = NULL;
+		for (req = open->waiting, open->waiting = NULL; req; req = next) {
+			next = req->next;
+			if (error)
+				verdict(req, error);
+			else
+				queue_insert(queue_of(link, req), req);
+		}
+	}
+	if (error && r->handle.size)
+		sftp_link_close_handle(link, &r->handle, r->generation);
+	free(r->req.path);
+	free(r);
+	if (link->state == SFTP_LINK_UP)
+		cv_loop_defer(link->loop, &link->flush);
+}
+
+/* Is this the file it was? It has no identity in SFTP, so only the impossible can be told. */
+static bool can_be_same(const struct sftp_open *open, const struct cv_sftp_attrs *attrs)
+{
+	if ((attrs->flags & CV_FXA_PERMISSIONS) && !S_ISREG(attrs->permissions))
+		return false;
+	if ((attrs->flags & CV_FXA_SIZE) && attrs->size < open->size_seen)
+		return false;
+	return !(attrs->flags & CV_FXA_ACMODTIME) || attrs->mtime >= open->mtime_seen;
+}
+
+static void reopen_stat_done(struct sftp_request *req, struct sftp_reply *reply)
+{
+	struct reopening *r = cv_container_of(req, struct reopening, req);
+	struct cv_sftp_in in = { reply->body, reply->size, false };
+	struct sftp_open *open = r->open;
+	struct cv_sftp_attrs attrs;
+	int error = reply->error;
+
+	if (!open) {
+		reopen_end(r, -EBADF);
+		return;
+	}
+	if (error == -ETIMEDOUT) {
+		reopen_end(r, error);
+		return;
+	}
+	if (error == 0) {
+		cv_sftp_get_attrs(&in, &attrs);
+		if (in.bad)
+			error = -EIO;
+		else if (!can_be_same(open, &attrs))
+			error = -ESTALE;
+	}
+	if (error) {
+		open->failed = error == -ESTALE ? error : 0;
+		cv_debug("sftp: '%s' cannot be opened again: %s", open->path, cv_strerror(error));
+	} else {
+		open->handle = r->handle;
+		open->generation = r->generation;
+	}
+	reopen_end(r, error);
+}
+
+static void reopen_open_done(struct sftp_request *req, struct sftp_reply *reply)
+{
+	struct reopening *r = cv_container_of(req, struct reopening, req);
+	struct sftp_open *open = r->open;
+
+	if (reply->error == 0) {
+		r->handle.size = (uint16_t)reply->size;
+		memcpy(r->handle.data, reply->body, reply->size);
+		r->generation = r->link->generation;
+	}
+	if (!open || reply->error) {
+		int error = reply->error ? reply->error : -EBADF;
+
+		if (open && error != -ETIMEDOUT) {
+			/* Gone is gone; anything else may be better the next time. */
+			error = error == -ENOENT ? -ESTALE : error;
+			open->failed = error == -ESTALE ? error : 0;
+			cv_debug("sftp: '%s' cannot be opened again: %s", open->path,
+				 cv_strerror(error));
+		}
+		reopen_end(r, error);
+		return;
+	}
+	/* By path, and right behind: what was opened and what is looked at could only differ if
+	 * the name were replaced in between, which can_be_same() cannot see anyway. */
+	req->type = CV_FXP_STAT;
+	req->done = reopen_stat_done;
+	sftp_link_submit(r->link, req);
+}
+
+static void reopen_submit(struct sftp_link *link, struct sftp_open *open)
+{
+	struct reopening *r;
+
+	if (open->reopen)
+		return;
+	r = calloc(1, sizeof(*r));
+	if (r)
+		r->req.path = strdup(open->path);
+	if (!r || !r->req.path) {
+		struct sftp_request *req = open->waiting;
+
+		free(r);
+		open->waiting = req->next; /* the one just put there */
+		verdict(req, -ENOMEM);
+		return;
+	}
+	r->link = link;
+	r->open = open;
+	r->req.type = CV_FXP_OPEN;
+	r->req.pflags = open->pflags;
+	r->req.done = reopen_open_done;
+	open->reopen = &r->req;
+	sftp_link_submit(link, &r->req);
+}
+
+void sftp_open_release(struct sftp_link *link, struct sftp_open *open)
+{
+	if (open->reopen)
+		cv_container_of(open->reopen, struct reopening, req)->open = NULL;
+	sftp_link_close_handle(link, &open->handle, open->generation);
+	free(open->path);
+	open->path = NULL;
+}
+
+/* ---- life ---- */
+
+int sftp_link_start(struct sftp_link *link, const struct cv_dict *options, struct cv_loop *loop,
+		    uint64_t mount_timeout_ms, struct cv_err *err)
+{
+	uint64_t deadline = cv_now_ns() + mount_timeout_ms * MS;
+	struct sftp_job *job;
+	int r;
+
+	memset(link, 0, sizeof(*link));
+	link->loop = loop;
+	link->options = options;
+	link->soft = strcmp(cv_options_str(options, "recovery", "hard"), "soft") == 0;
+	link->timeout_ms = cv_options_ms(options, "timeout", 15000);
+	if (link->timeout_ms < 500)
+		link->timeout_ms = 500;
+	link->backoff_ms = BACKOFF_MIN_MS;
+	link->watch = (struct cv_watch)CV_WATCH_INIT(on_ready);
+	link->flush = (struct cv_deferred)CV_DEFERRED_INIT(on_flush);
+	link->tick = (struct cv_timer)CV_TIMER_INIT(on_tick);
+	link->retry = (struct cv_timer)CV_TIMER_INIT(on_retry);
+	queue_init(&link->meta);
+	queue_init(&link->reads);
+	queue_init(&link->writes);
+	for (size_t i = 0; i < SFTP_IN_FLIGHT_MAX; i++)
+		link->slots[i] = (uint16_t)i;
+	r = job_start(link, mount_timeout_ms, NULL, NULL, &job);
+	if (r < 0)
+		return cv_fail(err, r, "sftp: cannot start a thread: %s", cv_strerror(r));
+	/* Its own deadline is the same; a moment more lets it say what took so long. */
+	if (!job_wait(job, deadline + 200 * MS)) {
+		r = cv_fail(err, ETIMEDOUT, "sftp: %s: %s: timed out after %llu ms",
+			    cv_options_str(options, "host", ""), job->limit.step,
+			    (unsigned long long)mount_timeout_ms);
+		job_abandon(job);
+		return r;
+	}
+	r = job->result;
+	if (r < 0 && err)
+		*err = job->err;
+	if (r == 0) {
+		r = go_up(link, &job->session);
+		if (r < 0)
+			(void)cv_fail(err, r, "sftp: cannot watch the connection: %s",
+				      cv_strerror(r));
+	}
+	job_free(job);
+	if (r < 0)
+		sftp_link_stop(link);
+	return r;
+}
+
+void sftp_link_stop(struct sftp_link *link)
+{
+	struct sftp_queue *queues[] = { &link->meta, &link->reads, &link->writes };
+
+	/* The last CLOSEs; what does not go now ends with the connection. */
+	if (link->state == SFTP_LINK_UP)
+		(void)send_all(link);
+	link->state = SFTP_LINK_CLOSED;
+	cv_loop_remove(link->loop, &link->watch);
+	cv_loop_undefer(link->loop, &link->flush);
+	cv_timer_cancel(link->loop, &link->tick);
+	cv_timer_cancel(link->loop, &link->retry);
+	if (link->job)
+		job_abandon(link->job);
+	link->job = NULL;
+	sftp_session_release(&link->session);
+	for (size_t i = 0; i < SFTP_IN_FLIGHT_MAX; i++) {
+		struct sftp_request *req = link->table[i];
+
+		if (req) {
+			release_slot(link, req);
+			verdict(req, -EIO);
+		}
+	}
+	for (size_t i = 0; i < CV_ARRAY_SIZE(queues); i++) {
+		struct sftp_request *req;
+
+		while ((req = queue_pop(queues[i])))
+			verdict(req, -EIO);
+	}
+	reset_stream(link);
+	cv_sftp_out_release(&link->stage);
+}

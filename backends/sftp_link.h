@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One connection of the SFTP engine: requests go in, replies come out, whatever happens to the
+ * network in between. The link logs in on a helper thread, keeps many requests in flight, notices
+ * when the server is gone, connects again and sends again what was not answered. It knows requests
+ * and handles, not operations: what a repeated request's failure means is for sftp.c to judge
+ * (sftp_request.retried). Everything runs on the loop's thread, except the login.
+ */
+#ifndef CV_BACKENDS_SFTP_LINK_H
+#define CV_BACKENDS_SFTP_LINK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "backends/sftp_proto.h"
+#include "backends/ssh_transport.h"
+#include "config/dict.h"
+#include "config/err.h"
+#include "config/loop.h"
+
+#define SFTP_IN_FLIGHT_MAX 128 /* a power of two: slots are the low bits of an id */
+
+enum sftp_ext {
+	SFTP_EXT_POSIX_RENAME = 1 << 0,
+	SFTP_EXT_STATVFS = 1 << 1,
+	SFTP_EXT_FSTATVFS = 1 << 2,
+	SFTP_EXT_FSYNC = 1 << 3,
+	SFTP_EXT_HARDLINK = 1 << 4,
+	SFTP_EXT_LSETSTAT = 1 << 5,
+	SFTP_EXT_LIMITS = 1 << 6,
+	SFTP_EXT_EXPAND_PATH = 1 << 7,
+	SFTP_EXT_COPY_DATA = 1 << 8,
+};
+
+/* What a login found out. */
+struct sftp_session {
+	struct cv_ssh *ssh;  /* owned */
+	char *root;	     /* owned; absolute, "" for "/" */
+	unsigned extensions; /* enum sftp_ext */
+	bool openssh;	     /* speaks as OpenSSH's server does */
+	uint32_t read_max;   /* bytes per request */
+	uint32_t write_max;
+	uint64_t handles_max; /* 0: unknown */
+	uint32_t rtt_us;
+	struct cv_sftp_attrs root_attrs;
+};
+
+struct sftp_handle {
+	uint16_t size; /* 0: none */
+	uint8_t data[CV_SFTP_HANDLE_MAX];
+};
+
+/* An open file or directory as the link sees it: handles die with their connection. */
+struct sftp_open {
+	char *path;		   /* owned; full remote path, for opening it again */
+	uint32_t pflags;	   /* enum cv_sftp_pflags, without CREAT, TRUNC and EXCL */
+	bool is_dir;		   /* not reopened by the link: its requests end with -ESTALE */
+	bool gone;		   /* its name was removed or replaced: it cannot be opened again */
+	int failed;		   /* -errno: it cannot be opened again, for good */
+	struct sftp_handle handle; /* of connection `generation` */
+	uint64_t generation;	   /* ready for use on that connection; 0: none */
+	uint64_t size_seen;	   /* smallest size the file can have, as far as we know */
+	uint32_t mtime_seen;
+	struct sftp_request *waiting; /* until it is open again */
+	struct sftp_request *reopen;  /* in progress; the link's */
+};
+
+struct sftp_reply {
+	int error;	 /* 0 or -errno; EOF is -ENODATA */
+	uint32_t status; /* STATUS replies; enum cv_sftp_status */
+	uint8_t type;	 /* 0: the link's own verdict, e.g. -ESTALE, -ETIMEDOUT */
+	uint8_t *body;	 /* writable during done() */
+	size_t size;
+};
+
+/*
+ * A request. The caller fills in the first part, submits it and keeps it until done(); it stays
+ * valid through any number of connections. It is encoded when it is sent, since handles change.
+ */
+struct sftp_request {
+	uint8_t type;	    /* enum cv_sftp_type */
+	enum sftp_ext ext;  /* CV_FXP_EXTENDED: which */
+	struct sftp_open *open;
+	struct sftp_handle *raw; /* CLOSE: handle on connection raw_generation; owned */
+	uint64_t raw_generation;
+	char *path; /* owned by the request's owner */
+	char *path2;
+	struct cv_sftp_attrs attrs;
+	uint32_t pflags;
+	uint64_t offset;
+	uint32_t size;	     /* READ, WRITE */
+	const void *payload; /* WRITE */
+	uint8_t *dest;	     /* READ */
+	void (*done)(struct sftp_request *req, struct sftp_reply *reply);
+	void *owner;
+
+	/* the link's own */
+	bool retried; /* was sent on a connection that is lost: it may have been carried out */
+	struct sftp_request *next;
+	uint64_t order;
+	uint64_t queued_ns;
+	uint64_t sent_ns;
+	uint32_t id;
+};
+
+struct sftp_queue {
+	struct sftp_request *head;
+	struct sftp_request **tail;
+};
+
+enum sftp_link_state {
+	SFTP_LINK_DOWN, /* waiting to try again, or trying */
+	SFTP_LINK_UP,
+	SFTP_LINK_CLOSED,
+};
+
+struct sftp_job;
+
+struct sftp_link {
+	struct cv_loop *loop;
+	const struct cv_dict *options;
+	bool soft;
+	uint64_t timeout_ms;
+	enum sftp_link_state state;
+	uint64_t generation; /* of the connection; 0 before the first */
+	struct sftp_session session;
+	struct cv_watch watch;
+	struct cv_deferred flush;
+	struct cv_timer tick;  /* liveness, soft deadlines */
+	struct cv_timer retry; /* next attempt */
+	struct sftp_job *job;
+	uint64_t backoff_ms;
+	uint64_t down_since_ns;
+	uint64_t up_since_ns;
+
+	struct cv_sftp_parser parser;
+	int broken; /* -errno: found in a callback, dealt with after it */
+	const char *broken_why;
+	struct sftp_request *table[SFTP_IN_FLIGHT_MAX];
+	uint16_t slots[SFTP_IN_FLIGHT_MAX]; /* free ones: [in_flight..MAX) */
+	uint32_t slot_use[SFTP_IN_FLIGHT_MAX];
+	unsigned in_flight;
+	uint64_t order;
+	struct sftp_queue meta;
+	struct sftp_queue reads;
+	struct sftp_queue writes;
+	bool write_turn;
+
+	struct cv_sftp_out stage; /* encoded and not yet handed over, from stage_off */
+	size_t stage_off;
+	struct sftp_request *direct; /* WRITE whose data goes over without a copy */
+	size_t direct_off;
+
+	size_t read_bytes; /* in flight */
+	size_t write_bytes;
+	size_t read_limit;
+	size_t write_limit;
+	uint64_t rate_start_ns;
+	uint64_t rate_bytes;
+	uint64_t rtt_ns;
+
+	uint64_t seen_in; /* socket counter, and when it last moved */
+	uint64_t seen_ns;
+	bool provoked;
+
+	uint64_t reconnects;
+	uint64_t bytes_read;
+	uint64_t bytes_written;
+	uint64_t open_handles;
+	char last_error[256];
+	uint64_t last_error_s;
+};
+
+/* Connects; blocks until deadline_ns at most. On failure nothing is left. options: outlives link. */
+int sftp_link_start(struct sftp_link *link, const struct cv_dict *options, struct cv_loop *loop,
+		    uint64_t mount_timeout_ms, struct cv_err *err);
+/* Ends everything; no request is left by contract, except our own CLOSEs. */
+void sftp_link_stop(struct sftp_link *link);
+void sftp_link_submit(struct sftp_link *link, struct sftp_request *req);
+/* Gives handle back to the server without waiting for the answer. */
+void sftp_link_close_handle(struct sftp_link *link, const struct sftp_handle *handle,
+			    uint64_t generation);
+/* Frees what open owns, closing its handle. Nobody waits for it. */
+void sftp_open_release(struct sftp_link *link, struct sftp_open *open);
+
+/* sftp_login.c: the blocking part. */
+int sftp_login(const struct cv_dict *options, const char *known_root, struct cv_ssh_limit *limit,
+	       struct sftp_session *ret_session, struct cv_err *err);
+void sftp_session_release(struct sftp_session *session);
+int sftp_status_errno(uint32_t status);
+
+#endif

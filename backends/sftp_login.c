@@ -1,0 +1,430 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * From an SSH login to a directory on the server: version and extensions, limits, the path, the
+ * sub-directory. One request at a time, waiting for each answer; runs on a helper thread and under
+ * one deadline.
+ */
+#include "backends/sftp_link.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/stat.h>
+
+#include "config/cleanup.h"
+#include "config/log.h"
+#include "config/options.h"
+#include "config/str.h"
+
+#define PLAIN_MAX   32768 /* what every server must take (draft, section 3) */
+#define LIMIT_FLOOR 4096
+
+struct login {
+	struct cv_ssh *ssh;
+	struct cv_ssh_limit *limit;
+	struct cv_err *err;
+	const char *host;
+	struct cv_sftp_parser parser;
+	struct cv_sftp_out out;
+	uint32_t id;
+	bool answered;
+	uint8_t type;
+	struct cv_sftp_in in; /* the answer */
+	uint8_t *body;	      /* owned copy it points into */
+};
+
+static const struct {
+	const char *name;
+	enum sftp_ext bit;
+} extensions[] = {
+	{ "posix-rename@openssh.com", SFTP_EXT_POSIX_RENAME },
+	{ "statvfs@openssh.com", SFTP_EXT_STATVFS },
+	{ "fstatvfs@openssh.com", SFTP_EXT_FSTATVFS },
+	{ "fsync@openssh.com", SFTP_EXT_FSYNC },
+	{ "hardlink@openssh.com", SFTP_EXT_HARDLINK },
+	{ "lsetstat@openssh.com", SFTP_EXT_LSETSTAT },
+	{ "limits@openssh.com", SFTP_EXT_LIMITS },
+	{ "expand-path@openssh.com", SFTP_EXT_EXPAND_PATH },
+	{ "copy-data", SFTP_EXT_COPY_DATA },
+};
+
+int sftp_status_errno(uint32_t status)
+{
+	switch (status) {
+	case CV_FX_OK:
+		return 0;
+	case CV_FX_EOF:
+		return -ENODATA;
+	case CV_FX_NO_SUCH_FILE:
+		return -ENOENT;
+	case CV_FX_PERMISSION_DENIED:
+		return -EACCES;
+	case CV_FX_BAD_MESSAGE:
+		return -EINVAL;
+	case CV_FX_OP_UNSUPPORTED:
+		return -EOPNOTSUPP;
+	default:
+		return -EIO;
+	}
+}
+
+void sftp_session_release(struct sftp_session *s)
+{
+	cv_ssh_close(s->ssh);
+	free(s->root);
+	memset(s, 0, sizeof(*s));
+}
+
+/* ---- one request, one answer ---- */
+
+static uint8_t *no_data(void *user, uint32_t id, uint32_t size)
+{
+	(void)user;
+	(void)id;
+	(void)size;
+	return NULL;
+}
+
+static int on_reply(void *user, uint8_t type, uint32_t id, uint8_t *body, size_t size)
+{
+	struct login *l = user;
+
+	if (l->answered || !body || (type != CV_FXP_VERSION && id != l->id))
+		return -EPROTO;
+	free(l->body);
+	l->body = malloc(size + 4);
+	if (!l->body)
+		return -ENOMEM;
+	/* VERSION has its number where others have the id. */
+	memcpy(l->body, body, size);
+	l->in = (struct cv_sftp_in){ l->body, size, false };
+	l->type = type;
+	if (type == CV_FXP_VERSION)
+		l->id = id;
+	l->answered = true;
+	return 0;
+}
+
+static void on_bytes(void *user, const uint8_t *p, size_t n)
+{
+	struct login *l = user;
+
+	(void)cv_sftp_parser_feed(&l->parser, p, n);
+}
+
+static int lost(struct login *l)
+{
+	const char *why = l->parser.failed ? "the server does not speak SFTP (does a login script "
+					     "print something?)"
+					   : cv_ssh_error(l->ssh);
+
+	return cv_fail(l->err, l->parser.failed ? l->parser.failed : -EPIPE, "sftp: %s: %s: %s",
+		       l->host, l->limit->step, *why ? why : "connection lost");
+}
+
+/* Sends what is in l->out and waits for the answer. */
+static int exchange(struct login *l)
+{
+	size_t off = 0;
+
+	if (l->out.bad)
+		return cv_fail(l->err, ENOMEM, "sftp: out of memory");
+	l->answered = false;
+	while (!l->answered) {
+		ssize_t n = cv_ssh_send(l->ssh, l->out.data + off, l->out.size - off);
+		uint32_t want;
+		int r;
+
+		if (n < 0)
+			return lost(l);
+		off += (size_t)n;
+		if (l->answered)
+			break;
+		want = cv_ssh_want(l->ssh);
+		r = cv_ssh_wait(l->limit, cv_ssh_fd(l->ssh),
+				(short)(POLLIN | ((want & EPOLLOUT) ? POLLOUT : 0)), 100);
+		if (r < 0)
+			return cv_fail(l->err, r, "sftp: %s: %s: %s", l->host, l->limit->step,
+				       cv_strerror(r));
+		if (cv_ssh_turn(l->ssh) < 0 || l->parser.failed)
+			return lost(l);
+	}
+	l->out.size = 0;
+	return l->parser.failed ? lost(l) : 0;
+}
+
+static int ask_path(struct login *l, uint8_t type, const char *path,
+		    const struct cv_sftp_attrs *attrs)
+{
+	size_t at = cv_sftp_begin(&l->out, type, ++l->id);
+
+	cv_sftp_put_text(&l->out, path);
+	if (attrs)
+		cv_sftp_put_attrs(&l->out, attrs);
+	cv_sftp_end(&l->out, at, 0);
+	return exchange(l);
+}
+
+/* Status of a STATUS answer, CV_FX_OK for any other. */
+static uint32_t answer_status(struct login *l)
+{
+	return l->type == CV_FXP_STATUS ? cv_sftp_get_u32(&l->in) : CV_FX_OK;
+}
+
+/* ---- steps ---- */
+
+static int say_version(struct login *l, struct sftp_session *s)
+{
+	size_t at = cv_sftp_begin(&l->out, CV_FXP_INIT, 3);
+	int r;
+
+	l->limit->step = "SFTP greeting";
+	cv_sftp_end(&l->out, at, 0);
+	r = exchange(l);
+	if (r < 0)
+		return r;
+	if (l->type != CV_FXP_VERSION || l->id < 3)
+		return cv_fail(l->err, EPROTO, "sftp: %s speaks SFTP version %u, not 3", l->host,
+			       l->id);
+	while (l->in.left > 0 && !l->in.bad) {
+		size_t n;
+		size_t unused;
+		const char *name = (const char *)cv_sftp_get_string(&l->in, &n);
+
+		(void)cv_sftp_get_string(&l->in, &unused);
+		for (size_t i = 0; i < CV_ARRAY_SIZE(extensions) && !l->in.bad; i++) {
+			if (strlen(extensions[i].name) == n &&
+			    memcmp(extensions[i].name, name, n) == 0)
+				s->extensions |= extensions[i].bit;
+		}
+	}
+	/* Other sshds (dropbear) run OpenSSH's sftp-server, which the extension gives away. */
+	s->openssh = strstr(cv_ssh_server(l->ssh), "OpenSSH") ||
+		     (s->extensions & SFTP_EXT_POSIX_RENAME);
+	return 0;
+}
+
+static uint32_t limit_or(uint64_t v, uint32_t fallback)
+{
+	if (v == 0)
+		return fallback;
+	if (v < LIMIT_FLOOR)
+		return LIMIT_FLOOR;
+	return v > 256 * 1024 ? 256 * 1024 : (uint32_t)v;
+}
+
+static int ask_limits(struct login *l, struct sftp_session *s)
+{
+	size_t at;
+	int r;
+
+	s->read_max = PLAIN_MAX;
+	s->write_max = PLAIN_MAX;
+	if (!(s->extensions & SFTP_EXT_LIMITS))
+		return 0;
+	at = cv_sftp_begin(&l->out, CV_FXP_EXTENDED, ++l->id);
+	cv_sftp_put_text(&l->out, "limits@openssh.com");
+	cv_sftp_end(&l->out, at, 0);
+	r = exchange(l);
+	if (r < 0)
+		return r;
+	if (l->type == CV_FXP_EXTENDED_REPLY) {
+		(void)cv_sftp_get_u64(&l->in); /* packet length; the other two respect it */
+		s->read_max = limit_or(cv_sftp_get_u64(&l->in), PLAIN_MAX);
+		s->write_max = limit_or(cv_sftp_get_u64(&l->in), PLAIN_MAX);
+		s->handles_max = cv_sftp_get_u64(&l->in);
+	}
+	return 0;
+}
+
+static int resolve_root(struct login *l, const char *path, struct sftp_session *s)
+{
+	bool home = path[0] == '~';
+	struct cv_sftp_name name = { 0 };
+	int r;
+
+	if (home && (s->extensions & SFTP_EXT_EXPAND_PATH)) {
+		size_t at = cv_sftp_begin(&l->out, CV_FXP_EXTENDED, ++l->id);
+
+		cv_sftp_put_text(&l->out, "expand-path@openssh.com");
+		cv_sftp_put_text(&l->out, path);
+		cv_sftp_end(&l->out, at, 0);
+		r = exchange(l);
+	} else {
+		/* Relative paths start in the login directory, so "~/x" is "x". */
+		if (home && path[1] != '\0' && path[1] != '/')
+			return cv_fail(l->err, EOPNOTSUPP,
+				       "sftp: path '%s': %s cannot expand '~user'; write the whole "
+				       "path",
+				       path, l->host);
+		if (home)
+			path += path[1] ? 2 : 1;
+		r = ask_path(l, CV_FXP_REALPATH, *path ? path : ".", NULL);
+	}
+	if (r < 0)
+		return r;
+	if (l->type == CV_FXP_NAME && cv_sftp_get_count(&l->in) == 1)
+		cv_sftp_get_name(&l->in, &name);
+	if (l->in.bad || name.name_len == 0 || name.name[0] != '/' ||
+	    memchr(name.name, '\0', name.name_len)) {
+		r = l->type == CV_FXP_STATUS ? sftp_status_errno(cv_sftp_get_u32(&l->in)) : -EPROTO;
+		return cv_fail(l->err, r ? r : -EPROTO, "sftp: path '%s' not found on %s: %s", path,
+			       l->host, cv_strerror(r ? r : -EPROTO));
+	}
+	while (name.name_len > 0 && name.name[name.name_len - 1] == '/')
+		name.name_len--;
+	s->root = strndup(name.name, name.name_len);
+	return s->root ? 0 : cv_fail(l->err, ENOMEM, "sftp: out of memory");
+}
+
+/* Returns 0 or -errno of the server; below -4095: the exchange itself failed, err is set. */
+#define EXCHANGE_FAILED (-5000)
+
+static int stat_path(struct login *l, const char *path, struct cv_sftp_attrs *ret_attrs)
+{
+	struct cv_sftp_attrs attrs;
+
+	if (ask_path(l, CV_FXP_STAT, *path ? path : "/", NULL) < 0)
+		return EXCHANGE_FAILED;
+	if (l->type != CV_FXP_ATTRS) {
+		uint32_t status = answer_status(l);
+
+		return status == CV_FX_OK ? -EPROTO : sftp_status_errno(status);
+	}
+	cv_sftp_get_attrs(&l->in, &attrs);
+	if (l->in.bad || !(attrs.flags & CV_FXA_PERMISSIONS))
+		return -EPROTO;
+	*ret_attrs = attrs;
+	return 0;
+}
+
+static int require_directory(struct login *l, const char *path, struct cv_sftp_attrs *ret_attrs)
+{
+	int r = stat_path(l, path, ret_attrs);
+
+	if (r == EXCHANGE_FAILED)
+		return l->err->code;
+	if (r == -ENOENT)
+		return cv_fail(l->err, ENOENT,
+			       "sftp: directory '%s' does not exist on %s: create it there or "
+			       "correct the path",
+			       *path ? path : "/", l->host);
+	if (r < 0)
+		return cv_fail(l->err, r, "sftp: cannot use directory '%s' on %s: %s",
+			       *path ? path : "/", l->host, cv_strerror(r));
+	if (!S_ISDIR(ret_attrs->permissions))
+		return cv_fail(l->err, ENOTDIR, "sftp: '%s' on %s is not a directory", path,
+			       l->host);
+	return 0;
+}
+
+static int make_directory(struct login *l, const char *path, uint32_t mode)
+{
+	struct cv_sftp_attrs attrs = { .flags = CV_FXA_PERMISSIONS, .permissions = mode };
+	struct cv_sftp_attrs found;
+	uint32_t status;
+	int r = stat_path(l, path, &found);
+
+	if (r == 0 || r != -ENOENT)
+		return r == EXCHANGE_FAILED ? l->err->code : 0; /* what it is, is checked later */
+	r = ask_path(l, CV_FXP_MKDIR, path, &attrs);
+	if (r < 0)
+		return r;
+	status = answer_status(l);
+	/* Another mount may have been faster; the check that follows tells. */
+	if (status != CV_FX_OK && status != CV_FX_FAILURE)
+		return cv_fail(l->err, sftp_status_errno(status),
+			       "sftp: cannot create subdir '%s' on %s: %s", path, l->host,
+			       cv_strerror(sftp_status_errno(status)));
+	/* The server's umask may have taken bits away. */
+	return status == CV_FX_OK ? ask_path(l, CV_FXP_SETSTAT, path, &attrs) : 0;
+}
+
+/* Appends subdir to the root, creating what is missing. */
+static int enter_subdir(struct login *l, const char *subdir, uint32_t mode, struct sftp_session *s)
+{
+	cv_cleanup_free char *copy = strdup(subdir);
+	char *save = NULL;
+
+	if (!copy)
+		return cv_fail(l->err, ENOMEM, "sftp: out of memory");
+	for (char *part = strtok_r(copy, "/", &save); part; part = strtok_r(NULL, "/", &save)) {
+		char *path;
+		int r;
+
+		if (!cv_sftp_name_ok(part, strlen(part)))
+			return cv_fail(l->err, EINVAL, "sftp: subdir '%s' may not contain '%s'",
+				       subdir, part);
+		path = cv_sprintf("%s/%s", s->root, part);
+		if (!path)
+			return cv_fail(l->err, ENOMEM, "sftp: out of memory");
+		free(s->root);
+		s->root = path;
+		r = make_directory(l, path, mode);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int find_root(struct login *l, const struct cv_dict *options, const char *known_root,
+		     struct sftp_session *s)
+{
+	const char *path = cv_options_str(options, "path", "");
+	const char *subdir = cv_options_str(options, "subdir", NULL);
+	uint64_t start;
+	int r;
+
+	l->limit->step = "finding the directory";
+	if (known_root) {
+		s->root = strdup(known_root);
+		r = s->root ? 0 : cv_fail(l->err, ENOMEM, "sftp: out of memory");
+	} else {
+		r = resolve_root(l, *path ? path : ".", s);
+		if (r == 0 && subdir)
+			r = require_directory(l, s->root, &s->root_attrs);
+		if (r == 0 && subdir)
+			r = enter_subdir(l, subdir, (uint32_t)cv_options_uint(options, "mode", 0755),
+					 s);
+	}
+	if (r < 0)
+		return r;
+	start = cv_now_ns();
+	r = require_directory(l, s->root, &s->root_attrs);
+	s->rtt_us = (uint32_t)((cv_now_ns() - start) / 1000);
+	return r;
+}
+
+int sftp_login(const struct cv_dict *options, const char *known_root, struct cv_ssh_limit *limit,
+	       struct sftp_session *ret_session, struct cv_err *err)
+{
+	struct sftp_session s = { 0 };
+	struct login l = { .limit = limit,
+			   .err = err,
+			   .host = cv_options_str(options, "host", ""),
+			   .parser = { .data_dest = no_data, .reply = on_reply, .user = &l } };
+	int r = cv_ssh_open(options, limit, &s.ssh, err);
+
+	if (r == 0) {
+		l.ssh = s.ssh;
+		cv_ssh_set_data(s.ssh, on_bytes, &l);
+		r = say_version(&l, &s);
+	}
+	if (r == 0)
+		r = ask_limits(&l, &s);
+	if (r == 0)
+		r = find_root(&l, options, known_root, &s);
+	if (s.ssh)
+		cv_ssh_set_data(s.ssh, NULL, NULL);
+	cv_sftp_parser_release(&l.parser);
+	cv_sftp_out_release(&l.out);
+	free(l.body);
+	if (r < 0) {
+		sftp_session_release(&s);
+		return r;
+	}
+	*ret_session = s;
+	return 0;
+}
