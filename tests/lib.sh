@@ -314,21 +314,24 @@ bail() {
 }
 
 show_logs() {
-	local log
+	local log lines
 	for log in "$T"/log/*.log; do
 		[ -s "$log" ] || continue
+		lines=8
+		[[ ${log##*/} != cvol* ]] || lines=40
 		printf '# ---- %s\n' "${log##*/}"
-		tail -n "${LOG_LINES:-25}" "$log" | cut -c 1-400 | sed 's/^/# /'
+		tail -n "$lines" "$log" | cut -c 1-400 | sed 's/^/# /'
 	done
 }
 
 # ---------------------------------------------------------------- processes, waiting
 
-# spawn NAME COMMAND…: in the background, output appended to log/NAME.log, pid in $SPAWNED.
+# spawn NAME COMMAND…: in the background, output appended to log/NAME.log, pid in $SPAWNED. A server
+# must not inherit a test's open file: it would keep the volume busy.
 spawn() {
 	local name=$1
 	shift
-	"$@" >>"$T/log/$name.log" 2>&1 </dev/null &
+	"$@" >>"$T/log/$name.log" 2>&1 </dev/null 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&- &
 	SPAWNED=$!
 }
 
@@ -782,6 +785,14 @@ wait_nothing_left() {
 }
 
 # ---------------------------------------------------------------- engines
+
+# engines NAMES…: those of them that $ENGINES asks for (all by default); for trying one by hand.
+engines() {
+	local name
+	for name in "$@"; do
+		[[ " ${ENGINES:-$*} " != *" $name "* ]] || echo "$name"
+	done
+}
 
 # start_engine ENGINE: its throw-away server; sets SOURCE, OPTIONS (for -o, may be empty) and
 # SERVER_DIR (the same data as the server's host sees it; empty for mem).

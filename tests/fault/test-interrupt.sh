@@ -7,7 +7,7 @@
 . "$(dirname "$0")/../lib.sh"
 sandbox "$@"
 
-for engine in sftp nfs; do
+for engine in $(engines sftp nfs); do
 	start_engine "$engine"
 	if [ "$engine" = sftp ]; then
 		start_proxy sftp "$SSH_PORT"

@@ -41,12 +41,16 @@ storm() {
 	check "$engine: nothing is left" wait_nothing_left 10
 }
 
-start_engine sftp
-start_proxy sftp "$SSH_PORT"
-write_known_hosts "$T/ssh/known_proxy" "$PROXY_PORT" "$T/ssh/host_ed25519.pub"
-storm sftp "sftp://root@127.0.0.1:$PROXY_PORT$SSH_ROOT" "key_file=$SSH_KEY,known_hosts=$T/ssh/known_proxy"
-
-start_engine nfs
-start_proxy nfs "$NFS_PORT"
-storm nfs "nfs://127.0.0.1:$PROXY_PORT$NFS_EXPORT" "mountport=$MNT_PORT"
+for engine in $(engines sftp nfs); do
+	start_engine "$engine"
+	if [ "$engine" = sftp ]; then
+		start_proxy sftp "$SSH_PORT"
+		write_known_hosts "$T/ssh/known_proxy" "$PROXY_PORT" "$T/ssh/host_ed25519.pub"
+		storm sftp "sftp://root@127.0.0.1:$PROXY_PORT$SSH_ROOT" \
+			"key_file=$SSH_KEY,known_hosts=$T/ssh/known_proxy"
+	else
+		start_proxy nfs "$NFS_PORT"
+		storm nfs "nfs://127.0.0.1:$PROXY_PORT$NFS_EXPORT" "mountport=$MNT_PORT"
+	fi
+done
 finish

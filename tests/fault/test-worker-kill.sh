@@ -10,7 +10,7 @@ sandbox "$@"
 ID1=$(printf 'a%.0s' {1..64})
 ID2=$(printf 'b%.0s' {1..64})
 start_cvol
-for engine in dir nfs sftp; do
+for engine in $(engines dir nfs sftp); do
 	start_engine "$engine"
 	opts=$(jq -nc --arg s "$SOURCE" '{source: $s}')
 	[ "$engine" != sftp ] || opts=$(jq -nc --arg s "$SOURCE" --arg k "$SSH_KEY" --arg h "$SSH_KNOWN_HOSTS" \

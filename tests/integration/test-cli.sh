@@ -25,7 +25,7 @@ check_fails "mount without arguments" "$CVOL" mount
 check_fails "unmount of what is not mounted" "$CVOL" unmount "$T"
 check_equal "one line" 1 "$(printf '%s\n' "$OUT" | wc -l)"
 
-for engine in mem dir nfs sftp; do
+for engine in $(engines mem dir nfs sftp); do
 	start_engine "$engine"
 	m=$T/mnt-$engine
 	check "$engine: mount" mount_volume "$SOURCE" "$m" "$OPTIONS" || continue

@@ -96,7 +96,7 @@ seeding() {
 	d volume rm "$v" >/dev/null
 }
 
-for engine in dir nfs sftp; do
+for engine in $(engines dir nfs sftp); do
 	basics "$engine"
 done
 

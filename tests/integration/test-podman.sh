@@ -35,7 +35,7 @@ tar -C "$T/image" -c . | p import - cvol-test >/dev/null 2>&1 || bail_skip "podm
 pr --rm cvol-test true >"$T/tmp/podman" 2>&1 || bail_skip "podman run does not work here: $(tail -n 1 "$T/tmp/podman")"
 
 start_cvol
-for engine in nfs sftp; do
+for engine in $(engines nfs sftp); do
 	start_engine "$engine"
 	mkdir -p "$SERVER_DIR/pod"
 	args=(-o "source=$SOURCE/pod")

@@ -9,7 +9,7 @@ sandbox "$@"
 start_dockerd
 import_images || bail "docker import"
 start_cvol
-for engine in nfs sftp; do
+for engine in $(engines nfs sftp); do
 	start_engine "$engine"
 	mkdir -p "$SERVER_DIR/r"
 	args=(-o "source=$SOURCE/r")
