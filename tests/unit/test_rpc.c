@@ -10,28 +10,17 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/in.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "backends/rpc.h"
-#include "config/cleanup.h"
 #include "config/log.h"
+#include "tests/unit/rpc_server.h"
 
-#define PROGRAM	 200001
-#define VERSION	 3
-#define LIMIT_MS 5000
-
-struct server {
-	int listener, fd;
-	uint16_t port;
-};
+#define PROGRAM 200001
+#define VERSION 3
 
 struct answer {
 	struct cv_rpc_call call;
@@ -40,111 +29,7 @@ struct answer {
 	size_t size;
 };
 
-struct request {
-	uint32_t xid, procedure;
-	size_t size;
-	uint8_t bytes[8192];
-};
-
-static struct cv_loop *loop;
-static struct server server;
 static const struct cv_cred cred = { .uid = 7, .gid = 8, .ngroups = 2, .groups = { 9, 10 } };
-
-/* ---- the server's side ---- */
-
-static void server_listen(void)
-{
-	struct sockaddr_in addr = { .sin_family = AF_INET };
-	socklen_t n = sizeof(addr);
-
-	addr.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-	server.listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	assert_true(server.listener >= 0);
-	assert_int_equal(bind(server.listener, (struct sockaddr *)&addr, sizeof(addr)), 0);
-	assert_int_equal(listen(server.listener, 8), 0);
-	assert_int_equal(getsockname(server.listener, (struct sockaddr *)&addr, &n), 0);
-	server.port = ntohs(addr.sin_port);
-	server.fd = -1;
-}
-
-/* Turns the client's loop until fd can be read. */
-static bool client_turns(int fd, int limit_ms)
-{
-	uint64_t until = cv_now_ns() + (uint64_t)limit_ms * 1000000;
-
-	while (cv_now_ns() < until) {
-		struct pollfd p = { .fd = fd, .events = POLLIN };
-
-		assert_int_equal(cv_loop_turn(loop, 5), 0);
-		if (poll(&p, 1, 0) > 0)
-			return true;
-	}
-	return false;
-}
-
-static void server_accept(void)
-{
-	cv_close_fd(&server.fd);
-	assert_true(client_turns(server.listener, LIMIT_MS));
-	server.fd = accept(server.listener, NULL, NULL);
-	assert_true(server.fd >= 0);
-}
-
-static void server_drop(void)
-{
-	const struct linger now = { .l_onoff = 1, .l_linger = 0 };
-
-	(void)setsockopt(server.fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
-	cv_close_fd(&server.fd);
-}
-
-static uint32_t word(const uint8_t *p)
-{
-	uint32_t v;
-
-	memcpy(&v, p, 4);
-	return ntohl(v);
-}
-
-static void server_read(uint8_t *p, size_t size)
-{
-	while (size) {
-		ssize_t n;
-
-		assert_true(client_turns(server.fd, LIMIT_MS));
-		n = recv(server.fd, p, size, MSG_DONTWAIT);
-		assert_true(n > 0);
-		p += n;
-		size -= (size_t)n;
-	}
-}
-
-static void server_receive(struct request *ret)
-{
-	uint8_t mark[4];
-
-	server_read(mark, 4);
-	assert_true(word(mark) & 0x80000000u);
-	ret->size = word(mark) & 0x7fffffff;
-	assert_true(ret->size <= sizeof(ret->bytes));
-	server_read(ret->bytes, ret->size);
-	ret->xid = word(ret->bytes);
-	ret->procedure = word(ret->bytes + 20);
-	assert_int_equal(word(ret->bytes + 4), 0);
-	assert_int_equal(word(ret->bytes + 8), 2);
-	assert_int_equal(word(ret->bytes + 12), PROGRAM);
-	assert_int_equal(word(ret->bytes + 16), VERSION);
-}
-
-static size_t put_words(uint8_t *p, const uint32_t *words, size_t n)
-{
-	for (size_t i = 0; i < n; i++) {
-		uint32_t v = htonl(words[i]);
-
-		memcpy(p + 4 * i, &v, 4);
-	}
-	return 4 * n;
-}
 
 /* An accepted reply with one word of results, record mark included. */
 static size_t make_reply(uint8_t *p, uint32_t xid, uint32_t result)
@@ -152,11 +37,6 @@ static size_t make_reply(uint8_t *p, uint32_t xid, uint32_t result)
 	const uint32_t words[] = { 0x80000000u | 28, xid, 1, 0, 0, 0, 0, result };
 
 	return put_words(p, words, CV_ARRAY_SIZE(words));
-}
-
-static void server_write(const void *p, size_t size)
-{
-	assert_int_equal(send(server.fd, p, size, MSG_NOSIGNAL), (ssize_t)size);
 }
 
 static void server_answer(uint32_t xid, uint32_t result)
@@ -303,6 +183,8 @@ static void test_wire(void **state)
 	a.call.data_size = 7;
 	assert_int_equal(cv_rpc_submit(rpc, &a.call, 12, &cred, "args", 4), 0);
 	server_receive(&req);
+	assert_int_equal(req.program, PROGRAM);
+	assert_int_equal(req.version, VERSION);
 	assert_int_equal(req.procedure, 12);
 	p = req.bytes + 24;
 	assert_int_equal(word(p), 1); /* AUTH_SYS */

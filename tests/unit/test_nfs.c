@@ -1,0 +1,656 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The NFS engine against a server played by the test, for what a real one does rarely: answers that
+ * are lost and calls that come twice, JUKEBOX, attributes left out, refused owners, restarts
+ * between the pieces of a write.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h> /* RENAME_NOREPLACE */
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "backends/nfs.h"
+#include "config/log.h"
+#include "tests/unit/rpc_server.h"
+
+#define ST_OK	   0
+#define ST_PERM	   1
+#define ST_NOENT   2
+#define ST_EXIST   17
+#define ST_NOTSUPP 10004
+#define TYPE_REG   1
+#define TYPE_DIR   2
+#define TYPE_LNK   5
+
+struct run {
+	struct cv_op op;
+	int count;
+	ssize_t result;
+	uint8_t data[64];
+};
+
+/* Results under construction. */
+struct out {
+	uint8_t bytes[1024];
+	size_t size;
+};
+
+static struct cv_nfs *nfs;
+static const struct cv_cred cred = { .uid = 7, .gid = 8 };
+static const struct cv_handle dir_handle = { .size = 3, .data = "DIR" };
+static const struct cv_object dir = { .nodeid = 1, .handle = &dir_handle, .path = "" };
+static const struct cv_handle file_handle = { .size = 4, .data = "FILE" };
+static const struct cv_object file = { .nodeid = 2, .handle = &file_handle, .path = "" };
+
+/* ---- results ---- */
+
+static void put(struct out *o, uint32_t v)
+{
+	o->size += put_words(o->bytes + o->size, &v, 1);
+}
+
+static void put64(struct out *o, uint64_t v)
+{
+	put(o, (uint32_t)(v >> 32));
+	put(o, (uint32_t)v);
+}
+
+static void put_bytes(struct out *o, const void *p, size_t n)
+{
+	memcpy(o->bytes + o->size, p, n);
+	o->size += n;
+}
+
+static void put_opaque(struct out *o, const void *p, size_t n)
+{
+	put(o, (uint32_t)n);
+	put_bytes(o, p, n);
+	put_bytes(o, "\0\0\0", (4 - n % 4) % 4);
+}
+
+static void put_attr(struct out *o, uint32_t type, uint32_t mode, uint64_t size)
+{
+	const uint32_t head[] = { type, mode, 1, 500, 600 };
+
+	for (size_t i = 0; i < CV_ARRAY_SIZE(head); i++)
+		put(o, head[i]);
+	put64(o, size);
+	put64(o, 4096);
+	put64(o, 0); /* rdev */
+	put64(o, 1); /* fsid */
+	put64(o, 77);
+	for (int i = 0; i < 6; i++)
+		put(o, 1000 + (uint32_t)i);
+}
+
+/* post_op_attr, wcc_data without the part before */
+static void put_post(struct out *o, uint32_t type, uint32_t mode, uint64_t size)
+{
+	put(o, 1);
+	put_attr(o, type, mode, size);
+}
+
+static void put_wcc(struct out *o, uint32_t type, uint32_t mode, uint64_t size)
+{
+	put(o, 0);
+	put_post(o, type, mode, size);
+}
+
+static void put_nothing(struct out *o, int words)
+{
+	while (words--)
+		put(o, 0);
+}
+
+static struct out status(uint32_t st)
+{
+	struct out o = { .size = 0 };
+
+	put(&o, st);
+	return o;
+}
+
+/* What a LOOKUP brings. */
+static struct out found(const char *handle, uint32_t type, uint32_t mode)
+{
+	struct out o = status(ST_OK);
+
+	put_opaque(&o, handle, strlen(handle));
+	put_post(&o, type, mode, 0);
+	put(&o, 0);
+	return o;
+}
+
+static struct out failed(uint32_t st)
+{
+	struct out o = status(st);
+
+	put_nothing(&o, 4);
+	return o;
+}
+
+static void reply(const struct request *req, const struct out *o)
+{
+	uint8_t head[28];
+	const uint32_t words[] = {
+		0x80000000u | (uint32_t)(24 + o->size), req->xid, 1, 0, 0, 0, 0
+	};
+
+	server_write(head, put_words(head, words, CV_ARRAY_SIZE(words)));
+	server_write(o->bytes, o->size);
+}
+
+static void expect_call(struct request *req, uint32_t procedure)
+{
+	server_receive(req);
+	assert_int_equal(req->program, CV_NFS_PROGRAM);
+	assert_int_equal(req->version, 3);
+	assert_int_equal(req->procedure, procedure);
+}
+
+static void serve(uint32_t procedure, struct out o)
+{
+	struct request req;
+
+	expect_call(&req, procedure);
+	reply(&req, &o);
+}
+
+/* The call comes, its answer is lost with the connection, it comes again. */
+static void serve_second(uint32_t procedure, struct out o)
+{
+	struct request first, second;
+
+	expect_call(&first, procedure);
+	server_drop();
+	server_accept();
+	expect_call(&second, procedure);
+	assert_int_equal(first.xid, second.xid);
+	reply(&second, &o);
+}
+
+/* ---- operations ---- */
+
+static void on_done(struct cv_op *op, ssize_t result)
+{
+	struct run *r = cv_container_of(op, struct run, op);
+
+	r->count++;
+	r->result = result;
+	if (result > 0 && op->data && (size_t)result <= sizeof(r->data))
+		memcpy(r->data, op->data, (size_t)result);
+}
+
+static struct cv_op *op_of(struct run *r)
+{
+	memset(r, 0, sizeof(*r));
+	r->op.done = on_done;
+	r->op.cred = &cred;
+	return &r->op;
+}
+
+static void expect(struct run *r, ssize_t result)
+{
+	uint64_t until = cv_now_ns() + LIMIT_MS * 1000000ull;
+
+	while (!r->count && cv_now_ns() < until)
+		assert_int_equal(cv_loop_turn(loop, 5), 0);
+	assert_int_equal(r->count, 1);
+	assert_int_equal(r->result, result);
+}
+
+static const struct cv_backend *const engine = &cv_backend_nfs;
+
+static int setup(void **state)
+{
+	struct cv_rpc_config config = {
+		.host = "127.0.0.1", .program = CV_NFS_PROGRAM, .version = 3, .timeout_ms = 15000
+	};
+	struct cv_err err = { 0 };
+	int fd;
+
+	(void)state;
+	cv_log_set_level(CV_LOG_ERROR);
+	server_listen();
+	assert_int_equal(cv_loop_new(&loop), 0);
+	config.port = server.port;
+	nfs = calloc(1, sizeof(*nfs));
+	assert_non_null(nfs);
+	nfs->loop = loop;
+	nfs->rsize = nfs->wsize = 4096;
+	nfs->timeout_ms = 15000;
+	fd = cv_rpc_dial(&config, 0, cv_now_ns() + LIMIT_MS * 1000000ull, NULL, &err);
+	assert_true(fd >= 0);
+	assert_int_equal(cv_rpc_new(loop, &config, fd, &nfs->rpc), 0);
+	server_accept();
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	engine->disconnect(nfs);
+	cv_close_fd(&server.fd);
+	cv_close_fd(&server.listener);
+	cv_loop_free(loop);
+	return 0;
+}
+
+/* ---- tests ---- */
+
+static void test_removed_before(void **state)
+{
+	struct run r;
+
+	(void)state;
+	engine->unlink(nfs, op_of(&r), &dir, "a");
+	serve(CV_NFS_REMOVE, failed(ST_NOENT));
+	expect(&r, -ENOENT);
+	engine->unlink(nfs, op_of(&r), &dir, "a");
+	serve_second(CV_NFS_REMOVE, failed(ST_NOENT));
+	expect(&r, 0);
+	engine->rmdir(nfs, op_of(&r), &dir, "a");
+	serve_second(CV_NFS_RMDIR, failed(ST_NOENT));
+	expect(&r, 0);
+}
+
+static void test_renamed_before(void **state)
+{
+	struct run r;
+
+	(void)state;
+	engine->rename(nfs, op_of(&r), &dir, "a", &dir, "b", 0);
+	serve_second(CV_NFS_RENAME, failed(ST_NOENT));
+	serve(CV_NFS_LOOKUP, found("FILE", TYPE_REG, 0600));
+	expect(&r, 0);
+	engine->rename(nfs, op_of(&r), &dir, "a", &dir, "b", 0);
+	serve_second(CV_NFS_RENAME, failed(ST_NOENT));
+	serve(CV_NFS_LOOKUP, failed(ST_NOENT));
+	expect(&r, -ENOENT);
+}
+
+static void test_made_before(void **state)
+{
+	struct out target = status(ST_OK);
+	struct run r;
+
+	(void)state;
+	engine->mkdir(nfs, op_of(&r), &dir, "d", 0750);
+	serve(CV_NFS_MKDIR, failed(ST_EXIST));
+	expect(&r, -EEXIST);
+	engine->mkdir(nfs, op_of(&r), &dir, "d", 0750);
+	serve_second(CV_NFS_MKDIR, failed(ST_EXIST));
+	serve(CV_NFS_LOOKUP, found("NEW", TYPE_DIR, 0750));
+	expect(&r, 0);
+	assert_int_equal(r.op.entry.handle.size, 3);
+	engine->mkdir(nfs, op_of(&r), &dir, "d", 0750);
+	serve_second(CV_NFS_MKDIR, failed(ST_EXIST));
+	serve(CV_NFS_LOOKUP, found("NEW", TYPE_REG, 0750));
+	expect(&r, -EEXIST);
+
+	put(&target, 0);
+	put_opaque(&target, "there", 5);
+	engine->symlink(nfs, op_of(&r), &dir, "l", "there");
+	serve_second(CV_NFS_SYMLINK, failed(ST_EXIST));
+	serve(CV_NFS_LOOKUP, found("LINK", TYPE_LNK, 0777));
+	serve(CV_NFS_READLINK, target);
+	expect(&r, 0);
+	engine->symlink(nfs, op_of(&r), &dir, "l", "elsewhere");
+	serve_second(CV_NFS_SYMLINK, failed(ST_EXIST));
+	serve(CV_NFS_LOOKUP, found("LINK", TYPE_LNK, 0777));
+	serve(CV_NFS_READLINK, target);
+	expect(&r, -EEXIST);
+
+	engine->link(nfs, op_of(&r), &file, &dir, "n");
+	serve_second(CV_NFS_LINK, failed(ST_EXIST));
+	serve(CV_NFS_LOOKUP, found("FILE", TYPE_REG, 0600));
+	expect(&r, 0);
+	engine->link(nfs, op_of(&r), &file, &dir, "n");
+	serve_second(CV_NFS_LINK, failed(ST_EXIST));
+	serve(CV_NFS_LOOKUP, found("OTHR", TYPE_REG, 0600));
+	expect(&r, -EEXIST);
+}
+
+static void test_noreplace(void **state)
+{
+	struct run r;
+
+	(void)state;
+	engine->rename(nfs, op_of(&r), &dir, "a", &dir, "b", RENAME_NOREPLACE);
+	serve(CV_NFS_LOOKUP, found("FILE", TYPE_REG, 0600));
+	serve_second(CV_NFS_LINK, failed(ST_EXIST));
+	serve(CV_NFS_LOOKUP, found("FILE", TYPE_REG, 0600)); /* our own */
+	serve_second(CV_NFS_REMOVE, failed(ST_NOENT));
+	expect(&r, 0);
+	engine->rename(nfs, op_of(&r), &dir, "a", &dir, "b", RENAME_NOREPLACE);
+	serve(CV_NFS_LOOKUP, found("FILE", TYPE_REG, 0600));
+	serve(CV_NFS_LINK, failed(ST_EXIST));
+	expect(&r, -EEXIST);
+	/* The old name stays, so the new one must go. */
+	engine->rename(nfs, op_of(&r), &dir, "a", &dir, "b", RENAME_NOREPLACE);
+	serve(CV_NFS_LOOKUP, found("FILE", TYPE_REG, 0600));
+	serve(CV_NFS_LINK, failed(ST_OK));
+	serve(CV_NFS_REMOVE, failed(ST_PERM));
+	serve(CV_NFS_REMOVE, failed(ST_OK));
+	expect(&r, -EPERM);
+	engine->rename(nfs, op_of(&r), &dir, "a", &dir, "b", RENAME_NOREPLACE);
+	serve(CV_NFS_LOOKUP, found("DIR2", TYPE_DIR, 0700));
+	expect(&r, -EINVAL);
+}
+
+/* A file that our lost CREATE has made is ours, whatever its mode allows. */
+static void test_create(void **state)
+{
+	struct out made = status(ST_OK), set = status(ST_OK), fresh = status(ST_OK);
+	struct out access_none = status(ST_OK), access_all = status(ST_OK);
+	struct request req;
+	struct run r;
+
+	(void)state;
+	engine->create(nfs, op_of(&r), &dir, "f", O_RDWR, 0400);
+	serve_second(CV_NFS_CREATE, failed(ST_EXIST));
+	serve(CV_NFS_LOOKUP, found("FILE", TYPE_REG, 0400));
+	expect(&r, 0);
+	engine->release(nfs, r.op.file);
+
+	/* Another's file is not. */
+	put(&access_none, 0);
+	put(&access_none, 1);
+	engine->create(nfs, op_of(&r), &dir, "f", O_RDWR, 0400);
+	serve(CV_NFS_CREATE, failed(ST_EXIST));
+	serve(CV_NFS_LOOKUP, found("FILE", TYPE_REG, 0400));
+	serve(CV_NFS_ACCESS, access_none);
+	expect(&r, -EACCES);
+
+	put(&access_all, 1);
+	put_attr(&access_all, TYPE_REG, 0600, 9);
+	put(&access_all, 0x2d);
+	engine->create(nfs, op_of(&r), &dir, "f", O_RDWR, 0400);
+	serve(CV_NFS_CREATE, failed(ST_EXIST));
+	serve(CV_NFS_LOOKUP, found("FILE", TYPE_REG, 0600));
+	serve(CV_NFS_ACCESS, access_all);
+	expect(&r, 0);
+	assert_int_equal(r.op.entry.attr.size, 9);
+	assert_int_equal(r.op.attr.size, 9);
+	engine->release(nfs, r.op.file);
+
+	/* Removed by another client between the two: from the start. */
+	put(&fresh, 1);
+	put_opaque(&fresh, "FILE", 4);
+	put_post(&fresh, TYPE_REG, 0400, 0);
+	put_nothing(&fresh, 2);
+	engine->create(nfs, op_of(&r), &dir, "f", O_RDWR, 0400);
+	serve(CV_NFS_CREATE, failed(ST_EXIST));
+	serve(CV_NFS_LOOKUP, failed(ST_NOENT));
+	serve(CV_NFS_CREATE, fresh);
+	expect(&r, 0);
+	engine->release(nfs, r.op.file);
+
+	/* O_EXCL: EXCLUSIVE, then the mode; no handle in the answer: looked up. */
+	put_nothing(&made, 4);
+	put_wcc(&set, TYPE_REG, 0640, 0);
+	engine->create(nfs, op_of(&r), &dir, "f", O_RDWR | O_EXCL, 0640);
+	expect_call(&req, CV_NFS_CREATE);
+	assert_int_equal(word(req.bytes + req.size - 12), CV_NFS_EXCLUSIVE);
+	reply(&req, &made);
+	serve(CV_NFS_LOOKUP, found("FILE", TYPE_REG, 0));
+	serve(CV_NFS_SETATTR, set);
+	expect(&r, 0);
+	assert_int_equal(r.op.attr.mode, S_IFREG | 0640);
+	engine->release(nfs, r.op.file);
+
+	engine->create(nfs, op_of(&r), &dir, "f", O_RDWR | O_EXCL, 0640);
+	serve(CV_NFS_CREATE, failed(ST_EXIST));
+	expect(&r, -EEXIST);
+
+	/* A server without EXCLUSIVE. */
+	engine->create(nfs, op_of(&r), &dir, "f", O_RDWR | O_EXCL, 0640);
+	serve(CV_NFS_CREATE, failed(ST_NOTSUPP));
+	serve(CV_NFS_CREATE, failed(ST_EXIST));
+	expect(&r, -EEXIST);
+}
+
+static void test_jukebox(void **state)
+{
+	struct out ok = status(ST_OK);
+	uint64_t start = cv_now_ns();
+	struct run r;
+
+	(void)state;
+	put_attr(&ok, TYPE_REG, 0600, 5);
+	engine->getattr(nfs, op_of(&r), &file, NULL);
+	serve(CV_NFS_GETATTR, status(CV_NFS_JUKEBOX));
+	serve(CV_NFS_GETATTR, status(CV_NFS_JUKEBOX));
+	serve(CV_NFS_GETATTR, ok);
+	expect(&r, 0);
+	assert_true(cv_now_ns() - start > 250000000); /* not in a hurry */
+	assert_int_equal(r.op.attr.size, 5);
+	nfs->soft = true;
+	nfs->timeout_ms = 300;
+	engine->getattr(nfs, op_of(&r), &file, NULL);
+	while (!r.count) {
+		if (client_turns(server.fd, 20))
+			serve(CV_NFS_GETATTR, status(CV_NFS_JUKEBOX));
+	}
+	expect(&r, -ETIMEDOUT);
+}
+
+static void test_owner(void **state)
+{
+	const struct cv_setattr chown_only = { .mask = CV_SET_UID | CV_SET_GID,
+					       .uid = 1,
+					       .gid = 2 };
+	const struct cv_setattr both = { .mask = CV_SET_UID | CV_SET_MODE, .uid = 1, .mode = 0600 };
+	struct out attr = status(ST_OK), set = status(ST_OK);
+	struct request req;
+	struct run r;
+
+	(void)state;
+	put_attr(&attr, TYPE_REG, 0600, 0);
+	put_wcc(&set, TYPE_REG, 0600, 0);
+	engine->setattr(nfs, op_of(&r), &file, NULL, &chown_only);
+	serve(CV_NFS_SETATTR, failed(ST_PERM));
+	expect(&r, -EPERM);
+	nfs->chown_ignore = true;
+	engine->setattr(nfs, op_of(&r), &file, NULL, &chown_only);
+	serve(CV_NFS_SETATTR, failed(ST_PERM));
+	serve(CV_NFS_GETATTR, attr);
+	expect(&r, 0);
+	engine->setattr(nfs, op_of(&r), &file, NULL, &both);
+	serve(CV_NFS_SETATTR, failed(ST_PERM));
+	serve(CV_NFS_SETATTR, set);
+	expect(&r, 0);
+	assert_int_equal(r.op.attr.uid, 500);
+	/* uid=, gid=: sent and shown. */
+	nfs->set_uid = nfs->set_gid = true;
+	nfs->uid = 1;
+	nfs->gid = 2;
+	engine->setattr(nfs, op_of(&r), &file, NULL, &chown_only);
+	expect_call(&req, CV_NFS_GETATTR);
+	assert_int_equal(word(req.bytes + 44), 1);
+	assert_int_equal(word(req.bytes + 48), 2);
+	reply(&req, &attr);
+	expect(&r, 0);
+	assert_int_equal(r.op.attr.uid, 1);
+	assert_int_equal(r.op.attr.gid, 2);
+}
+
+static void read_reply(struct out *o, const char *text, bool eof)
+{
+	*o = status(ST_OK);
+	put(o, 0);
+	put(o, (uint32_t)strlen(text));
+	put(o, eof);
+	put_opaque(o, text, strlen(text));
+}
+
+static void test_read(void **state)
+{
+	struct cv_file f = { .handle = file_handle };
+	struct request req;
+	struct out o;
+	struct run r;
+
+	(void)state;
+	/* Short answers are not the end of the file. */
+	engine->read(nfs, op_of(&r), &f, 10, 100);
+	read_reply(&o, "abcd", false);
+	serve(CV_NFS_READ, o);
+	expect_call(&req, CV_NFS_READ);
+	assert_int_equal(word(req.bytes + req.size - 8), 104);
+	assert_int_equal(word(req.bytes + req.size - 4), 6);
+	read_reply(&o, "efg", true);
+	reply(&req, &o);
+	expect(&r, 7);
+	assert_memory_equal(r.data, "abcdefg", 7);
+	/* No bytes, and not the end: nonsense, and not to be asked for again for ever. */
+	engine->read(nfs, op_of(&r), &f, 10, 0);
+	read_reply(&o, "", false);
+	serve(CV_NFS_READ, o);
+	expect(&r, -EIO);
+	/* More than was asked for. */
+	engine->read(nfs, op_of(&r), &f, 4, 0);
+	read_reply(&o, "abcdefgh", true);
+	serve(CV_NFS_READ, o);
+	expect(&r, -EIO);
+	/* A truncated answer. */
+	engine->read(nfs, op_of(&r), &f, 10, 0);
+	read_reply(&o, "abcdefgh", true);
+	o.size -= 4;
+	serve(CV_NFS_READ, o);
+	expect(&r, -EIO);
+}
+
+static void write_reply(struct out *o, uint32_t count, uint32_t committed, const char verf[8])
+{
+	*o = status(ST_OK);
+	put_nothing(o, 2);
+	put(o, count);
+	put(o, committed);
+	put_bytes(o, verf, 8);
+}
+
+static void test_write(void **state)
+{
+	struct cv_file f = { .handle = file_handle, .writable = true };
+	struct request req;
+	uint64_t verf;
+	struct out o;
+	struct run r;
+
+	(void)state;
+	/* A short write goes on where it ended; of two verifiers, the old one is reported. */
+	engine->write(nfs, op_of(&r), &f, "abcdefgh", 8, 50);
+	expect_call(&req, CV_NFS_WRITE);
+	assert_memory_equal(req.bytes + req.size - 8, "abcdefgh", 8);
+	write_reply(&o, 5, 0, "verf-old");
+	reply(&req, &o);
+	expect_call(&req, CV_NFS_WRITE);
+	assert_memory_equal(req.bytes + req.size - 4, "fgh\0", 4);
+	assert_int_equal(word(req.bytes + req.size - 8), 3);
+	assert_int_equal(word(req.bytes + req.size - 20), 55);
+	write_reply(&o, 3, 2, "verf-new");
+	reply(&req, &o);
+	expect(&r, 8);
+	assert_false(r.op.stable);
+	assert_false(r.op.have_attr);
+	memcpy(&verf, "verf-old", 8);
+	assert_true(r.op.verifier == verf);
+	/* More than was sent. */
+	engine->write(nfs, op_of(&r), &f, "abcd", 4, 0);
+	write_reply(&o, 5, 0, "verf-old");
+	serve(CV_NFS_WRITE, o);
+	expect(&r, -EIO);
+	engine->write(nfs, op_of(&r), &f, "abcd", 4, 0);
+	write_reply(&o, 4, 2, "verf-old");
+	serve(CV_NFS_WRITE, o);
+	expect(&r, 4);
+	assert_true(r.op.stable);
+	f.writable = false;
+	engine->write(nfs, op_of(&r), &f, "abcd", 4, 0);
+	expect(&r, -EBADF);
+}
+
+static void put_entry(struct out *o, const char *name, uint64_t cookie, bool full)
+{
+	put(o, 1);
+	put64(o, 77);
+	put_opaque(o, name, strlen(name));
+	put64(o, cookie);
+	if (full) {
+		put_post(o, TYPE_REG, 0600, 0);
+		put(o, 1);
+		put_opaque(o, "FILE", 4);
+	} else {
+		put_nothing(o, 2);
+	}
+}
+
+static struct out entries(void)
+{
+	struct out o = status(ST_OK);
+
+	put(&o, 0);
+	put_bytes(&o, "verifier", 8);
+	return o;
+}
+
+static void test_readdir(void **state)
+{
+	struct out dots = entries(), some = entries(), stuck = entries();
+	struct cv_file f = { .handle = dir_handle, .reply_bytes = 65536 };
+	struct request req;
+	struct run r;
+
+	(void)state;
+	/* "." and ".." alone are not an answer: it goes on, with their cookie and verifier. */
+	put_entry(&dots, ".", 1, true);
+	put_entry(&dots, "..", 2, false);
+	put_nothing(&dots, 2);
+	put_entry(&some, "full", 3, true);
+	put_entry(&some, "bare", 4, false);
+	put_entry(&some, "not/a name", 5, true);
+	put(&some, 0);
+	put(&some, 1);
+	engine->readdir(nfs, op_of(&r), &f, 0);
+	serve(CV_NFS_READDIRPLUS, dots);
+	expect_call(&req, CV_NFS_READDIRPLUS);
+	assert_memory_equal(req.bytes + req.size - 16, "verifier", 8);
+	assert_int_equal(word(req.bytes + req.size - 20), 2);
+	reply(&req, &some);
+	expect(&r, 2);
+	assert_true(r.op.eof);
+	/* No progress: an error rather than a loop. */
+	put_nothing(&stuck, 2);
+	engine->readdir(nfs, op_of(&r), &f, 7);
+	serve(CV_NFS_READDIRPLUS, stuck);
+	expect(&r, -EIO);
+	/* A server without READDIRPLUS. */
+	engine->readdir(nfs, op_of(&r), &f, 0);
+	serve(CV_NFS_READDIRPLUS, failed(ST_NOTSUPP));
+	stuck.size -= 4;
+	put(&stuck, 1);
+	serve(CV_NFS_READDIR, stuck);
+	expect(&r, 0);
+	assert_true(r.op.eof);
+}
+
+int main(void)
+{
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		TEST(test_removed_before), TEST(test_renamed_before), TEST(test_made_before),
+		TEST(test_noreplace),	   TEST(test_create),	      TEST(test_jukebox),
+		TEST(test_owner),	   TEST(test_read),	      TEST(test_write),
+		TEST(test_readdir),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
