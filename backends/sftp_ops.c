@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/fs.h> /* RENAME_* */
 #include <stdlib.h>
 #include <string.h>
@@ -26,8 +27,7 @@
 char *sftp_path(const struct sftp_engine *e, const char *dir, const char *name)
 {
 	if (!name)
-		return *dir ? cv_sprintf("%s/%s", e->root, dir)
-			    : strdup(*e->root ? e->root : "/");
+		return *dir ? cv_sprintf("%s/%s", e->root, dir) : strdup(*e->root ? e->root : "/");
 	return cv_sprintf("%s/%s%s%s", e->root, dir, *dir ? "/" : "", name);
 }
 
@@ -178,7 +178,7 @@ void sftp_call_explain(struct sftp_call *call, int verdict)
 	}
 	req = sftp_call_request(call, 0, CV_FXP_EXTENDED);
 	req->ext = SFTP_EXT_STATVFS;
-	req->path = *call->e->root ? call->e->root : (char *)(uintptr_t)"/";
+	req->path = *call->e->root ? call->e->root : (char *)(uintptr_t) "/";
 	call->have_statvfs = false;
 	sftp_call_send(call, 1, explained);
 }
@@ -192,8 +192,9 @@ static struct sftp_call *call_at(void *conn, struct cv_op *op, const char *dir, 
 	if (!call)
 		return NULL;
 	call->path = sftp_path(e, dir, name);
-	if (!call->path) {
-		sftp_call_end(call, -ENOMEM);
+	/* Servers answer such paths with "bad message", if at all. */
+	if (!call->path || strlen(call->path) >= PATH_MAX) {
+		sftp_call_end(call, call->path ? -ENAMETOOLONG : -ENOMEM);
 		return NULL;
 	}
 	return call;
@@ -714,8 +715,7 @@ static void rmdir_opened(struct sftp_call *call)
 	struct sftp_request *req;
 
 	if (call->res[0].error == 0)
-		call->file =
-			sftp_file_new(call->e, call->path, 0, &call->handle, call->generation);
+		call->file = sftp_file_new(call->e, call->path, 0, &call->handle, call->generation);
 	if (!call->file) {
 		sftp_call_explain(call, call->res[0].error == -ENOENT ? -ENOTDIR : -ENOTEMPTY);
 		return;
@@ -726,12 +726,23 @@ static void rmdir_opened(struct sftp_call *call)
 	sftp_call_send(call, 1, rmdir_listed);
 }
 
+/* OpenSSH has no ENOTDIR: it says "no such file". */
+static void rmdir_looked(struct sftp_call *call)
+{
+	bool other = call->have_attrs[0] && !S_ISDIR(call->attrs[0].permissions);
+
+	sftp_call_end(call, other ? -ENOTDIR : -ENOENT);
+}
+
 static void rmdir_done(struct sftp_call *call)
 {
 	const struct sftp_result *res = &call->res[0];
 
 	if (res->error == 0 || (res->error == -ENOENT && res->retried)) {
 		sftp_call_end(call, 0);
+	} else if (res->error == -ENOENT) {
+		(void)sftp_call_request(call, 0, CV_FXP_LSTAT);
+		sftp_call_send(call, 1, rmdir_looked);
 	} else if (failure(res)) {
 		(void)sftp_call_request(call, 0, CV_FXP_OPENDIR);
 		sftp_call_send(call, 1, rmdir_opened);
@@ -780,8 +791,7 @@ static void rename_success(struct sftp_call *call)
 static void rename_removed(struct sftp_call *call)
 {
 	if (call->res[0].error && call->res[0].error != -ENOENT) {
-		sftp_call_end(call, failure(&call->res[0]) &&
-						    call->req[0].type == CV_FXP_RMDIR
+		sftp_call_end(call, failure(&call->res[0]) && call->req[0].type == CV_FXP_RMDIR
 					    ? -ENOTEMPTY
 					    : call->res[0].error);
 		return;
@@ -795,8 +805,7 @@ static void rename_removed(struct sftp_call *call)
  */
 static void rename_replace(struct sftp_call *call, bool dir)
 {
-	struct sftp_request *req =
-		sftp_call_request(call, 0, dir ? CV_FXP_RMDIR : CV_FXP_REMOVE);
+	struct sftp_request *req = sftp_call_request(call, 0, dir ? CV_FXP_RMDIR : CV_FXP_REMOVE);
 
 	if (!call->e->said_no_rename) {
 		cv_notice("sftp: the server cannot rename over an existing file; replacing is two "
@@ -821,10 +830,11 @@ static void rename_looked(struct sftp_call *call)
 		rename_success(call);
 	else if ((call->flags & RENAME_NOREPLACE) && src && dst)
 		sftp_call_end(call, -EEXIST);
+	else if ((call->verdict == -EIO || call->verdict == -ENOENT) && src && dst &&
+		 dst_dir != src_dir)
+		sftp_call_end(call, dst_dir ? -EISDIR : -ENOTDIR);
 	else if (call->verdict != -EIO)
 		sftp_call_end(call, call->verdict);
-	else if (src && dst && dst_dir != src_dir)
-		sftp_call_end(call, dst_dir ? -EISDIR : -ENOTDIR);
 	else if (src && dst && !posix && !call->replaced)
 		rename_replace(call, dst_dir);
 	else if (src && dst_dir)
@@ -1142,8 +1152,8 @@ static void mknod_done(struct sftp_call *call)
 {
 	const struct sftp_result *res = &call->res[0];
 	bool there = call->have_attrs[1];
-	bool ours = failure(res) && res->retried && there &&
-		    S_ISREG(call->attrs[1].permissions) && call->attrs[1].size == 0;
+	bool ours = failure(res) && res->retried && there && S_ISREG(call->attrs[1].permissions) &&
+		    call->attrs[1].size == 0;
 
 	if (res->error == 0)
 		sftp_link_close_handle(&call->e->link, &call->handle, call->generation);
