@@ -24,7 +24,7 @@ create_args() {
 
 seed_is_complete() {
 	d run --rm -v "$1:/seed" cvol-test sh -c '
-		set -e
+		set -ex
 		cd /seed
 		[ "$(cat file)" = "from the image" ]
 		[ "$(cat hardlink)" = "from the image" ]
@@ -87,7 +87,8 @@ basics() {
 seeding() {
 	local e=$1 image=$2 v=$1-seed
 	create_args "$e" "$v"
-	d volume create -d cvol "${ARGS[@]}" "$v" >/dev/null
+	shift 2
+	d volume create -d cvol "${ARGS[@]}" "$@" "$v" >/dev/null
 	check "$e: an image's VOLUME content is copied up" d run --rm -v "$v:/seed" "$image" ls -l /seed
 	check "$e: with links, owners and modes" seed_is_complete "$v"
 	check "$e: a second container finds it unchanged" d run --rm -v "$v:/seed" "$image" true
@@ -112,9 +113,16 @@ seeding nfs cvol-test-volume
 check "nfs: the hard link is one" one_file "$NFS_ROOT/nfs-seed"
 check_equal "nfs: and looks like one" 2 "$(d run --rm --mount "type=volume,src=nfs-look,dst=/s,volume-driver=cvol,volume-opt=source=nfs://127.0.0.1$NFS_EXPORT/nfs-seed" cvol-test stat -c %h /s/file)"
 check "nfs: the fifo is one" test -p "$NFS_ROOT/nfs-seed/fifo"
-# SFTP has no request that makes a fifo, so this image carries none.
-seeding sftp cvol-test-volume-nofifo
+# SFTP has no request that makes a fifo, so this image carries none. What an SSH server's links may
+# point to is restricted unless one says otherwise.
+seeding sftp cvol-test-volume-nofifo -o symlinks=raw
 check "sftp: the hard link is one" one_file "$SSH_ROOT/sftp-seed"
+create_args sftp sftp-seed
+d volume create -d cvol "${ARGS[@]}" contained >/dev/null
+check "sftp: symlinks=contain, the default: a link within is followed" d run --rm -v contained:/s cvol-test cat /s/symlink
+check_fails "sftp: symlinks=contain, the default: a link to elsewhere is not told" d run --rm -v contained:/s cvol-test \
+	readlink /s/dangling
+d volume rm contained >/dev/null
 
 # No options at all: the embedded default.
 check "no options: create" d volume create -d cvol plain

@@ -13,7 +13,7 @@ SFTP=sftp://root@127.0.0.1:$SSH_PORT
 NFS=nfs://127.0.0.1
 KEY=key_file=$SSH_KEY
 KNOWN=known_hosts=$SSH_KNOWN_HOSTS
-mkdir -p "$T/mnt" "$SSH_ROOT/private"
+mkdir -p "$T/mnt" "$SSH_ROOT/private/below"
 chmod 700 "$SSH_ROOT/private"
 echo x >"$NFS_ROOT/a-file"
 
@@ -49,7 +49,7 @@ refused() {
 refused "no such host (SSH)" sftp://root@no-such-host.invalid/x "$KEY,$KNOWN" 'no-such-host\.invalid'
 refused "no such host (NFS)" nfs://no-such-host.invalid/x '' 'no-such-host\.invalid'
 refused "nobody listens (SSH)" sftp://root@127.0.0.1:1/x "$KEY,$KNOWN" '127\.0\.0\.1' 'refused|connect'
-refused "nobody listens (NFS)" nfs://127.0.0.1:1/x '' '127\.0\.0\.1' 'refused|connect'
+refused "nobody listens (NFS)" "nfs://127.0.0.1:1$NFS_EXPORT" '' '127\.0\.0\.1' 'refused|connect'
 refused "wrong export" "$NFS/no/such/export" '' '/no/such/export' '127\.0\.0\.1'
 refused "wrong directory (NFS)" "$NFS$NFS_EXPORT/no-such-directory" '' 'no-such-directory'
 refused "a file, not a directory (NFS)" "$NFS$NFS_EXPORT/a-file" '' 'a-file' 'director'
@@ -63,7 +63,7 @@ refused "changed host key" "$SFTP$SSH_ROOT" "$KEY,known_hosts=$T/ssh/known_other
 refused "unknown host key" "$SFTP$SSH_ROOT" "$KEY,known_hosts=$T/ssh/known_none" 'host key' 'sha256:' 'host_key'
 refused "unknown user" "sftp://nobody-here@127.0.0.1:$SSH_PORT/tmp" "$KEY,$KNOWN" 'nobody-here'
 cp "$SSH_KEY.pub" "$T/ssh/authorized"
-refused "directory without permission (SSH)" "sftp://tester@127.0.0.1:$SSH_PORT$SSH_ROOT/private" \
+refused "directory without permission (SSH)" "sftp://tester@127.0.0.1:$SSH_PORT$SSH_ROOT/private/below" \
 	"$KEY,$KNOWN" 'private' 'permission|denied|not allowed'
 refused "wrong password" "$SFTP$SSH_ROOT" "password=wrong-secret-4711,$KNOWN" 'password|auth|log in|login'
 check_absent "wrong password: and it does not repeat it" wrong-secret-4711 "$REFUSAL"
@@ -110,5 +110,5 @@ docker_refused "wrong key" bad-key 'key|auth|log in|login' -o "source=$SFTP$SSH_
 	-o "key_file=$T/ssh/wrong" -o "$KNOWN"
 docker_refused "wrong host key" bad-hostkey 'SHA256:' -o "source=$SFTP$SSH_ROOT" -o "$KEY" \
 	-o "known_hosts=$T/ssh/known_other"
-docker_refused "nobody listens" bad-port '127\.0\.0\.1' -o source=nfs://127.0.0.1:1/x
+docker_refused "nobody listens" bad-port '127\.0\.0\.1.*refused' -o "source=nfs://127.0.0.1:1$NFS_EXPORT"
 finish

@@ -44,7 +44,7 @@ for engine in $(engines nfs sftp); do
 		args+=(-o "$word")
 	done
 	v=pod-$engine
-	check "$engine: podman volume create" p volume create -d cvol "${args[@]}" "$v"
+	check "$engine: podman volume create" p volume create --driver cvol "${args[@]}" "$v"
 	check "$engine: podman volume ls" p volume ls
 	check_match "$engine: ls shows it" "cvol +$v" "$OUT"
 	check "$engine: podman volume inspect" p volume inspect "$v"
@@ -64,7 +64,7 @@ done
 # Five seconds are all Podman waits for Mount: a server that hangs must fail sooner, and leave nothing.
 start_proxy ssh "$SSH_PORT"
 write_known_hosts "$T/ssh/known_proxy" "$PROXY_PORT" "$T/ssh/host_ed25519.pub"
-p volume create -d cvol -o "source=sftp://root@127.0.0.1:$PROXY_PORT$SSH_ROOT" -o "key_file=$SSH_KEY" \
+p volume create --driver cvol -o "source=sftp://root@127.0.0.1:$PROXY_PORT$SSH_ROOT" -o "key_file=$SSH_KEY" \
 	-o "known_hosts=$T/ssh/known_proxy" pod-hung >/dev/null 2>&1
 proxy_cmd ssh hole
 check_fails "a hung server: podman run ends with an error" pr --rm -v pod-hung:/data cvol-test true
