@@ -201,8 +201,8 @@ static int say_version(struct login *l, struct sftp_session *s)
 		}
 	}
 	/* Other sshds (dropbear) run OpenSSH's sftp-server, which the extension gives away. */
-	s->openssh = strstr(cv_ssh_server(l->ssh), "OpenSSH") ||
-		     (s->extensions & SFTP_EXT_POSIX_RENAME);
+	s->openssh =
+		strstr(cv_ssh_server(l->ssh), "OpenSSH") || (s->extensions & SFTP_EXT_POSIX_RENAME);
 	return 0;
 }
 
@@ -320,6 +320,24 @@ static int require_directory(struct login *l, const char *path, struct cv_sftp_a
 	return 0;
 }
 
+/* One that cannot be entered would make a mount in which everything fails. */
+static int require_entry(struct login *l, const char *path)
+{
+	cv_cleanup_free char *inside = cv_sprintf("%s/.", path);
+	struct cv_sftp_attrs attrs;
+	int r = inside ? stat_path(l, inside, &attrs) : -ENOMEM;
+
+	if (r == EXCHANGE_FAILED)
+		return l->err->code;
+	if (r == -EACCES)
+		return cv_fail(
+			l->err, EACCES,
+			"sftp: the login user may not enter directory '%s' on %s: change its "
+			"permissions there, or log in as another user",
+			path, l->host);
+	return 0;
+}
+
 static int make_directory(struct login *l, const char *path, uint32_t mode)
 {
 	struct cv_sftp_attrs attrs = { .flags = CV_FXA_PERMISSIONS, .permissions = mode };
@@ -386,9 +404,11 @@ static int find_root(struct login *l, const struct cv_dict *options, const char 
 		if (r == 0 && subdir)
 			r = require_directory(l, s->root, &s->root_attrs);
 		if (r == 0 && subdir)
-			r = enter_subdir(l, subdir, (uint32_t)cv_options_uint(options, "mode", 0755),
-					 s);
+			r = enter_subdir(l, subdir,
+					 (uint32_t)cv_options_uint(options, "mode", 0755), s);
 	}
+	if (r == 0)
+		r = require_entry(l, s->root);
 	if (r < 0)
 		return r;
 	start = cv_now_ns();

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The dispatcher against an engine that does what a script says: right, wrong, late or twice. */
+#include "backends/backend.h"
 #include "tests/unit/engine_calls.h"
 
 #include <errno.h>

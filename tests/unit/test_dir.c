@@ -4,6 +4,7 @@
  * does with descriptors, and whom new objects belong to. Each test runs with kernel handles and, in
  * a second group, without (the privilege they need is given up).
  */
+#include "backends/backend.h"
 #include "tests/unit/engine_calls.h"
 
 #include <dirent.h>

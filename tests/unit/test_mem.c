@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What tests/tools/engine_check.c cannot see of the memory engine: its limits and its accounting.
  */
+#include "backends/backend.h"
 #include "tests/unit/engine_calls.h"
 
 #include <errno.h>
