@@ -607,7 +607,7 @@ static int mount_all(struct mount *m, struct cv_info *info)
 int cv_nfs_mount_export(const struct cv_dict *options, struct cv_nfs *nfs, struct cv_info *info,
 			struct cv_err *err)
 {
-	struct cv_err spare; /* callers may not care */
+	struct cv_err spare = { 0 }; /* callers may not care */
 	struct mount m = { .options = options, .nfs = nfs, .err = err ? err : &spare, .fd = -1 };
 	int r = read_options(&m);
 

@@ -36,6 +36,7 @@
 #define GATHER		48	     /* iovecs per sendmsg() */
 #define FRAGMENTS_MAX	1024
 #define FORGOTTEN	4 /* timeouts after which a call counts as lost by the server */
+#define PATIENCE_MAX	8
 #define TICK_MS		200
 #define SETTLED_NS	1000000000ull /* a connection that lived this long was a good one */
 #define BACKOFF_MIN_MS	100
@@ -75,7 +76,8 @@ struct cv_rpc {
 	struct dial *dial;
 	unsigned backoff_ms;
 	uint64_t attached_ns;
-	bool answered; /* this connection has brought an answer */
+	bool answered;	   /* this connection has brought an answer */
+	unsigned patience; /* timeouts of silence that are borne: see disconnect() */
 	uint16_t source_port;
 	uint32_t next_xid;
 	unsigned seed;
@@ -684,6 +686,7 @@ static void dial_later(struct cv_rpc *rpc)
 static void disconnect(struct cv_rpc *rpc, const char *why)
 {
 	struct linger now = { .l_onoff = 1, .l_linger = 0 };
+	uint64_t lived_ns = cv_now_ns() - rpc->attached_ns;
 	int fd = rpc->watch.fd;
 
 	if (fd < 0)
@@ -715,7 +718,13 @@ static void disconnect(struct cv_rpc *rpc, const char *why)
 	/* A server that takes connections and drops them is not to be stormed. */
 	if (rpc->answered)
 		rpc->backoff_ms = BACKOFF_MIN_MS;
-	if (rpc->answered && cv_now_ns() - rpc->attached_ns >= SETTLED_NS)
+	/* A line may be so slow that the first answer takes longer than the timeout; to drop it
+	 * and send all again each time would get nowhere. */
+	if (rpc->answered)
+		rpc->patience = 1;
+	else if (lived_ns >= rpc->config.timeout_ms * 1000000ull && rpc->patience < PATIENCE_MAX)
+		rpc->patience *= 2;
+	if (rpc->answered && lived_ns >= SETTLED_NS)
 		start_dial(rpc);
 	else
 		dial_later(rpc);
@@ -745,7 +754,7 @@ static int attach(struct cv_rpc *rpc, int fd)
 	} addr;
 	socklen_t n = sizeof(addr);
 
-	socket_options(fd, rpc->config.timeout_ms);
+	socket_options(fd, rpc->config.timeout_ms * rpc->patience);
 	if (getsockname(fd, &addr.sa, &n) == 0)
 		rpc->source_port =
 			ntohs(addr.sa.sa_family == AF_INET6 ? addr.v6.sin6_port : addr.v4.sin_port);
@@ -1094,7 +1103,10 @@ static void ping(struct cv_rpc *rpc)
 		rpc->pinging = true;
 }
 
-/* Bytes on their way to a server over a slow line are life, too: it acknowledges them. */
+/*
+ * Bytes on their way to a server over a slow line are life, too: it acknowledges them. Not the last
+ * of them: the kernel of a server that hangs takes a small call at once.
+ */
 static void look_for_life(struct cv_rpc *rpc, uint64_t now)
 {
 	int queued = 0;
@@ -1103,7 +1115,7 @@ static void look_for_life(struct cv_rpc *rpc, uint64_t now)
 	if (ioctl(rpc->watch.fd, SIOCOUTQ, &queued) < 0)
 		return;
 	acked = rpc->sent_bytes - (uint64_t)queued;
-	if (acked > rpc->acked_bytes)
+	if (acked > rpc->acked_bytes && (queued > 0 || rpc->unsent))
 		rpc->heard_ns = now;
 	rpc->acked_bytes = acked;
 }
@@ -1111,7 +1123,7 @@ static void look_for_life(struct cv_rpc *rpc, uint64_t now)
 /* Why the connection is of no use any more; NULL: it is. */
 static const char *verdict(struct cv_rpc *rpc, uint64_t now)
 {
-	const uint64_t timeout_ns = rpc->config.timeout_ms * 1000000ull;
+	const uint64_t timeout_ns = rpc->config.timeout_ms * 1000000ull * rpc->patience;
 	uint64_t silent_ns = now > rpc->heard_ns ? now - rpc->heard_ns : 0;
 	const struct cv_rpc_call *oldest = rpc->first;
 
@@ -1178,6 +1190,7 @@ int cv_rpc_new(struct cv_loop *loop, const struct cv_rpc_config *config, int fd,
 	}
 	rpc->loop = loop;
 	rpc->config = *config;
+	rpc->patience = 1;
 	rpc->watch = (struct cv_watch)CV_WATCH_INIT(rpc_ready);
 	rpc->flush = (struct cv_deferred)CV_DEFERRED_INIT(flush);
 	rpc->retry = (struct cv_timer)CV_TIMER_INIT(retry_fire);
