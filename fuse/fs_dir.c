@@ -160,11 +160,6 @@ static void serve(struct cv_request *r)
 		goto out;
 	}
 	if (off == 0) {
-		/* A directory read again from its start shows what is there now. */
-		if (!r->open->fetching) {
-			cv_listing_free(l);
-			r->open->listing = l = NULL;
-		}
 		if (!add_plain(&rp, ".", r->node->record->ino, S_IFDIR, OFF_DOT))
 			goto reply;
 		off = OFF_DOT;
@@ -180,8 +175,10 @@ static void serve(struct cv_request *r)
 		off = 0;
 	at = l ? listing_find(l, off) : -1;
 	if (at < 0 || ((size_t)at == l->count && !l->eof)) {
-		if (rp.used)
-			goto reply; /* the kernel comes again for the rest */
+		/* The kernel decides by the first reply whether attributes are worth asking for: it
+		 * has to bring some. Any other reply may be short, the kernel comes again. */
+		if (rp.used && r->off != 0)
+			goto reply;
 		fetch(r, off);
 		goto out;
 	}
@@ -289,6 +286,11 @@ static void read_dir(fuse_req_t req, size_t size, off_t off, struct fuse_file_in
 	r->size = size;
 	r->off = (uint64_t)off;
 	r->plus = plus;
+	/* A directory read again from its start shows what is there now. */
+	if (off == 0 && !r->open->fetching) {
+		cv_listing_free(r->open->listing);
+		r->open->listing = NULL;
+	}
 	serve(r);
 }
 

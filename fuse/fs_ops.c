@@ -943,14 +943,18 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	struct cv_fs *fs = userdata;
 	/* The same in every generation of workers: the kernel knows only the first one's answer. */
 	static const unsigned wanted[] = {
-		FUSE_CAP_ASYNC_READ,  FUSE_CAP_ATOMIC_O_TRUNC,	 FUSE_CAP_PARALLEL_DIROPS,
-		FUSE_CAP_READDIRPLUS, FUSE_CAP_READDIRPLUS_AUTO, FUSE_CAP_AUTO_INVAL_DATA,
-		FUSE_CAP_ASYNC_DIO,   FUSE_CAP_CACHE_SYMLINKS,
+		FUSE_CAP_ASYNC_READ,	 FUSE_CAP_ATOMIC_O_TRUNC,  FUSE_CAP_PARALLEL_DIROPS,
+		FUSE_CAP_READDIRPLUS,	 FUSE_CAP_AUTO_INVAL_DATA, FUSE_CAP_ASYNC_DIO,
+		FUSE_CAP_CACHE_SYMLINKS,
 	};
 
 	conn->want = 0;
 	for (size_t i = 0; i < CV_ARRAY_SIZE(wanted); i++)
 		conn->want |= conn->capable & wanted[i];
+	/* A server sends the attributes along with the names anyway; a local directory would have
+	 * to look each of them up, which is worth it only for who asks. */
+	if (fs->local)
+		conn->want |= conn->capable & FUSE_CAP_READDIRPLUS_AUTO;
 	conn->max_read = CV_MAX_IO;
 	conn->max_write = CV_MAX_IO;
 	conn->max_readahead = 32u << 20;
