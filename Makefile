@@ -62,7 +62,7 @@ $(BUILD)/obj/%.o: %.c
 -include $(patsubst %.o,%.d,$(OBJ_CVOL) $(OBJ_FUSE))
 
 # Tests, lint, demo, install: each in its own file, so that this one stays the build alone.
--include tests/check.mk packaging/install.mk
+-include tests/check.mk tests/bench/bench.mk packaging/install.mk
 
 .PHONY: clean
 clean:

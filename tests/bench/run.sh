@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# run.sh [ARGS of bench.py…]: the servers, inside the tests' sandbox, and bench.py beside them.
+#
+# The servers' directory is a tmpfs: what is compared are clients, and a disk that others use would
+# be most of the noise. BENCH_DISK=1 leaves it on the disk of /tmp.
+# shellcheck source=tests/lib.sh
+. "$(dirname "$0")/../lib.sh"
+sandbox "$@"
+
+[ -n "${BENCH_DISK:-}" ] || mount -t tmpfs -o mode=755 tmpfs "$SRV" || bail "no tmpfs"
+mkdir -p "$SRV/dir"
+start_sshd
+start_ganesha
+# Round trips longer than loopback's: every port a client uses goes through a relay. bench.py sets
+# the delay.
+start_proxy ssh "$SSH_PORT"
+SSH_PROXY=$PROXY_PORT
+start_proxy nfs "$NFS_PORT"
+NFS_PROXY=$PROXY_PORT
+start_proxy mount "$MNT_PORT"
+MNT_PROXY=$PROXY_PORT
+write_known_hosts "$T/ssh/proxy_hosts" "$SSH_PROXY" "$T/ssh/host_ed25519.pub"
+cat "$T/ssh/proxy_hosts" >>"$SSH_KNOWN_HOSTS"
+
+if [ -n "${BENCH_DOCKER:-}" ]; then
+	start_cvol
+	start_dockerd
+	import_images || bail "docker import"
+else
+	start_cvol
+fi
+
+export T TOP BUILD CVOL PROXY SRV SSH_PORT SSH_KEY SSH_KNOWN_HOSTS SSH_ROOT NFS_PORT MNT_PORT NFS_ROOT
+export SSH_PROXY NFS_PROXY MNT_PROXY PLUGIN_SOCK CVOL_PID
+# Not whatever python3 comes first in somebody's PATH.
+python=/usr/bin/python3
+[ -x "$python" ] || python=python3
+"$python" "$LIB_DIR/bench/bench.py" "$@" &
+bench=$!
+wait "$bench"
+status=$?
+exit "$status"
