@@ -64,7 +64,7 @@ struct sftp_call {
 	char *path2;
 	char *text; /* owned; the first name of a NAME reply */
 	struct sftp_handle handle;
-	uint64_t generation;	    /* of handle */
+	uint64_t generation;	       /* of handle */
 	struct cv_sftp_attrs attrs[2]; /* of the requests' ATTRS replies */
 	bool have_attrs[2];
 	bool have_statvfs;

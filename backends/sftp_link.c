@@ -15,26 +15,26 @@
 #include "config/options.h"
 #include "config/str.h"
 
-#define MS		1000000ull
-#define SECOND		(1000 * MS)
-#define STAGE_SIZE	32758 /* libssh's largest channel packet to a server that takes 32 KiB */
-#define COPY_MAX	16384 /* a WRITE up to this goes through the stage whole */
-#define META_RESERVE	16    /* slots that bulk data leaves to the rest */
-#define READ_FLOOR	(1024 * 1024)
-#define READ_CEILING	(16 * 1024 * 1024)
-#define WRITE_FLOOR	(256 * 1024)
-#define WRITE_CEILING	(2 * 1024 * 1024)
-#define WINDOW_FLOOR	(2 * 1024 * 1024)
-#define WINDOW_CEILING	(16 * 1024 * 1024)
-#define WRITE_SLOW_NS	(250 * MS)
-#define ANSWER_MAX_NS	(120 * SECOND) /* one request on a living server, e.g. an fsync */
-#define IDLE_TICK_MS	60000
-#define BACKOFF_MIN_MS	100
-#define BACKOFF_MAX_MS	30000
-#define STEADY_NS	(10 * SECOND) /* a connection that lasted this long was a good one */
-#define STOP_WAIT_MS	1000
-#define ID_SLOT(id)	((id) & (SFTP_IN_FLIGHT_MAX - 1))
-#define ID_GENERATION	SFTP_IN_FLIGHT_MAX
+#define MS	       1000000ull
+#define SECOND	       (1000 * MS)
+#define STAGE_SIZE     32758 /* libssh's largest channel packet to a server that takes 32 KiB */
+#define COPY_MAX       16384 /* a WRITE up to this goes through the stage whole */
+#define META_RESERVE   16    /* slots that bulk data leaves to the rest */
+#define READ_FLOOR     (1024 * 1024)
+#define READ_CEILING   (16 * 1024 * 1024)
+#define WRITE_FLOOR    (256 * 1024)
+#define WRITE_CEILING  (2 * 1024 * 1024)
+#define WINDOW_FLOOR   (2 * 1024 * 1024)
+#define WINDOW_CEILING (16 * 1024 * 1024)
+#define WRITE_SLOW_NS  (250 * MS)
+#define ANSWER_MAX_NS  (120 * SECOND) /* one request on a living server, e.g. an fsync */
+#define IDLE_TICK_MS   60000
+#define BACKOFF_MIN_MS 100
+#define BACKOFF_MAX_MS 30000
+#define STEADY_NS      (10 * SECOND) /* a connection that lasted this long was a good one */
+#define STOP_WAIT_MS   1000
+#define ID_SLOT(id)    ((id) & (SFTP_IN_FLIGHT_MAX - 1))
+#define ID_GENERATION  SFTP_IN_FLIGHT_MAX
 
 static void reopen_submit(struct sftp_link *link, struct sftp_open *open);
 
@@ -74,8 +74,8 @@ static void *job_main(void *arg)
 	struct sftp_job *job = arg;
 	bool abandoned;
 
-	job->result = sftp_login(&job->options, job->known_root, &job->limit, &job->session,
-				 &job->err);
+	job->result =
+		sftp_login(&job->options, job->known_root, &job->limit, &job->session, &job->err);
 	(void)pthread_mutex_lock(&job->lock);
 	job->finished = true;
 	abandoned = job->abandoned;

@@ -79,8 +79,8 @@ struct sftp_reply {
  * valid through any number of connections. It is encoded when it is sent, since handles change.
  */
 struct sftp_request {
-	uint8_t type;	    /* enum cv_sftp_type */
-	enum sftp_ext ext;  /* CV_FXP_EXTENDED: which */
+	uint8_t type;	   /* enum cv_sftp_type */
+	enum sftp_ext ext; /* CV_FXP_EXTENDED: which */
 	struct sftp_open *open;
 	struct sftp_handle *raw; /* CLOSE: handle on connection raw_generation; owned */
 	uint64_t raw_generation;
@@ -172,7 +172,8 @@ struct sftp_link {
 	uint64_t last_error_s;
 };
 
-/* Connects; blocks until deadline_ns at most. On failure nothing is left. options: outlives link. */
+/* Connects; blocks until deadline_ns at most. On failure nothing is left. options: outlives link.
+ */
 int sftp_link_start(struct sftp_link *link, const struct cv_dict *options, struct cv_loop *loop,
 		    uint64_t mount_timeout_ms, struct cv_err *err);
 /* Ends everything; no request is left by contract, except our own CLOSEs. */

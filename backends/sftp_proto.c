@@ -348,8 +348,8 @@ static int feed_head(struct cv_sftp_parser *p, const uint8_t **bytes, size_t *n)
 		p->head_have += part;
 		*bytes += part;
 		*n -= part;
-		if (p->head_have >= HEAD_SIZE && (load_u32(p->head) < REPLY_MIN ||
-						  load_u32(p->head) > CV_SFTP_PACKET_MAX))
+		if (p->head_have >= HEAD_SIZE &&
+		    (load_u32(p->head) < REPLY_MIN || load_u32(p->head) > CV_SFTP_PACKET_MAX))
 			return -EPROTO;
 	}
 	return 1;

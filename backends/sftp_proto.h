@@ -11,7 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define CV_SFTP_PACKET_MAX (256u * 1024 + 1024) /* of a reply, as OpenSSH limits it, and a margin */
+#define CV_SFTP_PACKET_MAX (256u * 1024 + 1024) /* of a reply, as OpenSSH limits it, and a margin  \
+						 */
 #define CV_SFTP_HANDLE_MAX 256
 
 enum cv_sftp_type {
@@ -144,9 +145,9 @@ struct cv_sftp_parser {
 	 */
 	uint8_t *(*data_dest)(void *user, uint32_t id, uint32_t size);
 	/*
-	 * A whole reply. body: what follows the id (VERSION: the version number is in id); writable,
-	 * valid during the call. DATA: body is NULL and size the number of bytes put in place.
-	 * Returns 0, or -errno to end the stream.
+	 * A whole reply. body: what follows the id (VERSION: the version number is in id);
+	 * writable, valid during the call. DATA: body is NULL and size the number of bytes put in
+	 * place. Returns 0, or -errno to end the stream.
 	 */
 	int (*reply)(void *user, uint8_t type, uint32_t id, uint8_t *body, size_t size);
 	void *user;
@@ -155,8 +156,8 @@ struct cv_sftp_parser {
 	size_t head_have;
 	size_t body_size;
 	size_t body_have;
-	uint8_t *dest;	/* DATA: where the body goes */
-	uint8_t *buf;	/* owned; other replies */
+	uint8_t *dest; /* DATA: where the body goes */
+	uint8_t *buf;  /* owned; other replies */
 	size_t allocated;
 	int failed; /* -errno once the stream is unusable */
 };

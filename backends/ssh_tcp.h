@@ -12,8 +12,8 @@
 
 /* How long a blocking step may take, and how another thread ends it early. */
 struct cv_ssh_limit {
-	uint64_t deadline_ns; /* CLOCK_MONOTONIC */
-	int cancel_fd;	      /* readable: give up; -1: none */
+	uint64_t deadline_ns;	  /* CLOCK_MONOTONIC */
+	int cancel_fd;		  /* readable: give up; -1: none */
 	const char *_Atomic step; /* what is being done, for people; read by other threads */
 };
 

@@ -331,8 +331,8 @@ static int check_host_key(struct login *l)
 		r = cv_fail(l->err, ENOMEM, "sftp: %s: cannot read the host key", l->host);
 	else if (key_revoked(l->known[0], base64) || key_revoked(l->known[1], base64))
 		r = cv_fail(l->err, EKEYREJECTED,
-			    "sftp: %s offers the host key %s %s, which is marked @revoked",
-			    l->host, type, fingerprint);
+			    "sftp: %s offers the host key %s %s, which is marked @revoked", l->host,
+			    type, fingerprint);
 	else if (!pins)
 		r = host_key_known(l, type, fingerprint);
 	else if (pin_matches(pins, fingerprint, base64))
@@ -609,7 +609,8 @@ static int auth_failed(struct login *l, unsigned methods, int result)
 		       "sftp: %s refused to let in '%s': tried %s; the server offers %s. Check "
 		       "user, key_file, password_file or agent_socket",
 		       l->host, l->user,
-		       *l->tried ? l->tried : "nothing (no key_file, password_file or agent_socket)",
+		       *l->tried ? l->tried
+				 : "nothing (no key_file, password_file or agent_socket)",
 		       *offers ? offers : "nothing");
 }
 
