@@ -10,7 +10,7 @@
 #include "config/cleanup.h"
 #include "config/log.h"
 
-/* The answer's x may be spoilt; NULL x: nothing to decode. Returns the status to report. */
+/* A success whose results are spoilt is an error. */
 static int checked(int status, const struct cv_xdr *x)
 {
 	return status == 0 && x->bad ? -EIO : status;
