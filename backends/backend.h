@@ -59,17 +59,17 @@ struct cv_handle {
 
 /* An object of the file system, as an argument. Everything in it is valid during the call only. */
 struct cv_object {
-	uint64_t nodeid;                /* the worker's; stable while the kernel knows the object */
+	uint64_t nodeid;		/* the worker's; stable while the kernel knows the object */
 	const struct cv_handle *handle; /* CV_FEAT_HANDLES, else NULL */
 	const char *path; /* without CV_FEAT_HANDLES: relative to the mount's root, no leading
 			     slash, "" for the root; may be longer than PATH_MAX */
 };
 
 struct cv_attr {
-	uint64_t ino;    /* 0: the engine has no stable number, the worker makes one */
-	uint64_t size;   /* bytes */
+	uint64_t ino;	 /* 0: the engine has no stable number, the worker makes one */
+	uint64_t size;	 /* bytes */
 	uint64_t blocks; /* 512-byte units */
-	uint32_t mode;   /* type and permissions */
+	uint32_t mode;	 /* type and permissions */
 	uint32_t nlink;
 	uint32_t uid;
 	uint32_t gid;
@@ -110,8 +110,8 @@ struct cv_dirent {
 	const char *name;  /* NUL-terminated, not "." or "..", never contains '/' */
 	uint64_t next_off; /* pass to readdir() to go on after this entry; never 0 */
 	uint64_t ino;
-	uint32_t mode;    /* type bits at least; 0: unknown */
-	bool have_entry;  /* entry is complete: handle and attributes */
+	uint32_t mode;	 /* type bits at least; 0: unknown */
+	bool have_entry; /* entry is complete: handle and attributes */
 	struct cv_entry entry;
 };
 
@@ -133,37 +133,37 @@ struct cv_op {
 	void (*done)(struct cv_op *op, ssize_t result);
 	const struct cv_cred *cred; /* never NULL; whose request this is */
 
-	struct cv_entry entry;   /* lookup, mknod, mkdir, symlink, link, create */
-	struct cv_attr attr;     /* getattr, setattr, open, create; write and fsync if have_attr */
-	bool have_attr;          /* attr was filled in: set by every call that fills attr */
-	struct cv_file *file;    /* open, create, opendir: now the caller's, until release */
-	const void *data;        /* read, readlink (not terminated), getxattr, listxattr */
+	struct cv_entry entry; /* lookup, mknod, mkdir, symlink, link, create */
+	struct cv_attr attr;   /* getattr, setattr, open, create; write and fsync if have_attr */
+	bool have_attr;	       /* attr was filled in: set by every call that fills attr */
+	struct cv_file *file;  /* open, create, opendir: now the caller's, until release */
+	const void *data;      /* read, readlink (not terminated), getxattr, listxattr */
 	const struct cv_dirent *dirents; /* readdir: result is their number */
-	bool eof;                /* readdir: nothing follows these entries */
-	bool stable;             /* write: already on stable storage, or the engine has no such notion */
-	uint64_t verifier;       /* write when !stable, fsync: see CV_FEAT_UNSTABLE_WRITES */
-	uint64_t offset;         /* lseek: the result */
-	struct statvfs statvfs;  /* statfs */
+	bool eof;			 /* readdir: nothing follows these entries */
+	bool stable;	   /* write: already on stable storage, or the engine has no such notion */
+	uint64_t verifier; /* write when !stable, fsync: see CV_FEAT_UNSTABLE_WRITES */
+	uint64_t offset;   /* lseek: the result */
+	struct statvfs statvfs; /* statfs */
 
-	void *engine;            /* engine's own, between call and done */
-	unsigned debug_done;     /* backend.c: completions seen */
+	void *engine;	     /* engine's own, between call and done */
+	unsigned debug_done; /* backend.c: completions seen */
 	/* backend.c: */
 	void (*caller_done)(struct cv_op *op, ssize_t result); /* what done was before the call */
 	struct cv_mount *mount; /* where the operation is in flight; NULL: nowhere */
-	unsigned call;          /* which one */
-	size_t asked;           /* the largest count that may come back */
+	unsigned call;		/* which one */
+	size_t asked;		/* the largest count that may come back */
 };
 
 /* Learned at connect. */
 struct cv_info {
-	unsigned features;      /* enum cv_features */
-	struct cv_entry root;   /* handle (CV_FEAT_HANDLES) and attributes of the mount's root */
-	uint32_t read_max;      /* bytes, largest read worth asking for; <= CV_MAX_IO */
-	uint32_t write_max;     /* bytes, likewise */
-	uint32_t readdir_max;   /* hint, bytes */
-	uint32_t rtt_us;        /* measured round trip; 0 for local engines */
-	uint32_t time_gran_ns;  /* 1 or 1000000000 */
-	char server[256];       /* for people, e.g. "nas:2049 (NFSv3)"; no secret */
+	unsigned features;     /* enum cv_features */
+	struct cv_entry root;  /* handle (CV_FEAT_HANDLES) and attributes of the mount's root */
+	uint32_t read_max;     /* bytes, largest read worth asking for; <= CV_MAX_IO */
+	uint32_t write_max;    /* bytes, likewise */
+	uint32_t readdir_max;  /* hint, bytes */
+	uint32_t rtt_us;       /* measured round trip; 0 for local engines */
+	uint32_t time_gran_ns; /* 1 or 1000000000 */
+	char server[256];      /* for people, e.g. "nas:2049 (NFSv3)"; no secret */
 };
 
 struct cv_stats {
@@ -172,7 +172,7 @@ struct cv_stats {
 	uint64_t in_flight; /* operations sent and not answered */
 	uint64_t bytes_read;
 	uint64_t bytes_written;
-	char last_error[256]; /* for people; "" if none */
+	char last_error[256];  /* for people; "" if none */
 	uint64_t last_error_s; /* CLOCK_REALTIME seconds; 0: none */
 };
 
@@ -189,7 +189,8 @@ struct cv_backend {
 	 */
 	int (*connect)(const struct cv_dict *options, struct cv_loop *loop, void **ret_conn,
 		       struct cv_info *ret_info, struct cv_err *err);
-	/* Frees conn; no operation is in flight any more. May block for a second to say good-bye. */
+	/* Frees conn; no operation is in flight any more. May block for a second to say good-bye.
+	 */
 	void (*disconnect)(void *conn);
 	void (*stats)(void *conn, struct cv_stats *ret_stats); /* never blocks */
 
@@ -200,7 +201,8 @@ struct cv_backend {
 	/* file: an open file of the object, or NULL; the only way to an unlinked one. */
 	void (*getattr)(void *conn, struct cv_op *op, const struct cv_object *obj,
 			struct cv_file *file);
-	/* All of set or, on error, as little as the protocol allows. Result attributes in op->attr. */
+	/* All of set or, on error, as little as the protocol allows. Result attributes in op->attr.
+	 */
 	void (*setattr)(void *conn, struct cv_op *op, const struct cv_object *obj,
 			struct cv_file *file, const struct cv_setattr *set);
 	/* op->data, result = length. */
@@ -216,12 +218,13 @@ struct cv_backend {
 		     const struct cv_object *dir, const char *name);
 	void (*unlink)(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name);
 	void (*rmdir)(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name);
-	/* flags: 0, RENAME_NOREPLACE or RENAME_EXCHANGE; -EINVAL for what cannot be done atomically. */
+	/* flags: 0, RENAME_NOREPLACE or RENAME_EXCHANGE; -EINVAL for what cannot be done
+	 * atomically. */
 	void (*rename)(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
 		       const struct cv_object *newdir, const char *newname, unsigned flags);
 
-	/* flags: access mode and O_TRUNC; O_APPEND never comes (offsets are explicit). Fills op->file
-	 * and op->attr: fresh from the server, for close-to-open consistency. */
+	/* flags: access mode and O_TRUNC; O_APPEND never comes (offsets are explicit). Fills
+	 * op->file and op->attr: fresh from the server, for close-to-open consistency. */
 	void (*open)(void *conn, struct cv_op *op, const struct cv_object *obj, int flags);
 	/* flags also O_EXCL. Creates or opens; op->entry, op->attr, op->file. */
 	void (*create)(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
@@ -288,7 +291,8 @@ void cv_mount_disconnect(struct cv_mount *mount);
 void cv_mount_stats(struct cv_mount *mount, struct cv_stats *ret_stats);
 
 /* Prepares op for (another) use: clears results, keeps done and cred. */
-void cv_op_init(struct cv_op *op, void (*done)(struct cv_op *, ssize_t), const struct cv_cred *cred);
+void cv_op_init(struct cv_op *op, void (*done)(struct cv_op *, ssize_t),
+		const struct cv_cred *cred);
 
 /* cv_lookup(mount, op, dir, name) and so on, one per member above, same arguments. */
 void cv_lookup(struct cv_mount *m, struct cv_op *op, const struct cv_object *dir, const char *name);
@@ -301,8 +305,8 @@ void cv_mknod(struct cv_mount *m, struct cv_op *op, const struct cv_object *dir,
 	      uint32_t mode, uint64_t rdev);
 void cv_mkdir(struct cv_mount *m, struct cv_op *op, const struct cv_object *dir, const char *name,
 	      uint32_t mode);
-void cv_symlink(struct cv_mount *m, struct cv_op *op, const struct cv_object *dir,
-		const char *name, const char *target);
+void cv_symlink(struct cv_mount *m, struct cv_op *op, const struct cv_object *dir, const char *name,
+		const char *target);
 void cv_link(struct cv_mount *m, struct cv_op *op, const struct cv_object *obj,
 	     const struct cv_object *dir, const char *name);
 void cv_unlink(struct cv_mount *m, struct cv_op *op, const struct cv_object *dir, const char *name);

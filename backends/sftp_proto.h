@@ -11,8 +11,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define CV_SFTP_PACKET_MAX (256u * 1024 + 1024) /* of a reply, as OpenSSH limits it, and a margin  \
-						 */
+#define CV_SFTP_PACKET_MAX                                                                         \
+	(256u * 1024 + 1024) /* of a reply, as OpenSSH limits it, and a margin                     \
+			      */
 #define CV_SFTP_HANDLE_MAX 256
 
 enum cv_sftp_type {

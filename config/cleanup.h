@@ -65,13 +65,13 @@ static inline pthread_mutex_t *cv_lock_get(pthread_mutex_t *m)
 }
 
 #define cv_cleanup_close    __attribute__((cleanup(cv_close_fd)))
-#define cv_cleanup_free     __attribute__((cleanup(cv_free_ptr)))
+#define cv_cleanup_free	    __attribute__((cleanup(cv_free_ptr)))
 #define cv_cleanup_fclose   __attribute__((cleanup(cv_fclose_ptr)))
 #define cv_cleanup_closedir __attribute__((cleanup(cv_closedir_ptr)))
 
 /* Holds the mutex until the end of the enclosing scope. */
 #define CV_CONCAT_(a, b) a##b
-#define CV_CONCAT(a, b)  CV_CONCAT_(a, b)
+#define CV_CONCAT(a, b)	 CV_CONCAT_(a, b)
 #define CV_SCOPED_LOCK(m)                                                                          \
 	__attribute__((cleanup(cv_unlock_ptr), unused)) pthread_mutex_t *CV_CONCAT(                \
 		cv_lock_, __LINE__) = cv_lock_get(m)

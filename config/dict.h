@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#define CV_DICT_MAX       256
+#define CV_DICT_MAX	  256
 #define CV_DICT_VALUE_MAX 16384
 
 struct cv_dict_item {
@@ -22,7 +22,10 @@ struct cv_dict {
 	struct cv_dict_item *items; /* owned */
 };
 
-#define CV_DICT_INIT { 0, NULL }
+#define CV_DICT_INIT                                                                               \
+	{                                                                                          \
+		0, NULL                                                                            \
+	}
 
 /* Frees everything; the values are wiped first, since options may hold secrets. */
 void cv_dict_release(struct cv_dict *dict);
@@ -31,7 +34,7 @@ void cv_dict_release(struct cv_dict *dict);
 /* Adds or replaces. Returns 0, -ENOMEM, -E2BIG (too many or too long). */
 int cv_dict_set(struct cv_dict *dict, const char *key, const char *value);
 __attribute__((format(printf, 3, 4))) int cv_dict_setf(struct cv_dict *dict, const char *key,
-							const char *fmt, ...);
+						       const char *fmt, ...);
 /* Borrowed value, or NULL when absent. */
 const char *cv_dict_get(const struct cv_dict *dict, const char *key);
 /* Returns true if it was there. */

@@ -11,7 +11,7 @@
 #define CV_ERR_SIZE 1024
 
 struct cv_err {
-	int code;               /* negative errno; 0: no error set */
+	int code;		/* negative errno; 0: no error set */
 	char text[CV_ERR_SIZE]; /* one line, NUL-terminated, no newline */
 };
 

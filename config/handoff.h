@@ -3,26 +3,27 @@
  * What the daemon and a volume's worker say to each other. All messages are single SOCK_SEQPACKET
  * datagrams: a verb, a dictionary of strings and up to CV_HANDOFF_FDS descriptors.
  *
- *   daemon                                   worker (cvol-fuse, socket on fd 3)
- *     start  {volume, options…} [shm, listen] →
- *                                            ← ready {rootmode, max_read, max_write, readahead_kb}
- *                                              or fail {errno, text}     (then it exits)
+ *   daemon                               worker (cvol-fuse, socket on descriptor 3)
+ *     start {volume, options} [shm, listen] ->
+ *                                        <- ready {rootmode, max_read, max_write, readahead_kb}
+ *                                           or fail {errno, text}, then it exits
  *     (mounts, reads FUSE_INIT into the shared memory)
- *     serve  {}                 [fuse]       →
- *                                            ← serving {}  or fail
- *   afterwards, on this socket or one accepted from the listening socket (a new daemon connects there):
- *     sync   {}                              →   flush every write-behind byte to the server
- *                                            ← synced {}  or fail {errno, text}
- *     status {}                              →
- *                                            ← status {state, …counters}
- *     fds    {}                              →
- *                                            ← fds {}         [fuse, shm]
- *     log    {level}                         →
- *                                            ← ok {}
+ *     serve {} [fuse] ->
+ *                                        <- serving {} or fail
+ *   afterwards, on this socket or on one accepted from the listening socket, to which a new
+ *   daemon connects:
+ *     sync {} ->                            write every write-behind byte to the server
+ *                                        <- synced {} or fail {errno, text}
+ *     status {} ->
+ *                                        <- status {state, counters}
+ *     fds {} ->
+ *                                        <- fds {} [fuse, shm]
+ *     log {level} ->
+ *                                        <- ok {}
  *
- * Replies to one socket come in order. Unknown verbs get fail {errno=ENOSYS}. The worker lives until
- * the kernel says the last user of the mount is gone (ENODEV on the FUSE descriptor), whatever
- * happens to the sockets; before `serve`, end-of-file on its socket ends it.
+ * Replies to one socket come in order. Unknown verbs get fail {errno=ENOSYS}. The worker lives
+ * until the kernel says the last user of the mount is gone (ENODEV on the FUSE descriptor),
+ * whatever happens to the sockets; before `serve`, end-of-file on its socket ends it.
  */
 #ifndef CV_CONFIG_HANDOFF_H
 #define CV_CONFIG_HANDOFF_H
@@ -32,8 +33,8 @@
 
 #include "config/dict.h"
 
-#define CV_HANDOFF_FD   3 /* the worker's first control socket */
-#define CV_HANDOFF_FDS  4
+#define CV_HANDOFF_FD	3 /* the worker's first control socket */
+#define CV_HANDOFF_FDS	4
 #define CV_HANDOFF_SIZE (64 * 1024)
 #define CV_HANDOFF_VERB 16
 
@@ -43,12 +44,18 @@ struct cv_handoff {
 	int fds[CV_HANDOFF_FDS]; /* owned; -1 where unused */
 	size_t nfds;
 };
-#define CV_HANDOFF_INIT { .verb = "", .args = CV_DICT_INIT, .fds = { -1, -1, -1, -1 }, .nfds = 0 }
+#define CV_HANDOFF_INIT                                                                            \
+	{                                                                                          \
+		.verb = "", .args = CV_DICT_INIT, .fds = { -1, -1, -1, -1 }, .nfds = 0             \
+	}
 
 void cv_handoff_release(struct cv_handoff *msg); /* closes what is left in fds */
 #define cv_cleanup_handoff __attribute__((cleanup(cv_handoff_release)))
 
-/* args may be NULL; descriptors stay the caller's. Returns 0, -EMSGSIZE, -EPIPE, -EAGAIN, … Never raises SIGPIPE. */
+/*
+ * args may be NULL; descriptors stay the caller's. Never raises SIGPIPE.
+ * Returns 0, -EMSGSIZE, -EPIPE, -EAGAIN or another -errno of sendmsg(2).
+ */
 int cv_handoff_send(int sock, const char *verb, const struct cv_dict *args, const int *fds,
 		    size_t nfds);
 /*
@@ -61,13 +68,13 @@ int cv_handoff_parse(const void *data, size_t size, struct cv_handoff *ret_msg);
 
 /*
  * The start of the shared memory file that outlives every worker. The daemon creates the file
- * (memfd, sealed against shrinking), fills this page and, right after mount(2), stores the FUSE_INIT
- * request in it unanswered; each worker generation feeds those bytes to libfuse. The rest of the file
- * belongs to fuse/shm.h. Version 1.
+ * (memfd, sealed against shrinking), fills this page and, right after mount(2), stores the
+ * FUSE_INIT request in it unanswered; each worker generation feeds those bytes to libfuse. The rest
+ * of the file belongs to fuse/shm.h. Version 1.
  */
-#define CV_SHM_MAGIC    0x314d48534c4f5643ull /* "CVOLSHM1" */
-#define CV_SHM_VERSION  1
-#define CV_SHM_SIZE     (16ull << 30) /* sparse: only touched pages cost memory */
+#define CV_SHM_MAGIC	0x314d48534c4f5643ull /* "CVOLSHM1" */
+#define CV_SHM_VERSION	1
+#define CV_SHM_SIZE	(16ull << 30) /* sparse: only touched pages cost memory */
 #define CV_SHM_INIT_MAX 1024
 
 struct cv_shm_header {

@@ -24,10 +24,10 @@ int cv_log_level_parse(const char *text, enum cv_log_level *ret_level);
 
 __attribute__((format(printf, 2, 3))) void cv_log(enum cv_log_level level, const char *fmt, ...);
 
-#define cv_error(...)   cv_log(CV_LOG_ERROR, __VA_ARGS__)
+#define cv_error(...)	cv_log(CV_LOG_ERROR, __VA_ARGS__)
 #define cv_warning(...) cv_log(CV_LOG_WARNING, __VA_ARGS__)
-#define cv_notice(...)  cv_log(CV_LOG_NOTICE, __VA_ARGS__)
-#define cv_info(...)    cv_log(CV_LOG_INFO, __VA_ARGS__)
+#define cv_notice(...)	cv_log(CV_LOG_NOTICE, __VA_ARGS__)
+#define cv_info(...)	cv_log(CV_LOG_INFO, __VA_ARGS__)
 #define cv_debug(...)                                                                              \
 	do {                                                                                       \
 		if (cv_log_get_level() >= CV_LOG_DEBUG)                                            \

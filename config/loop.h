@@ -15,19 +15,25 @@
 struct cv_loop;
 
 struct cv_watch {
-	int fd;          /* -1: not watched */
+	int fd;		 /* -1: not watched */
 	uint32_t events; /* EPOLLIN | EPOLLOUT, level-triggered */
 	/* events as epoll_wait() reports them (EPOLLERR and EPOLLHUP included). */
 	void (*ready)(struct cv_watch *watch, uint32_t events);
 };
-#define CV_WATCH_INIT(fn) { .fd = -1, .events = 0, .ready = (fn) }
+#define CV_WATCH_INIT(fn)                                                                          \
+	{                                                                                          \
+		.fd = -1, .events = 0, .ready = (fn)                                               \
+	}
 
 struct cv_timer {
 	uint64_t due_ns; /* CLOCK_MONOTONIC; meaningful while armed */
-	size_t index;    /* heap position + 1; 0: not armed */
+	size_t index;	 /* heap position + 1; 0: not armed */
 	void (*fire)(struct cv_timer *timer);
 };
-#define CV_TIMER_INIT(fn) { .due_ns = 0, .index = 0, .fire = (fn) }
+#define CV_TIMER_INIT(fn)                                                                          \
+	{                                                                                          \
+		.due_ns = 0, .index = 0, .fire = (fn)                                              \
+	}
 
 /* Runs once at the end of the turn it was queued in, e.g. to send what the turn coalesced. */
 struct cv_deferred {
@@ -35,7 +41,10 @@ struct cv_deferred {
 	bool queued;
 	void (*run)(struct cv_deferred *deferred);
 };
-#define CV_DEFERRED_INIT(fn) { .next = NULL, .queued = false, .run = (fn) }
+#define CV_DEFERRED_INIT(fn)                                                                       \
+	{                                                                                          \
+		.next = NULL, .queued = false, .run = (fn)                                         \
+	}
 
 /* Handed over by another thread; runs on the loop's thread. Posted at most once until it ran. */
 struct cv_posted {
@@ -48,7 +57,8 @@ void cv_loop_free(struct cv_loop *loop); /* NULL is fine; registered items stay 
 
 /* Returns 0 or -errno. fd must stay open until removed. */
 int cv_loop_add(struct cv_loop *loop, struct cv_watch *watch, int fd, uint32_t events);
-int cv_loop_modify(struct cv_loop *loop, struct cv_watch *watch, uint32_t events); /* cheap if equal */
+int cv_loop_modify(struct cv_loop *loop, struct cv_watch *watch,
+		   uint32_t events);				   /* cheap if equal */
 void cv_loop_remove(struct cv_loop *loop, struct cv_watch *watch); /* no-op when not watched */
 
 /* (Re)arms. Returns 0 or -ENOMEM (then the timer is not armed). */

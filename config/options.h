@@ -26,13 +26,13 @@ enum cv_engine_mask {
 enum cv_option_type {
 	CV_OPT_STRING,
 	CV_OPT_BOOL,
-	CV_OPT_UINT,     /* decimal, at most max */
+	CV_OPT_UINT,	 /* decimal, at most max */
 	CV_OPT_DURATION, /* see cv_parse_duration_ms() */
-	CV_OPT_SIZE,     /* see cv_parse_size() */
-	CV_OPT_OCTAL,    /* mode or umask */
-	CV_OPT_CHOICE,   /* one of choices, "a|b|c" */
-	CV_OPT_FILE,     /* absolute path of a file on this host, not opened here */
-	CV_OPT_SECRET,   /* a literal secret: never stored in the volume's state, never shown */
+	CV_OPT_SIZE,	 /* see cv_parse_size() */
+	CV_OPT_OCTAL,	 /* mode or umask */
+	CV_OPT_CHOICE,	 /* one of choices, "a|b|c" */
+	CV_OPT_FILE,	 /* absolute path of a file on this host, not opened here */
+	CV_OPT_SECRET,	 /* a literal secret: never stored in the volume's state, never shown */
 };
 
 struct cv_option_def {
@@ -40,7 +40,7 @@ struct cv_option_def {
 	const char *aliases; /* space-separated, compared without case, '-' == '_'; may be NULL */
 	enum cv_option_type type;
 	unsigned engines; /* enum cv_engine_mask */
-	uint64_t max;     /* CV_OPT_UINT only */
+	uint64_t max;	  /* CV_OPT_UINT only */
 	const char *choices;
 	const char *def;  /* default as shown in help; NULL: none */
 	const char *help; /* one line */
@@ -75,7 +75,8 @@ char *cv_source_format(const struct cv_dict *options);
 /* Typed access to validated options; def when absent. */
 const char *cv_options_str(const struct cv_dict *o, const char *name, const char *def);
 bool cv_options_bool(const struct cv_dict *o, const char *name, bool def);
-uint64_t cv_options_uint(const struct cv_dict *o, const char *name, uint64_t def); /* also octal, size */
+uint64_t cv_options_uint(const struct cv_dict *o, const char *name,
+			 uint64_t def); /* also octal, size */
 uint64_t cv_options_ms(const struct cv_dict *o, const char *name, uint64_t def_ms);
 
 #endif

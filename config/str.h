@@ -13,9 +13,9 @@ __attribute__((format(printf, 1, 2))) char *cv_sprintf(const char *fmt, ...);
 /* Copies src, truncating to size - 1 and always terminating. Returns false if it was cut. */
 bool cv_strcpy(char *dst, size_t size, const char *src);
 
-bool cv_str_eq(const char *a, const char *b);            /* NULL equals NULL only */
+bool cv_str_eq(const char *a, const char *b); /* NULL equals NULL only */
 bool cv_str_starts(const char *s, const char *prefix);
-bool cv_str_is_utf8(const char *s);                      /* well-formed UTF-8 */
+bool cv_str_is_utf8(const char *s); /* well-formed UTF-8 */
 
 /* Whole text must be the number. Returns 0, -EINVAL (not a number) or -ERANGE (over max). */
 int cv_parse_u64(const char *text, int base, uint64_t max, uint64_t *ret_value);
