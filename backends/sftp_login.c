@@ -345,7 +345,7 @@ static int make_directory(struct login *l, const char *path, uint32_t mode)
 	uint32_t status;
 	int r = stat_path(l, path, &found);
 
-	if (r == 0 || r != -ENOENT)
+	if (r != -ENOENT)
 		return r == EXCHANGE_FAILED ? l->err->code : 0; /* what it is, is checked later */
 	r = ask_path(l, CV_FXP_MKDIR, path, &attrs);
 	if (r < 0)

@@ -165,6 +165,6 @@ struct cv_sftp_parser {
 
 void cv_sftp_parser_release(struct cv_sftp_parser *parser);
 /* Takes all n bytes. Returns 0 or -errno (-EPROTO: not SFTP), then and ever after. */
-int cv_sftp_parser_feed(struct cv_sftp_parser *parser, const uint8_t *p, size_t n);
+int cv_sftp_parser_feed(struct cv_sftp_parser *p, const uint8_t *bytes, size_t n);
 
 #endif
