@@ -27,8 +27,10 @@ $$(BUILD)/lib/$(1).a: $$(filter-out %/main.o,$$(call obj,$$(wildcard $(1)/*.c)))
 endef
 $(foreach folder,config plugin fuse backends,$(eval $(call archive,$(folder))))
 
-# Which archives a test needs follows from the headers it includes; fuse stands on backends.
-groups_of  = $(shell sed -n 's,^\#include "\(plugin\|fuse\|backends\)/.*,\1,p' $(1) | sort -u)
+# Which archives a test needs follows from the headers it, or a header beside it, includes; fuse
+# stands on backends.
+groups_of  = $(shell sed -n 's,^\#include "\(plugin\|fuse\|backends\)/.*,\1,p' $(1) \
+	$(wildcard $(dir $(1))*.h) | sort -u)
 archives_of = $(patsubst %,$(BUILD)/lib/%.a,$(call groups_of,$(1)) \
 	$(if $(filter fuse,$(call groups_of,$(1))),backends) config)
 
@@ -80,9 +82,14 @@ check: check-deps
 check-deps:
 	@tests/deps.sh build run test
 
-check-build: all test-tools
+.PHONY: check-build-san check-build-fuzz
+check-build: all test-tools check-build-san check-build-fuzz
+
+check-build-san:
 	$(MAKE_SAN) -k test-unit test-engines
-	$(if $(SRC_FUZZERS),$(MAKE_FUZZ) -k test-fuzzers)
+
+check-build-fuzz:
+	$(MAKE_FUZZ) -k test-fuzzers
 
 check-unit:
 	$(MAKE_SAN) test-unit
@@ -123,7 +130,7 @@ TIDY_CHECKS = -*,bugprone-assert-side-effect,bugprone-infinite-loop,bugprone-inc
 fmt:
 	clang-format -i $(C_FILES)
 
-lint: lint-deps check-format check-layers check-paths check-shell check-cppcheck check-tidy check-warnings
+lint: lint-deps check-format check-layers check-units check-paths check-shell check-cppcheck check-tidy check-warnings
 	@echo "lint: clean"
 
 lint-deps:

@@ -14,7 +14,7 @@ if [ -z "${CVOL_SANDBOX:-}" ]; then
 		exit 1
 	fi
 	cat <<-END
-		cvol demo. This takes about a minute, longer when packages have to be installed.
+		cvol demo. This takes some seconds, minutes when packages have to be installed first.
 
 		 1. Packages: a C compiler, the libraries, and for this demo sshd, an NFS server and Docker.
 	END
