@@ -10,6 +10,14 @@ MAN5_PAGES  = $(wildcard packaging/man/*.5)
 MAN8_PAGES  = $(wildcard packaging/man/*.8)
 UNITS       = packaging/systemd/cvol.service packaging/systemd/cvol.socket
 
+# The daemon knows where its worker is installed: another PREFIX makes that one file new.
+$(BUILD)/obj/plugin/supervisor.o: $(BUILD)/libexecdir
+$(BUILD)/libexecdir: FORCE
+	@mkdir -p $(@D)
+	@echo '$(LIBEXECDIR)' | cmp -s - $@ || echo '$(LIBEXECDIR)' >$@
+.PHONY: FORCE
+FORCE:
+
 .PHONY: install uninstall check-units
 install: all
 	$(INSTALL) -D -m 755 $(BUILD)/cvol $(DESTDIR)$(BINDIR)/cvol
