@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The event loop, and the messages that travel over its descriptors. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "config/cleanup.h"
+#include "config/handoff.h"
+#include "config/loop.h"
+
+static struct cv_loop *loop;
+static int fired[64], nfired;
+
+static int setup(void **state)
+{
+	(void)state;
+	nfired = 0;
+	return cv_loop_new(&loop);
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	cv_loop_free(loop);
+	return 0;
+}
+
+struct numbered {
+	struct cv_timer timer;
+	int number;
+};
+
+static void fire(struct cv_timer *timer)
+{
+	assert_true(nfired < 64);
+	fired[nfired++] = cv_container_of(timer, struct numbered, timer)->number;
+}
+
+static void timers_fire_in_order(void **state)
+{
+	struct numbered t[50];
+	uint64_t end = cv_now_ns() + 2000000000ull;
+	unsigned seed = 3;
+
+	(void)state;
+	for (int i = 0; i < 50; i++) {
+		t[i].timer = (struct cv_timer)CV_TIMER_INIT(fire);
+		t[i].number = i;
+	}
+	/* armed in a random order, each several times; every third one cancelled */
+	for (int n = 0; n < 400; n++) {
+		int i = rand_r(&seed) % 50;
+
+		assert_int_equal(cv_timer_set(loop, &t[i].timer, (uint64_t)i), 0);
+	}
+	for (int i = 0; i < 50; i++)
+		assert_int_equal(cv_timer_set(loop, &t[i].timer, (uint64_t)i), 0);
+	for (int i = 0; i < 50; i += 3)
+		cv_timer_cancel(loop, &t[i].timer);
+	while (nfired < 33 && cv_now_ns() < end)
+		assert_int_equal(cv_loop_turn(loop, 100), 0);
+	assert_int_equal(nfired, 33);
+	for (int i = 1; i < nfired; i++)
+		assert_true(fired[i - 1] < fired[i]);
+	for (int i = 0; i < nfired; i++)
+		assert_true(fired[i] % 3 != 0);
+}
+
+static struct cv_watch watch_a, watch_b;
+static int ready_count;
+
+static void remove_the_other(struct cv_watch *watch, uint32_t events)
+{
+	(void)events;
+	ready_count++;
+	cv_loop_remove(loop, watch == &watch_a ? &watch_b : &watch_a);
+}
+
+/* Both are ready in the same turn; the one removed first must not be called. */
+static void a_removed_watch_stays_silent(void **state)
+{
+	int a[2], b[2];
+
+	(void)state;
+	assert_int_equal(pipe2(a, O_CLOEXEC), 0);
+	assert_int_equal(pipe2(b, O_CLOEXEC), 0);
+	ready_count = 0;
+	watch_a = (struct cv_watch)CV_WATCH_INIT(remove_the_other);
+	watch_b = (struct cv_watch)CV_WATCH_INIT(remove_the_other);
+	assert_int_equal(cv_loop_add(loop, &watch_a, a[0], EPOLLIN), 0);
+	assert_int_equal(cv_loop_add(loop, &watch_b, b[0], EPOLLIN), 0);
+	assert_int_equal(write(a[1], "x", 1), 1);
+	assert_int_equal(write(b[1], "x", 1), 1);
+	assert_int_equal(cv_loop_turn(loop, 1000), 0);
+	assert_int_equal(ready_count, 1);
+	cv_loop_remove(loop, &watch_a);
+	cv_loop_remove(loop, &watch_b);
+	for (int i = 0; i < 2; i++) {
+		(void)close(a[i]);
+		(void)close(b[i]);
+	}
+}
+
+static int deferred_runs;
+static struct cv_deferred again;
+
+static void defer_again(struct cv_deferred *d)
+{
+	deferred_runs++;
+	cv_loop_defer(loop, d);
+}
+
+static void deferring_oneself_waits_a_turn(void **state)
+{
+	(void)state;
+	again = (struct cv_deferred)CV_DEFERRED_INIT(defer_again);
+	deferred_runs = 0;
+	cv_loop_defer(loop, &again);
+	cv_loop_defer(loop, &again);
+	assert_int_equal(cv_loop_turn(loop, -1), 0);
+	assert_int_equal(deferred_runs, 1);
+	assert_int_equal(cv_loop_turn(loop, -1), 0);
+	assert_int_equal(deferred_runs, 2);
+	cv_loop_undefer(loop, &again);
+	assert_int_equal(cv_loop_turn(loop, 0), 0);
+	assert_int_equal(deferred_runs, 2);
+}
+
+static int posted_runs;
+
+static void count_posted(struct cv_posted *p)
+{
+	(void)p;
+	posted_runs++;
+}
+
+static void *poster(void *arg)
+{
+	struct cv_posted *items = arg;
+
+	for (int i = 0; i < 1000; i++)
+		cv_loop_post(loop, &items[i]);
+	return NULL;
+}
+
+static void posts_from_threads_all_arrive(void **state)
+{
+	static struct cv_posted items[2][1000];
+	uint64_t end = cv_now_ns() + 5000000000ull;
+	pthread_t thread[2];
+
+	(void)state;
+	posted_runs = 0;
+	for (int t = 0; t < 2; t++) {
+		for (int i = 0; i < 1000; i++)
+			items[t][i].run = count_posted;
+		assert_int_equal(pthread_create(&thread[t], NULL, poster, items[t]), 0);
+	}
+	while (posted_runs < 2000 && cv_now_ns() < end)
+		assert_int_equal(cv_loop_turn(loop, 100), 0);
+	for (int t = 0; t < 2; t++)
+		assert_int_equal(pthread_join(thread[t], NULL), 0);
+	assert_int_equal(posted_runs, 2000);
+}
+
+/* ---- hand-off ---- */
+
+static void messages_and_descriptors_travel(void **state)
+{
+	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
+	cv_cleanup_dict struct cv_dict args = CV_DICT_INIT;
+	int s[2], p[2];
+	char c = 0;
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, s), 0);
+	assert_int_equal(pipe2(p, O_CLOEXEC), 0);
+	assert_int_equal(cv_dict_set(&args, "volume", "a b"), 0);
+	assert_int_equal(cv_dict_set(&args, "empty", ""), 0);
+	assert_int_equal(cv_handoff_recv(s[1], 0, &msg), -EAGAIN);
+	assert_int_equal(cv_handoff_recv(s[1], 20, &msg), -ETIMEDOUT);
+	assert_int_equal(cv_handoff_send(s[0], "start", &args, &p[1], 1), 0);
+	assert_int_equal(cv_handoff_recv(s[1], 1000, &msg), 0);
+	assert_string_equal(msg.verb, "start");
+	assert_true(cv_dict_equal(&msg.args, &args));
+	assert_int_equal(msg.nfds, 1);
+	assert_true(fcntl(msg.fds[0], F_GETFD) & FD_CLOEXEC);
+	assert_int_equal(write(msg.fds[0], "x", 1), 1);
+	assert_int_equal(read(p[0], &c, 1), 1);
+	assert_int_equal(c, 'x');
+	assert_int_equal(cv_handoff_send(s[0], "a verb far too long", NULL, NULL, 0), -EINVAL);
+	(void)close(s[0]);
+	cv_handoff_release(&msg);
+	assert_int_equal(cv_handoff_recv(s[1], 1000, &msg), -ECONNRESET);
+	assert_int_equal(cv_handoff_send(s[1], "status", NULL, NULL, 0), -EPIPE);
+	(void)close(s[1]);
+	(void)close(p[0]);
+	(void)close(p[1]);
+}
+
+static void malformed_messages_are_refused(void **state)
+{
+	static const struct {
+		const char *data;
+		size_t size;
+	} bad[] = {
+		{ "", 0 },
+		{ "verb", 4 },
+		{ "\0", 1 },
+		{ "verb\0key", 9 },
+		{ "averyveryverylongverb\0", 22 },
+		{ "v\0k\0v", 6 - 1 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
+
+		assert_int_equal(cv_handoff_parse(bad[i].data, bad[i].size, &msg), -EBADMSG);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(timers_fire_in_order, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_removed_watch_stays_silent, setup, teardown),
+		cmocka_unit_test_setup_teardown(deferring_oneself_waits_a_turn, setup, teardown),
+		cmocka_unit_test_setup_teardown(posts_from_threads_all_arrive, setup, teardown),
+		cmocka_unit_test(messages_and_descriptors_travel),
+		cmocka_unit_test(malformed_messages_are_refused),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* SFTP's bytes, and where symbolic links of a server may lead. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "backends/sftp.h"
+#include "backends/sftp_proto.h"
+
+struct got {
+	uint8_t type;
+	uint32_t id;
+	uint8_t body[512];
+	size_t size;
+	unsigned count;
+	uint8_t data[64];
+};
+
+static uint8_t *data_dest(void *user, uint32_t id, uint32_t size)
+{
+	struct got *g = user;
+
+	(void)id;
+	return size <= sizeof(g->data) ? g->data : NULL;
+}
+
+static int reply(void *user, uint8_t type, uint32_t id, uint8_t *body, size_t size)
+{
+	struct got *g = user;
+
+	g->type = type;
+	g->id = id;
+	g->size = size;
+	g->count++;
+	if (body && size <= sizeof(g->body))
+		memcpy(g->body, body, size);
+	return 0;
+}
+
+/* A stream of three replies, fed in pieces of each size. */
+static void the_parser_takes_any_pieces(void **state)
+{
+	struct cv_sftp_out out = { 0 };
+	size_t at;
+
+	(void)state;
+	at = cv_sftp_begin(&out, CV_FXP_STATUS, 7);
+	cv_sftp_put_u32(&out, CV_FX_FAILURE);
+	cv_sftp_put_text(&out, "no");
+	cv_sftp_put_text(&out, "");
+	cv_sftp_end(&out, at, 0);
+	at = cv_sftp_begin(&out, CV_FXP_DATA, 8);
+	cv_sftp_put_string(&out, "0123456789", 10);
+	cv_sftp_end(&out, at, 0);
+	at = cv_sftp_begin(&out, CV_FXP_HANDLE, 9);
+	cv_sftp_put_string(&out, "h", 1);
+	cv_sftp_end(&out, at, 0);
+	assert_false(out.bad);
+	for (size_t step = 1; step <= out.size; step++) {
+		struct got g = { 0 };
+		struct cv_sftp_parser p = { .data_dest = data_dest, .reply = reply, .user = &g };
+
+		for (size_t i = 0; i < out.size; i += step) {
+			size_t n = out.size - i < step ? out.size - i : step;
+
+			assert_int_equal(cv_sftp_parser_feed(&p, out.data + i, n), 0);
+		}
+		assert_int_equal(g.count, 3);
+		assert_int_equal(g.type, CV_FXP_HANDLE);
+		assert_int_equal(g.id, 9);
+		assert_memory_equal(g.data, "0123456789", 10);
+		cv_sftp_parser_release(&p);
+	}
+	cv_sftp_out_release(&out);
+}
+
+static void hostile_streams_end(void **state)
+{
+	static const struct {
+		const char *bytes;
+		size_t size;
+	} bad[] = {
+		{ "\xff\xff\xff\xff\x65\0\0\0\1\0\0\0\0", 13 }, /* a huge packet */
+		{ "\0\0\0\0\x65\0\0\0\1\0\0\0\0", 13 },		/* an empty one */
+		{ "\0\0\0\x09\x67\0\0\0\1\0\0\xff\xff", 13 },	/* DATA longer than its packet */
+		{ "\0\0\0\x49\x67\0\0\0\1\0\0\0\x41", 13 },	/* DATA, size and packet differ */
+		{ "\0\0\0\x4a\x67\0\0\0\1\0\0\0\x41", 13 },	/* DATA nobody has room for */
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		struct got g = { 0 };
+		struct cv_sftp_parser p = { .data_dest = data_dest, .reply = reply, .user = &g };
+		int r = cv_sftp_parser_feed(&p, (const uint8_t *)bad[i].bytes, bad[i].size);
+
+		if (r >= 0)
+			fail_msg("stream %zu was taken", i);
+		assert_true(cv_sftp_parser_feed(&p, (const uint8_t *)"x", 1) < 0);
+		cv_sftp_parser_release(&p);
+	}
+}
+
+static void attributes_and_names(void **state)
+{
+	const struct cv_sftp_attrs in = { .flags = CV_FXA_SIZE | CV_FXA_UIDGID |
+						   CV_FXA_PERMISSIONS | CV_FXA_ACMODTIME,
+					  .size = 1ull << 40,
+					  .uid = 1,
+					  .gid = 2,
+					  .permissions = S_IFREG | 0640,
+					  .atime = 3,
+					  .mtime = 4 };
+	struct cv_sftp_out out = { 0 };
+	struct cv_sftp_attrs back;
+	struct cv_sftp_in r;
+	static const char line[] = "-rw-r--r--    3 root     root  12 Jan  1 00:00 x";
+
+	(void)state;
+	cv_sftp_put_attrs(&out, &in);
+	r = (struct cv_sftp_in){ out.data, out.size, false };
+	cv_sftp_get_attrs(&r, &back);
+	assert_false(r.bad);
+	assert_int_equal(r.left, 0);
+	assert_int_equal(in.flags, back.flags);
+	assert_true(in.size == back.size && in.uid == back.uid && in.gid == back.gid);
+	assert_true(in.permissions == back.permissions && in.atime == back.atime &&
+		    in.mtime == back.mtime);
+	for (size_t cut = 0; cut < out.size; cut++) {
+		r = (struct cv_sftp_in){ out.data, cut, false };
+		cv_sftp_get_attrs(&r, &back);
+		assert_true(r.bad);
+	}
+	cv_sftp_out_release(&out);
+
+	r = (struct cv_sftp_in){ (const uint8_t *)"\xff\xff\xff\xff", 4, false };
+	(void)cv_sftp_get_count(&r);
+	assert_true(r.bad);
+
+	assert_true(cv_sftp_name_ok("a", 1));
+	assert_false(cv_sftp_name_ok("", 0));
+	assert_false(cv_sftp_name_ok(".", 1));
+	assert_false(cv_sftp_name_ok("..", 2));
+	assert_true(cv_sftp_name_ok("...", 3));
+	assert_false(cv_sftp_name_ok("a/b", 3));
+	assert_false(cv_sftp_name_ok("a\0b", 3));
+	assert_int_equal(cv_sftp_longname_nlink(line, sizeof(line) - 1, S_IFREG | 0644), 3);
+	assert_int_equal(cv_sftp_longname_nlink("gibberish", 9, S_IFREG | 0644), 0);
+}
+
+static void expect_link(const char *path, const char *target, const char *expected)
+{
+	char *got = sftp_contain("/srv/data", path, target);
+
+	if (!expected) {
+		if (got)
+			fail_msg("%s -> %s became %s", path, target, got);
+		return;
+	}
+	assert_non_null(got);
+	assert_string_equal(got, expected);
+	free(got);
+}
+
+static void links_stay_inside(void **state)
+{
+	(void)state;
+	expect_link("a/link", "b", "b");
+	expect_link("a/link", "../b", "../b");
+	expect_link("a/b/link", "../../c", "../../c");
+	expect_link("link", "a/../b", "a/../b");
+	expect_link("link", "../b", NULL);
+	expect_link("a/link", "../../etc/passwd", NULL);
+	expect_link("a/link", "b/../../../x", NULL);
+	expect_link("link", "/etc/passwd", NULL);
+	expect_link("a/link", "/srv/data/b", "../b");
+	expect_link("link", "/srv/data/b", "b");
+	expect_link("link", "/srv/database", NULL);
+	expect_link("link", "/srv/data/../../etc", NULL);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(the_parser_takes_any_pieces),
+		cmocka_unit_test(hostile_streams_end),
+		cmocka_unit_test(attributes_and_names),
+		cmocka_unit_test(links_stay_inside),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
