@@ -302,7 +302,8 @@ static bool tidy_path(char *path)
 		if (n == 2 && in[0] == '.' && in[1] == '.')
 			return false;
 		if (n == 1 && *in == '.' && (in != path || *end)) {
-			in = *end ? end + 1 : end;
+			for (in = end; *in == '/'; in++)
+				;
 			continue;
 		}
 		memmove(out, in, n);

@@ -156,6 +156,7 @@ static void sources(void **state)
 	(void)state;
 	expect_option("source=nas:/export/media", "type", "nfs");
 	expect_option("source=nas:/export//media/", "path", "/export/media");
+	expect_option("source=nas:/a//.//b/./", "path", "/a/b");
 	expect_option("source=nfs://nas:2050/e", "port", "2050");
 	expect_option("source=nfs://[fe80::1]/e", "host", "fe80::1");
 	expect_option("source=me@host:/srv", "type", "sftp");
