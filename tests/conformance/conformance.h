@@ -22,7 +22,7 @@ struct check {
 
 /* Each file's table; ends with name == NULL. */
 extern const struct check file_checks[], name_checks[], dir_checks[], link_checks[],
-	permission_checks[], special_checks[];
+	permission_checks[], random_checks[], special_checks[];
 
 extern const char *arg_enospc;	 /* a directory that can be filled up, or NULL */
 extern const char *arg_readonly; /* a directory on a read-only mount of the same kind, or NULL */

@@ -31,7 +31,8 @@
 const char *arg_enospc, *arg_readonly;
 
 static const struct check *const tables[] = {
-	file_checks, name_checks, dir_checks, link_checks, permission_checks, special_checks,
+	file_checks,	   name_checks,	  dir_checks,	  link_checks,
+	permission_checks, random_checks, special_checks,
 };
 
 struct skip_rule {
