@@ -46,7 +46,7 @@ int cv_handoff_send(int sock, const char *verb, const struct cv_dict *args, cons
 
 	if (!buf)
 		return -ENOMEM;
-	if (nfds > CV_HANDOFF_FDS || strlen(verb) >= CV_HANDOFF_VERB)
+	if (nfds > CV_HANDOFF_FDS || !*verb || strlen(verb) >= CV_HANDOFF_VERB)
 		return -EINVAL;
 	r = append(buf, &used, verb);
 	for (size_t i = 0; r == 0 && args && i < args->count; i++) {
@@ -79,11 +79,13 @@ int cv_handoff_send(int sock, const char *verb, const struct cv_dict *args, cons
 
 int cv_handoff_parse(const void *data, size_t size, struct cv_handoff *ret_msg)
 {
-	const char *p = data, *end = p + size;
+	const char *p = data, *end;
 	size_t n;
 
-	if (!size || end[-1] != '\0')
+	/* data may be NULL if size is 0 */
+	if (!size || p[size - 1] != '\0')
 		return -EBADMSG;
+	end = p + size;
 	n = strlen(p);
 	if (!n || n >= CV_HANDOFF_VERB)
 		return -EBADMSG;

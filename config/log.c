@@ -88,7 +88,7 @@ void cv_log(enum cv_log_level level, const char *fmt, ...)
 	(void)vsnprintf(line + n, sizeof(line) - (size_t)n - 1, fmt, ap);
 	va_end(ap);
 	for (char *p = line + n; *p; p++) {
-		if ((unsigned char)*p < 0x20)
+		if ((unsigned char)*p < 0x20 || *p == 0x7f)
 			*p = '?';
 	}
 	n = (int)strlen(line);

@@ -12,7 +12,8 @@
 
 #include "config/cleanup.h"
 
-#define EVENTS_MAX 64
+#define EVENTS_MAX   64
+#define DELAY_MAX_MS (1ull << 43) /* 278 years: more would overflow due_ns */
 
 struct cv_loop {
 	int epoll_fd;
@@ -24,7 +25,8 @@ struct cv_loop {
 	struct cv_timer **timers; /* binary heap, earliest first */
 	size_t ntimers, timers_size;
 	struct cv_deferred *deferred, **deferred_tail;
-	pthread_mutex_t lock; /* protects posted */
+	struct cv_deferred *running; /* what is left of this turn's deferred work */
+	pthread_mutex_t lock;	     /* protects posted */
 	struct cv_posted *posted, **posted_tail;
 };
 
@@ -169,6 +171,8 @@ int cv_timer_set(struct cv_loop *loop, struct cv_timer *timer, uint64_t delay_ms
 		loop->timers = timers;
 		loop->timers_size = size;
 	}
+	if (delay_ms > DELAY_MAX_MS)
+		delay_ms = DELAY_MAX_MS;
 	timer->due_ns = cv_now_ns() + delay_ms * 1000000ull;
 	loop->timers[loop->ntimers] = timer;
 	heap_up(loop, loop->ntimers++);
@@ -219,34 +223,50 @@ void cv_loop_defer(struct cv_loop *loop, struct cv_deferred *deferred)
 	loop->deferred_tail = &deferred->next;
 }
 
+/* Where list points to deferred, or the end of the list. */
+static struct cv_deferred **find_deferred(struct cv_deferred **list,
+					  const struct cv_deferred *deferred)
+{
+	while (*list && *list != deferred)
+		list = &(*list)->next;
+	return list;
+}
+
 void cv_loop_undefer(struct cv_loop *loop, struct cv_deferred *deferred)
 {
-	struct cv_deferred **p = &loop->deferred;
+	struct cv_deferred **p;
 
 	if (!deferred->queued)
 		return;
-	while (*p && *p != deferred)
-		p = &(*p)->next;
+	p = find_deferred(&loop->deferred, deferred);
 	if (*p) {
 		*p = deferred->next;
 		if (!*p)
 			loop->deferred_tail = p;
+	} else {
+		p = find_deferred(&loop->running, deferred);
+		if (*p)
+			*p = deferred->next;
 	}
 	deferred->queued = false;
 	deferred->next = NULL;
 }
 
-/* What is deferred meanwhile, also by itself, belongs to the next turn. */
+/*
+ * What is deferred meanwhile, also by itself, belongs to the next turn: so this turn's work moves
+ * to a list of its own. It is appended, for a callback may run a turn itself.
+ */
 static void run_deferred(struct cv_loop *loop)
 {
-	size_t n = 0;
+	struct cv_deferred *d;
 
-	for (struct cv_deferred *d = loop->deferred; d; d = d->next)
-		n++;
-	while (n-- && loop->deferred) {
-		struct cv_deferred *d = loop->deferred;
-
-		cv_loop_undefer(loop, d);
+	*find_deferred(&loop->running, NULL) = loop->deferred;
+	loop->deferred = NULL;
+	loop->deferred_tail = &loop->deferred;
+	while ((d = loop->running)) {
+		loop->running = d->next;
+		d->next = NULL;
+		d->queued = false;
 		d->run(d);
 	}
 }
@@ -254,13 +274,12 @@ static void run_deferred(struct cv_loop *loop)
 void cv_loop_post(struct cv_loop *loop, struct cv_posted *posted)
 {
 	uint64_t one = 1;
+	/* Held to the end: once posted has run, its owner may free the loop. */
+	CV_SCOPED_LOCK(&loop->lock);
 
-	{
-		CV_SCOPED_LOCK(&loop->lock);
-		posted->next = NULL;
-		*loop->posted_tail = posted;
-		loop->posted_tail = &posted->next;
-	}
+	posted->next = NULL;
+	*loop->posted_tail = posted;
+	loop->posted_tail = &posted->next;
 	/* EAGAIN: the counter is full, so the loop is awake already. */
 	if (write(loop->wake_fd, &one, sizeof(one)) < 0)
 		return;
@@ -332,9 +351,10 @@ int cv_loop_run(struct cv_loop *loop)
 {
 	int r = 0;
 
-	loop->stopped = false;
+	/* Not reset at the start: a stop before the first turn must not get lost. */
 	while (!loop->stopped && r == 0)
 		r = cv_loop_turn(loop, -1);
+	loop->stopped = false;
 	return r;
 }
 

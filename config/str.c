@@ -26,6 +26,8 @@ bool cv_strcpy(char *dst, size_t size, const char *src)
 {
 	size_t n = strnlen(src, size);
 
+	if (!size)
+		return false;
 	if (n == size) {
 		memcpy(dst, src, size - 1);
 		dst[size - 1] = '\0';

@@ -137,6 +137,170 @@ static void deferring_oneself_waits_a_turn(void **state)
 	assert_int_equal(deferred_runs, 2);
 }
 
+static struct cv_deferred first, second;
+static int first_runs, second_runs;
+
+static void drop_second_and_defer_again(struct cv_deferred *d)
+{
+	first_runs++;
+	cv_loop_undefer(loop, &second);
+	cv_loop_defer(loop, d);
+}
+
+static void count_second(struct cv_deferred *d)
+{
+	(void)d;
+	second_runs++;
+}
+
+/* Dropping another item must not make room for oneself in the same turn. */
+static void undeferring_keeps_turns_apart(void **state)
+{
+	(void)state;
+	first = (struct cv_deferred)CV_DEFERRED_INIT(drop_second_and_defer_again);
+	second = (struct cv_deferred)CV_DEFERRED_INIT(count_second);
+	first_runs = second_runs = 0;
+	cv_loop_defer(loop, &first);
+	cv_loop_defer(loop, &second);
+	assert_int_equal(cv_loop_turn(loop, 0), 0);
+	assert_int_equal(first_runs, 1);
+	assert_int_equal(second_runs, 0);
+	assert_false(second.queued);
+	/* the list's end is where it should be: what is queued now is found */
+	cv_loop_undefer(loop, &first);
+	cv_loop_defer(loop, &second);
+	assert_int_equal(cv_loop_turn(loop, 0), 0);
+	assert_int_equal(first_runs, 1);
+	assert_int_equal(second_runs, 1);
+}
+
+static void turn_inside(struct cv_deferred *d)
+{
+	(void)d;
+	first_runs++;
+	assert_int_equal(cv_loop_turn(loop, 0), 0);
+	assert_int_equal(second_runs, 1);
+}
+
+static void a_turn_inside_a_turn_loses_nothing(void **state)
+{
+	(void)state;
+	first = (struct cv_deferred)CV_DEFERRED_INIT(turn_inside);
+	second = (struct cv_deferred)CV_DEFERRED_INIT(count_second);
+	first_runs = second_runs = 0;
+	cv_loop_defer(loop, &first);
+	cv_loop_defer(loop, &second);
+	assert_int_equal(cv_loop_turn(loop, 0), 0);
+	assert_int_equal(first_runs, 1);
+	assert_int_equal(second_runs, 1);
+}
+
+static struct cv_watch reused;
+static int reused_fd;
+
+static void remove_and_add_again(struct cv_watch *watch, uint32_t events)
+{
+	(void)watch;
+	(void)events;
+	ready_count++;
+	cv_loop_remove(loop, &reused);
+	assert_int_equal(reused.fd, -1);
+	assert_int_equal(cv_loop_add(loop, &reused, reused_fd, EPOLLOUT), 0);
+}
+
+static void must_be_writable(struct cv_watch *watch, uint32_t events)
+{
+	(void)watch;
+	assert_int_equal(events & EPOLLIN, 0);
+	ready_count += 100;
+}
+
+/* The event that was already fetched belongs to the old registration. */
+static void a_watch_added_again_sees_no_old_event(void **state)
+{
+	int a[2], b[2];
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, a), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, b), 0);
+	ready_count = 0;
+	reused_fd = b[0];
+	watch_a = (struct cv_watch)CV_WATCH_INIT(remove_and_add_again);
+	reused = (struct cv_watch)CV_WATCH_INIT(must_be_writable);
+	/* epoll reports in the order things became ready: a first */
+	assert_int_equal(cv_loop_add(loop, &watch_a, a[0], EPOLLIN), 0);
+	assert_int_equal(cv_loop_add(loop, &reused, b[0], EPOLLIN), 0);
+	assert_int_equal(write(a[1], "x", 1), 1);
+	assert_int_equal(write(b[1], "x", 1), 1);
+	assert_int_equal(cv_loop_turn(loop, 1000), 0);
+	assert_int_equal(ready_count, 1);
+	cv_loop_remove(loop, &watch_a);
+	cv_loop_remove(loop, &watch_a); /* no-op */
+	assert_int_equal(cv_loop_turn(loop, 1000), 0);
+	assert_int_equal(ready_count, 101);
+	assert_int_equal(cv_loop_modify(loop, &reused, 0), 0);
+	assert_int_equal(cv_loop_turn(loop, 0), 0);
+	assert_int_equal(ready_count, 101);
+	cv_loop_remove(loop, &reused);
+	assert_int_equal(cv_loop_add(loop, &reused, -1, EPOLLIN), -EBADF);
+	assert_int_equal(reused.fd, -1);
+	for (int i = 0; i < 2; i++) {
+		(void)close(a[i]);
+		(void)close(b[i]);
+	}
+}
+
+static void fire_and_arm_again(struct cv_timer *timer)
+{
+	nfired++;
+	assert_int_equal(timer->index, 0);
+	assert_int_equal(cv_timer_set(loop, timer, 0), 0);
+}
+
+static void a_timer_may_arm_itself(void **state)
+{
+	struct cv_timer t = CV_TIMER_INIT(fire_and_arm_again), never = CV_TIMER_INIT(NULL);
+	uint64_t before = cv_now_ns();
+
+	(void)state;
+	/* for ever is not "now", whatever the arithmetic */
+	assert_int_equal(cv_timer_set(loop, &never, UINT64_MAX), 0);
+	assert_true(never.due_ns > before);
+	assert_int_equal(cv_timer_set(loop, &t, 0), 0);
+	for (int i = 1; i <= 3; i++) {
+		assert_int_equal(cv_loop_turn(loop, -1), 0);
+		assert_int_equal(nfired, i);
+		assert_true(cv_loop_now_ns(loop) >= before);
+	}
+	cv_timer_cancel(loop, &t);
+	cv_timer_cancel(loop, &t); /* no-op */
+	assert_int_equal(cv_loop_turn(loop, 0), 0);
+	assert_int_equal(nfired, 3);
+	cv_timer_cancel(loop, &never);
+}
+
+static void stop(struct cv_timer *timer)
+{
+	(void)timer;
+	cv_loop_stop(loop);
+}
+
+static void stopping(void **state)
+{
+	struct cv_timer t = CV_TIMER_INIT(stop);
+
+	(void)state;
+	assert_int_equal(cv_timer_set(loop, &t, 1), 0);
+	assert_int_equal(cv_loop_run(loop), 0);
+	/* stopped before it ran: comes back although nothing happens */
+	cv_loop_stop(loop);
+	assert_int_equal(cv_loop_run(loop), 0);
+	/* and that stop is used up */
+	assert_int_equal(cv_timer_set(loop, &t, 1), 0);
+	assert_int_equal(cv_loop_run(loop), 0);
+	assert_int_equal(t.index, 0);
+}
+
 static int posted_runs;
 
 static void count_posted(struct cv_posted *p)
@@ -237,6 +401,13 @@ int main(void)
 		cmocka_unit_test_setup_teardown(timers_fire_in_order, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_removed_watch_stays_silent, setup, teardown),
 		cmocka_unit_test_setup_teardown(deferring_oneself_waits_a_turn, setup, teardown),
+		cmocka_unit_test_setup_teardown(undeferring_keeps_turns_apart, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_turn_inside_a_turn_loses_nothing, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(a_watch_added_again_sees_no_old_event, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(a_timer_may_arm_itself, setup, teardown),
+		cmocka_unit_test_setup_teardown(stopping, setup, teardown),
 		cmocka_unit_test_setup_teardown(posts_from_threads_all_arrive, setup, teardown),
 		cmocka_unit_test(messages_and_descriptors_travel),
 		cmocka_unit_test(malformed_messages_are_refused),
