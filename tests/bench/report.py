@@ -14,9 +14,9 @@ import sys
 import tempfile
 
 LOWER_IS_BETTER = {"s", "ms", "s/GB", "MiB"}
-ORDER = ["cvol", "cvol sftp", "cvol nfs", "sshfs", "rclone", "kernel", "fuse-nfs", "nfs-cp", "engine",
+ORDER = ["cvol", "sshfs", "sshfs-gcm", "rclone", "kernel", "fuse-nfs", "nfs-cp", "engine",
 	 "local", "mem", "tcp"]
-COLOURS = {"cvol": "#1f6feb", "sshfs": "#d29922", "rclone": "#8250df", "kernel": "#2da44e",
+COLOURS = {"cvol": "#1f6feb", "sshfs": "#d29922", "sshfs-gcm": "#f2cc60", "rclone": "#8250df", "kernel": "#2da44e",
 	   "fuse-nfs": "#bf3989", "nfs-cp": "#bf8700", "engine": "#6e7781", "local": "#afb8c1", "mem": "#57606a"}
 TITLES = {"sftp": "SFTP", "nfs": "NFS", "plugin": "Plugin", "limits": "Limits"}
 
@@ -160,7 +160,7 @@ def plots(results, out):
 		return []
 	made = []
 	for f, title in (("sftp", "SFTP"), ("nfs", "NFS")):
-		peers = ["cvol", "sshfs", "rclone", "kernel", "fuse-nfs", "nfs-cp"]
+		peers = ["cvol", "sshfs", "sshfs-gcm", "rclone", "kernel", "fuse-nfs", "nfs-cp"]
 		with_limits = peers + ["engine", "mem"]
 		made += [
 			bars(results, [f"{f}.{n}" for n in ("seq-write-1m", "seq-write-4k", "seq-read-1m.cold",
