@@ -38,6 +38,11 @@ void cv_mount_entry_release(struct cv_mount_entry *entry)
 	memset(entry, 0, sizeof(*entry));
 }
 
+static bool is_octal(char c)
+{
+	return c >= '0' && c <= '7';
+}
+
 /* mountinfo writes space, tab, newline and backslash as \ooo. */
 static char *unescape(const char *text, size_t len)
 {
@@ -47,7 +52,8 @@ static char *unescape(const char *text, size_t len)
 	if (!out)
 		return NULL;
 	for (size_t i = 0; i < len; i++) {
-		if (text[i] == '\\' && i + 3 < len && isdigit((unsigned char)text[i + 1])) {
+		if (text[i] == '\\' && i + 3 < len && text[i + 1] <= '3' && is_octal(text[i + 1]) &&
+		    is_octal(text[i + 2]) && is_octal(text[i + 3])) {
 			out[used++] = (char)((text[i + 1] - '0') << 6 | (text[i + 2] - '0') << 3 |
 					     (text[i + 3] - '0'));
 			i += 3;
