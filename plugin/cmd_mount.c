@@ -81,7 +81,7 @@ static int save_record(const struct mount_args *a, struct cv_worker *w, struct c
 	return cv_record_save(a->own.dir, a->own.record, &rec, err); /* rec owns nothing here */
 }
 
-static int start(const struct mount_args *a, int worker_stderr, struct cv_supervisor **ret_sup,
+static int start(struct mount_args *a, int worker_stderr, struct cv_supervisor **ret_sup,
 		 struct cv_worker **ret, struct cv_err *err)
 {
 	struct cv_supervisor_config config = { .worker_path = a->worker_path,
@@ -96,8 +96,10 @@ static int start(const struct mount_args *a, int worker_stderr, struct cv_superv
 	};
 	struct cv_supervisor *sup = NULL;
 	struct cv_worker *w = NULL;
-	int r = cv_supervisor_new(&config, &sup, err);
+	int r = cv_ownmount_secrets(&a->own, &a->options, err);
 
+	if (r == 0)
+		r = cv_supervisor_new(&config, &sup, err);
 	if (r == 0)
 		r = cv_supervisor_mount(sup, &spec, &w, err);
 	if (r == 0) {
@@ -127,7 +129,7 @@ static void finish(const struct mount_args *a)
 		cv_ownmount_forget(&a->own);
 }
 
-static int run_foreground(const struct mount_args *a)
+static int run_foreground(struct mount_args *a)
 {
 	struct cv_supervisor *sup;
 	struct cv_worker *w;
@@ -178,7 +180,7 @@ static void detach_from_terminal(int log)
 }
 
 /* Runs in the background process; report: one byte 0, or the error's text. */
-static int run_background(const struct mount_args *a, int report)
+static int run_background(struct mount_args *a, int report)
 {
 	cv_cleanup_close int log =
 		openat(a->own.dir, a->own.log,
@@ -239,7 +241,7 @@ static int wait_for_report(int fd, unsigned timeout_ms)
 	return cv_print_failure(&err);
 }
 
-static int go_to_background(const struct mount_args *a)
+static int go_to_background(struct mount_args *a)
 {
 	struct cv_err err = { 0 };
 	int report[2];
@@ -287,8 +289,11 @@ static int prepare(struct mount_args *a, const char *source, const char *dir,
 	if (!a->source)
 		return cv_fail(err, ENOMEM, "out of memory");
 	a->dir = cv_ownmount_resolve(dir, err);
+	if (!a->dir && errno == ENOENT)
+		return cv_fail(err, ENOENT, "the directory '%s' does not exist: create it first",
+			       dir);
 	if (!a->dir)
-		return -ENOENT;
+		return -EINVAL;
 	r = check_directory(a, err);
 	return r < 0 ? r : cv_ownmount_open(a->run_dir, a->dir, true, &a->own, err);
 }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "config/cleanup.h"
+#include "config/options.h"
 #include "config/str.h"
 #include "plugin/files.h"
 #include "plugin/mountpoint.h"
@@ -16,13 +17,13 @@
 int cv_ownmount_open(const char *run_dir, const char *mountpoint, bool create,
 		     struct cv_ownmount *ret, struct cv_err *err)
 {
-	char encoded[CV_ENCODED_MAX + 1], socket_base[CV_ENCODED_SOCKET + 1];
+	char socket_base[CV_ENCODED_SOCKET + 1];
 	struct cv_ownmount own = { .dir = -1 };
 
-	cv_name_encode(mountpoint, CV_ENCODED_MAX, encoded);
+	cv_name_encode(mountpoint, CV_ENCODED_MAX, own.encoded);
 	cv_name_encode(mountpoint, CV_ENCODED_SOCKET, socket_base);
-	(void)snprintf(own.record, sizeof(own.record), "%s.json", encoded);
-	(void)snprintf(own.log, sizeof(own.log), "%s.log", encoded);
+	(void)snprintf(own.record, sizeof(own.record), "%s.json", own.encoded);
+	(void)snprintf(own.log, sizeof(own.log), "%s.log", own.encoded);
 	(void)snprintf(own.socket, sizeof(own.socket), "%s.sock", socket_base);
 	own.path = cv_sprintf("%s/mounts", run_dir);
 	if (!own.path)
@@ -51,8 +52,52 @@ void cv_ownmount_release(struct cv_ownmount *own)
 	own->path = NULL;
 }
 
+static void secret_file(const struct cv_ownmount *own, const char *option, char name[NAME_MAX + 1])
+{
+	(void)snprintf(name, NAME_MAX + 1, "%s.%s", own->encoded, option);
+}
+
+static int move_secret(const struct cv_ownmount *own, const char *option, struct cv_dict *options,
+		       struct cv_err *err)
+{
+	const char *value = cv_dict_get(options, option);
+	cv_cleanup_free char *key = cv_sprintf("%s_file", option);
+	cv_cleanup_free char *dir = realpath(own->path, NULL); /* --run-dir may be relative */
+	char file[NAME_MAX + 1];
+	int r;
+
+	if (!key || !dir)
+		return cv_fail(err, errno, "%s: %s", own->path, cv_strerror(errno));
+	secret_file(own, option, file);
+	r = cv_file_replace(own->dir, file, value, strlen(value));
+	if (r < 0)
+		return cv_fail(err, -r, "cannot write %s/%s: %s", dir, file, cv_strerror(r));
+	r = cv_dict_setf(options, key, "%s/%s", dir, file);
+	(void)cv_dict_remove(options, option);
+	return r < 0 ? cv_fail(err, -r, "out of memory") : 0;
+}
+
+int cv_ownmount_secrets(const struct cv_ownmount *own, struct cv_dict *options, struct cv_err *err)
+{
+	int r = 0;
+
+	for (const struct cv_option_def *d = cv_option_table(); r == 0 && d->name; d++) {
+		if (d->type == CV_OPT_SECRET && cv_dict_get(options, d->name))
+			r = move_secret(own, d->name, options, err);
+	}
+	return r;
+}
+
 void cv_ownmount_forget(const struct cv_ownmount *own)
 {
+	char name[NAME_MAX + 1];
+
+	for (const struct cv_option_def *d = cv_option_table(); d->name; d++) {
+		if (d->type != CV_OPT_SECRET)
+			continue;
+		secret_file(own, d->name, name);
+		(void)unlinkat(own->dir, name, 0);
+	}
 	(void)unlinkat(own->dir, own->record, 0);
 	(void)unlinkat(own->dir, own->log, 0);
 	(void)unlinkat(own->dir, own->socket, 0);
@@ -102,7 +147,11 @@ char *cv_ownmount_resolve(const char *dir, struct cv_err *err)
 		return path;
 	free(path);
 	path = realpath(dir, NULL);
-	if (!path)
-		(void)cv_fail(err, errno, "%s: %s", dir, cv_strerror(errno));
+	if (!path) {
+		int saved = errno;
+
+		(void)cv_fail(err, saved, "'%s': %s", dir, cv_strerror(saved));
+		errno = saved;
+	}
 	return path;
 }

@@ -9,12 +9,14 @@
 #include <limits.h>
 #include <stdbool.h>
 
+#include "config/dict.h"
 #include "config/err.h"
 #include "plugin/names.h"
 
 struct cv_ownmount {
-	int dir;    /* owned: RUN_DIR/mounts */
-	char *path; /* owned: the same as a path */
+	int dir;			  /* owned: RUN_DIR/mounts */
+	char *path;			  /* owned: the same as a path */
+	char encoded[CV_ENCODED_MAX + 1]; /* the directory, as a file name */
 	char record[NAME_MAX + 1];
 	char log[NAME_MAX + 1]; /* what supervisor and worker print */
 	char socket[CV_ENCODED_SOCKET + 8];
@@ -24,7 +26,12 @@ struct cv_ownmount {
 int cv_ownmount_open(const char *run_dir, const char *mountpoint, bool create,
 		     struct cv_ownmount *ret, struct cv_err *err);
 void cv_ownmount_release(struct cv_ownmount *own);
-/* Removes record, log and socket. */
+/*
+ * Moves literal secrets of canonical options into 0600 files that live as long as the mount (the
+ * worker reads them again when it connects anew), and puts `<option>_file` in their place.
+ */
+int cv_ownmount_secrets(const struct cv_ownmount *own, struct cv_dict *options, struct cv_err *err);
+/* Removes record, log, socket and secrets. */
 void cv_ownmount_forget(const struct cv_ownmount *own);
 
 /*
