@@ -132,6 +132,13 @@ static int run(int argc, char **argv)
 		return cv_print_failure(&err);
 	print_table(views, count);
 	cv_views_free(views, count);
+	if (r == -ENOENT || r == -ECONNREFUSED) {
+		/* Whoever mounts without Docker has no daemon, and that is no failure. */
+		(void)fprintf(stderr,
+			      "cvol: no daemon runs on %s; shown is what 'cvol mount' mounted\n",
+			      socket_path);
+		return CV_EXIT_OK;
+	}
 	return r < 0 ? cv_print_failure(&err) : CV_EXIT_OK;
 }
 
@@ -139,7 +146,8 @@ const struct cv_command cv_cmd_status = {
 	.name = "status",
 	.args = "[--json] [--socket PATH] [--run-dir DIR]",
 	.summary = "Show volumes, mounts and their health",
-	.help = "  --json         everything the daemon knows, for programs\n"
+	.help = "  --json         everything the daemon knows, for programs; fails without a "
+		"daemon\n"
 		"  --socket PATH  the daemon's socket (" CV_DEFAULT_SOCKET ")\n"
 		"  --run-dir DIR  where mounts without the daemon are remembered "
 		"(" CV_DEFAULT_RUN_DIR ")\n",
