@@ -44,6 +44,7 @@ struct daemon {
 	const char *scope;
 
 	int lock;	  /* owned: RUN_DIR/lock */
+	int state_lock;	  /* owned: STATE_DIR itself */
 	char *run_real;	  /* owned */
 	bool socket_ours; /* made here, so removed here */
 	struct stat socket_st;
@@ -143,6 +144,20 @@ static int lock_run_dir(struct daemon *d, struct cv_err *err)
 		return cv_fail(err, errno,
 			       "another daemon uses %s: stop it first, or use --run-dir",
 			       d->run_real);
+	return 0;
+}
+
+/* Two daemons with different run directories must not write the same volumes. */
+static int lock_state_dir(struct daemon *d, struct cv_err *err)
+{
+	d->state_lock = cv_dir_open(AT_FDCWD, d->state_dir, 0711, err);
+	if (d->state_lock < 0)
+		return d->state_lock;
+	/* Some network file systems cannot lock a directory: no reason to refuse them. */
+	if (flock(d->state_lock, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+		return cv_fail(err, EBUSY,
+			       "another daemon uses %s: stop it first, or use --state-dir",
+			       d->state_dir);
 	return 0;
 }
 
@@ -270,6 +285,7 @@ static void stop(struct daemon *d)
 	cv_supervisor_free(d->supervisor);
 	cv_dict_release(&d->driver.status);
 	cv_close_fd(&d->lock);
+	cv_close_fd(&d->state_lock);
 	free(d->run_real);
 	cv_notice("stopped; mounts stay");
 }
@@ -305,6 +321,8 @@ static int serve(struct daemon *d)
 	(void)signal(SIGHUP, SIG_IGN);
 	raise_limits();
 	r = lock_run_dir(d, &err);
+	if (r == 0)
+		r = lock_state_dir(d, &err);
 	if (r == 0 && !getenv("LISTEN_FDS"))
 		r = cv_server_check_vacant(d->socket_path, &err);
 	if (r == 0)
@@ -342,7 +360,8 @@ static int run(int argc, char **argv)
 			    .state_dir = CV_DEFAULT_STATE_DIR,
 			    .run_dir = CV_DEFAULT_RUN_DIR,
 			    .scope = "local",
-			    .lock = -1 };
+			    .lock = -1,
+			    .state_lock = -1 };
 	enum cv_log_level level = CV_LOG_INFO;
 	int c;
 
