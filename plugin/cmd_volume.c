@@ -94,6 +94,17 @@ static int remove_one(const struct arguments *a, const char *name)
 	return CV_EXIT_OK;
 }
 
+static bool is_verb(const char *word)
+{
+	static const char *const verbs[] = { "create", "ls", "list", "inspect", "rm", "remove" };
+
+	for (size_t i = 0; i < CV_ARRAY_SIZE(verbs); i++) {
+		if (cv_str_eq(word, verbs[i]))
+			return true;
+	}
+	return false;
+}
+
 static int dispatch(const struct arguments *a, int count, char **words)
 {
 	int worst = CV_EXIT_OK;
@@ -102,10 +113,12 @@ static int dispatch(const struct arguments *a, int count, char **words)
 		return list(a);
 	if (count == 2 && cv_str_eq(words[0], "create"))
 		return create(a, words[1]);
-	if (count < 2)
-		return cv_usage_error(&cv_cmd_volume, "%s",
-				      count ? "the name of a volume is missing"
-					    : "create, ls, inspect or rm?");
+	if (count == 0)
+		return cv_usage_error(&cv_cmd_volume, "create, ls, inspect or rm?");
+	if (!is_verb(words[0]))
+		return cv_usage_error(&cv_cmd_volume, "unknown command '%s'", words[0]);
+	if (count == 1)
+		return cv_usage_error(&cv_cmd_volume, "the name of a volume is missing");
 	for (int i = 1; i < count; i++) {
 		int r;
 
@@ -114,9 +127,8 @@ static int dispatch(const struct arguments *a, int count, char **words)
 		else if (cv_str_eq(words[0], "rm") || cv_str_eq(words[0], "remove"))
 			r = remove_one(a, words[i]);
 		else
-			return cv_usage_error(&cv_cmd_volume,
-					      "cannot understand '%s' with %d names", words[0],
-					      count - 1);
+			return cv_usage_error(&cv_cmd_volume, "%s takes %s name", words[0],
+					      cv_str_eq(words[0], "create") ? "one" : "no");
 		worst = r > worst ? r : worst;
 	}
 	return worst;

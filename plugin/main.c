@@ -37,8 +37,8 @@ int cv_print_failure(const struct cv_err *err)
 
 int cv_print_help(const struct cv_command *command)
 {
-	(void)printf("Usage: cvol %s %s\n\n%s.\n\n%s", command->name, command->args,
-		     command->summary, command->help);
+	(void)printf("Usage: cvol %s%s%s\n\n%s.\n\n%s", command->name, *command->args ? " " : "",
+		     command->args, command->summary, command->help);
 	return CV_EXIT_OK;
 }
 
