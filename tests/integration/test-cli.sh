@@ -62,7 +62,31 @@ cp "$T/tmp/data" "$T/mnt/slow-copy"
 check "slow line: unmount" "$CVOL" unmount "$T/mnt"
 check "slow line: every byte is on the server" cmp "$T/tmp/data" "$SSH_ROOT/slow-copy"
 
+# A literal password: kept in one 0600 file for the life of the mount, gone with it.
+password_files() {
+	grep -rlF "$SSH_PASSWORD" /run/cvol "$T/log" 2>/dev/null
+}
+tester=sftp://tester@127.0.0.1:$SSH_PORT$T/home/tester
+check "password: mount" mount_volume "$tester" "$T/mnt" "known_hosts=$SSH_KNOWN_HOSTS,password=$SSH_PASSWORD"
+check_equal "password: in one file" 1 "$(password_files | wc -l)"
+check_equal "password: for root's eyes" 600 "$(password_files | xargs -r stat -c %a)"
+check "password: unmount" "$CVOL" unmount "$T/mnt"
+check_equal "password: the file is gone" "" "$(password_files)"
+check_fails "a wrong password" "$CVOL" mount "$tester" "$T/mnt" -o "known_hosts=$SSH_KNOWN_HOSTS,password=not-$SSH_PASSWORD"
+check_match "it was tried" 'tried password' "$OUT"
+check_equal "and kept nowhere" "" "$(password_files)"
+
 start_engine dir
+check "status without a daemon: mount" mount_volume "$SOURCE" "$T/mnt" ''
+check "status without a daemon" "$CVOL" status
+check_match "shows the mount" "$T/mnt .*mounted" "$OUT"
+check "status without a daemon: unmount" "$CVOL" unmount "$T/mnt"
+check_fails "status with neither daemon nor mounts" "$CVOL" status
+check_fails "mounting on a missing directory" "$CVOL" mount "$SOURCE" "$T/missing"
+check_match "says what to do" 'create it first' "$OUT"
+check_fails "an unknown volume command" "$CVOL" volume frob
+check_match "is named, too" "unknown command 'frob'" "$OUT"
+
 check "read-only: mount" mount_volume "$SOURCE" "$T/mnt" readonly
 check_fails "read-only: writing is refused" sh -c "echo x >'$T/mnt/ro'"
 check "read-only: reading works" cat "$T/mnt/file"
@@ -83,6 +107,9 @@ check "status --json" "$CVOL" status --json --run-dir "$RUN_DIR" --socket "$PLUG
 printf '%s' "$OUT" >"$T/tmp/status"
 check "status --json is JSON" jq -e . "$T/tmp/status"
 check "a second daemon on the same socket is refused" second_daemon_fails
+check_fails "and one on the same state directory" timeout 5 "$CVOL" daemon --socket "$T/other.sock" \
+	--state-dir "$STATE_DIR" --run-dir "$T/other-run"
+check_match "which says why" "another daemon uses $STATE_DIR" "$OUT"
 check "and the first one is well" cvol_answers
 raw_ok Unmount '{"Name":"seen","ID":"x"}' >/dev/null
 raw_ok Remove '{"Name":"seen"}' >/dev/null
