@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "config/cleanup.h"
+#include "config/log.h"
 #include "config/str.h"
 
 #define ANY CV_ENGINE_ALL
@@ -36,8 +37,8 @@ static const struct cv_option_def table[] = {
 	/* identity and secrets */
 	{ "key_file", "identityfile sftp_key_file", CV_OPT_FILE, SSH, 0, NULL, "root's own keys",
 	  "private key to log in with" },
-	{ "key_passphrase_file", "sftp_key_file_pass_file", CV_OPT_FILE, SSH, 0, NULL, NULL,
-	  "file with the key's passphrase" },
+	{ "key_passphrase_file", "sftp_key_file_pass sftp_key_file_pass_file", CV_OPT_FILE, SSH, 0,
+	  NULL, NULL, "file with the key's passphrase" },
 	{ "password_file", NULL, CV_OPT_FILE, SSH, 0, NULL, NULL, "file with the login password" },
 	{ "password", "sftp_password", CV_OPT_SECRET, SSH, 0, NULL, NULL,
 	  "the login password itself; moved to a file that only root can read" },
@@ -230,6 +231,26 @@ static unsigned distance(const char *a, const char *b)
 	return row[n];
 }
 
+/* How far key is from an option, under whatever name. One letter is a part of everything. */
+static unsigned likeness(const char *key, const struct cv_option_def *d)
+{
+	unsigned best = distance(key, d->name);
+
+	if (strlen(key) > 2 && (strstr(d->name, key) || strstr(key, d->name)))
+		best = best > 2 ? 2 : best;
+	for (const char *word = d->aliases; word && *word;) {
+		const char *end = strchrnul(word, ' ');
+		char alias[KEY_MAX];
+		unsigned s;
+
+		(void)snprintf(alias, sizeof(alias), "%.*s", (int)(end - word), word);
+		s = distance(key, alias);
+		best = s < best ? s : best;
+		word = *end ? end + 1 : end;
+	}
+	return best;
+}
+
 static int fail_unknown(const char *key, struct cv_err *err)
 {
 	const char *best[3] = { NULL, NULL, NULL };
@@ -238,11 +259,9 @@ static int fail_unknown(const char *key, struct cv_err *err)
 	size_t used = 0;
 
 	for (const struct cv_option_def *d = table; d->name; d++) {
-		unsigned s = distance(key, d->name);
+		unsigned s = likeness(key, d);
 		const char *name = d->name;
 
-		if (strstr(d->name, key) || strstr(key, d->name))
-			s = s > 2 ? 2 : s;
 		if (s > 2 + strlen(key) / 4)
 			continue;
 		for (size_t i = 0; i < 3; i++) {
@@ -317,8 +336,23 @@ static bool tidy_path(char *path)
 	}
 	if (out > path + 1 && out[-1] == '/')
 		out--;
+	else if (out == path && in != path)
+		*out++ = '.'; /* "./" */
 	*out = '\0';
 	return true;
+}
+
+static int set_path(struct cv_dict *out, const char *key, const char *value, struct cv_err *err)
+{
+	cv_cleanup_free char *path = strdup(value);
+	int r;
+
+	if (!path)
+		return cv_fail(err, ENOMEM, "out of memory");
+	if (!tidy_path(path))
+		return cv_fail(err, EINVAL, "option %s: '..' is not allowed in '%s'", key, value);
+	r = cv_dict_set(out, key, path);
+	return r < 0 ? cv_fail(err, r, "option %s: %s", key, cv_strerror(r)) : 0;
 }
 
 /* Checks value and puts its canonical form under d->name. */
@@ -336,6 +370,8 @@ static int set_value(struct cv_dict *out, const struct cv_option_def *d, const c
 	case CV_OPT_STRING:
 		if (!*value)
 			return cv_fail(err, EINVAL, "option %s: is empty", d->name);
+		if (cv_str_eq(d->name, "path") || cv_str_eq(d->name, "subdir"))
+			return set_path(out, d->name, value, err);
 		r = cv_dict_set(out, d->name, value);
 		break;
 	case CV_OPT_SECRET:
@@ -384,10 +420,10 @@ static int set_value(struct cv_dict *out, const struct cv_option_def *d, const c
 		r = cv_dict_set(out, d->name, value);
 		break;
 	case CV_OPT_FILE:
+		/* The value is not repeated: it may be the secret that belongs into the file. */
 		if (*value != '/')
 			return cv_fail(err, EINVAL,
-				       "option %s: '%s' is not an absolute path on this host",
-				       d->name, value);
+				       "option %s: must be an absolute path on this host", d->name);
 		r = cv_dict_set(out, d->name, value);
 		break;
 	}
@@ -433,8 +469,10 @@ static int parse_one(struct cv_dict *out, const char *name, const char *value, s
 	if (in_list(refused, CV_ARRAY_SIZE(refused), key))
 		return cv_fail(err, EINVAL, "option %s is refused: it would run programs as root",
 			       name);
-	if (in_list(ignored, CV_ARRAY_SIZE(ignored), key))
+	if (in_list(ignored, CV_ARRAY_SIZE(ignored), key)) {
+		cv_debug("option %s has no meaning here and is ignored", key);
 		return 0;
+	}
 	value = translate(key, value, &known);
 	d = find_normal(known);
 	if (!d)
@@ -466,12 +504,19 @@ static int apply_source(struct cv_dict *o, struct cv_err *err)
 		return 0;
 	r = cv_source_parse(source, &parts, err);
 	for (size_t i = 0; r == 0 && i < parts.count; i++) {
+		/* Canonical first: "/x/" does not contradict "/x". */
+		cv_cleanup_dict struct cv_dict part = CV_DICT_INIT;
 		const char *key = parts.items[i].key, *given = cv_dict_get(o, key);
 
-		if (given && strcmp(given, parts.items[i].value) != 0)
+		r = parse_one(&part, key, parts.items[i].value, err);
+		if (r < 0)
+			return r;
+		if (given && !cv_str_eq(given, cv_dict_get(&part, key)))
 			return cv_fail(err, EINVAL, "option %s=%s contradicts source '%s'", key,
 				       given, source);
-		r = parse_one(o, key, parts.items[i].value, err);
+		r = cv_dict_set(o, key, cv_dict_get(&part, key));
+		if (r < 0)
+			return cv_fail(err, r, "option %s: %s", key, cv_strerror(r));
 	}
 	if (r == 0)
 		(void)cv_dict_remove(o, "source");
@@ -491,29 +536,34 @@ static const char *infer_type(const struct cv_dict *o)
 	return "nfs";
 }
 
-static int check_path(struct cv_dict *o, const char *key, bool absolute, struct cv_err *err)
+static int check_paths(const struct cv_dict *o, unsigned engine, struct cv_err *err)
 {
-	const char *value = cv_dict_get(o, key);
-	cv_cleanup_free char *path = NULL;
-	int r;
+	const char *path = cv_dict_get(o, "path"), *subdir = cv_dict_get(o, "subdir");
 
-	if (!value)
-		return 0;
-	path = strdup(value);
-	if (!path)
-		return cv_fail(err, ENOMEM, "out of memory");
-	if (!tidy_path(path))
-		return cv_fail(err, EINVAL, "option %s: '..' is not allowed in '%s'", key, value);
-	if (!*path || (absolute && *path != '/') || (cv_str_eq(key, "subdir") && *path == '/'))
-		return cv_fail(err, EINVAL, "option %s: '%s' must be %s", key, value,
-			       absolute ? "an absolute path" : "a relative path");
-	r = cv_dict_set(o, key, path);
-	return r < 0 ? cv_fail(err, r, "option %s: %s", key, cv_strerror(r)) : 0;
+	if (path && (engine & (NFS | CV_ENGINE_DIR)) && *path != '/')
+		return cv_fail(err, EINVAL, "option path: '%s' must be an absolute path", path);
+	if (subdir && *subdir == '/')
+		return cv_fail(err, EINVAL, "option subdir: '%s' must be a relative path", subdir);
+	return 0;
+}
+
+/* Numbers of which there is no 0. */
+static int check_nonzero(const struct cv_dict *o, struct cv_err *err)
+{
+	static const char *const names[] = { "port", "mountport", "connections" };
+
+	for (size_t i = 0; i < CV_ARRAY_SIZE(names); i++) {
+		if (cv_str_eq(cv_dict_get(o, names[i]), "0"))
+			return cv_fail(err, EINVAL,
+				       "option %s: '0' is not a number from 1 to %" PRIu64,
+				       names[i], find_normal(names[i])->max);
+	}
+	return 0;
 }
 
 static int check_together(struct cv_dict *o, struct cv_err *err)
 {
-	const char *type = cv_dict_get(o, "type"), *port;
+	const char *type = cv_dict_get(o, "type"), *pin = cv_dict_get(o, "host_key");
 	unsigned engine = type ? cv_engine_parse(type) : 0;
 	int r = 0;
 
@@ -534,20 +584,15 @@ static int check_together(struct cv_dict *o, struct cv_err *err)
 			       "an nfs volume needs the export: source=nfs://host/export");
 	if (r == 0 && engine == CV_ENGINE_DIR && !cv_dict_get(o, "path"))
 		return cv_fail(err, EINVAL, "a dir volume needs a path: source=dir:///path");
-	if (r == 0 && engine == SSH && !cv_dict_get(o, "path"))
-		r = cv_dict_set(o, "path", ".") < 0 ? -ENOMEM : 0;
-	port = cv_dict_get(o, "port");
-	if (r == 0 &&
-	    ((port && strcmp(port, "0") == 0) || cv_str_eq(cv_dict_get(o, "mountport"), "0")))
-		return cv_fail(err, EINVAL, "option port: 0 is not a port");
+	if (r == 0 && engine == SSH && !cv_dict_get(o, "path") && cv_dict_set(o, "path", ".") < 0)
+		return cv_fail(err, ENOMEM, "out of memory");
 	if (r == 0)
-		r = check_path(o, "path", engine & (NFS | CV_ENGINE_DIR), err);
+		r = check_nonzero(o, err);
 	if (r == 0)
-		r = check_path(o, "subdir", false, err);
+		r = check_paths(o, engine, err);
 	if (r == 0 && cv_dict_get(o, "password") && cv_dict_get(o, "password_file"))
 		return cv_fail(err, EINVAL, "give password or password_file, not both");
-	if (r == 0 && cv_dict_get(o, "host_key") &&
-	    !cv_str_starts(cv_dict_get(o, "host_key"), "SHA256:"))
+	if (r == 0 && pin && (!cv_str_starts(pin, "SHA256:") || !pin[strlen("SHA256:")]))
 		return cv_fail(err, EINVAL,
 			       "option host_key: expected SHA256:fingerprint, as "
 			       "'ssh-keygen -lf' prints it");
@@ -579,12 +624,8 @@ int cv_options_parse(const struct cv_dict *in, struct cv_dict *ret_options, stru
 	return 0;
 }
 
-int cv_options_split(const char *text, struct cv_dict *dict, struct cv_err *err)
+static int split(const char *text, char *item, struct cv_dict *dict, struct cv_err *err)
 {
-	cv_cleanup_free char *item = malloc(strlen(text) + 1);
-
-	if (!item)
-		return cv_fail(err, ENOMEM, "out of memory");
 	while (*text) {
 		char *equals, *out = item;
 		int r;
@@ -603,12 +644,28 @@ int cv_options_split(const char *text, struct cv_dict *dict, struct cv_err *err)
 		if (equals)
 			*equals++ = '\0';
 		if (!*item)
-			return cv_fail(err, EINVAL, "an option has no name: '=%.64s'", equals);
+			return cv_fail(err, EINVAL,
+				       "an option has no name before '='; write a ',' inside a "
+				       "value as '\\,'");
 		r = cv_dict_set(dict, item, equals ? equals : "");
 		if (r < 0)
 			return cv_fail(err, r, "option %.64s: %s", item, cv_strerror(r));
 	}
 	return 0;
+}
+
+int cv_options_split(const char *text, struct cv_dict *dict, struct cv_err *err)
+{
+	size_t size = strlen(text) + 1;
+	char *item = malloc(size);
+	int r;
+
+	if (!item)
+		return cv_fail(err, ENOMEM, "out of memory");
+	r = split(text, item, dict, err);
+	cv_wipe(item, size); /* options may hold secrets */
+	free(item);
+	return r;
 }
 
 /* ---- typed access ---- */

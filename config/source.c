@@ -13,6 +13,7 @@
 #define FORMS                                                                                      \
 	"expected nfs://host/export, sftp://user@host/path, dir:///path, host:/export or "         \
 	"user@host:/path"
+#define NO_PASSWORD "a password in the URL is refused; use password_file"
 
 static int put(struct cv_dict *out, const char *key, const char *value, size_t n,
 	       struct cv_err *err)
@@ -51,8 +52,20 @@ static int decode(char *text)
 	return 0;
 }
 
-/* "[user@]host[:port]", the host perhaps in brackets. */
-static int parse_authority(char *text, bool user_allowed, struct cv_dict *out, struct cv_err *err)
+/* What cannot be read is repeated only if no password can be in it: a ':' before an '@'. */
+static int fail_form(const char *source, const char *what, struct cv_err *err)
+{
+	const char *after = strstr(source, "://"), *at = strrchr(source, '@');
+	const char *colon = strchr(after ? after + 3 : source, ':');
+
+	if (at && colon && colon < at)
+		return cv_fail(err, EINVAL, "source: %s" FORMS "; " NO_PASSWORD, what);
+	return cv_fail(err, EINVAL, "source '%s': %s" FORMS, source, what);
+}
+
+/* "[user@]host[:port]", the host perhaps in brackets; encoded: the user has %XX. */
+static int parse_authority(char *text, bool user_allowed, bool encoded, struct cv_dict *out,
+			   struct cv_err *err)
 {
 	char *at = strrchr(text, '@'), *host = text, *port = NULL;
 	size_t n;
@@ -62,12 +75,10 @@ static int parse_authority(char *text, bool user_allowed, struct cv_dict *out, s
 		*at = '\0';
 		host = at + 1;
 		if (strchr(text, ':'))
-			return cv_fail(
-				err, EINVAL,
-				"source: a password in the URL is refused; use password_file");
+			return cv_fail(err, EINVAL, "source: " NO_PASSWORD);
 		if (!user_allowed || !*text)
 			return cv_fail(err, EINVAL, "source: a user is for sftp:// only; " FORMS);
-		if (decode(text) < 0)
+		if (encoded && decode(text) < 0)
 			return cv_fail(err, EINVAL, "source: broken %%XX in the user name");
 		r = put(out, "user", text, strlen(text), err);
 	}
@@ -75,7 +86,7 @@ static int parse_authority(char *text, bool user_allowed, struct cv_dict *out, s
 		char *end = strchr(host, ']');
 
 		if (!end || (end[1] && end[1] != ':'))
-			return cv_fail(err, EINVAL, "source: missing ']' after '%s'", host);
+			return cv_fail(err, EINVAL, "source: missing ']' after the address");
 		if (end[1] == ':')
 			port = end + 2;
 		host++;
@@ -93,11 +104,27 @@ static int parse_authority(char *text, bool user_allowed, struct cv_dict *out, s
 	if (r == 0 && port) {
 		uint64_t number;
 
+		/* "user:pass/word@host" looks like a port, too: only digits are repeated. */
+		if (port[strspn(port, "0123456789")])
+			return cv_fail(err, EINVAL,
+				       "source: the port is not a number; " NO_PASSWORD);
 		if (cv_parse_u64(port, 10, 65535, &number) < 0 || !number)
 			return cv_fail(err, EINVAL, "source: '%s' is not a port", port);
 		r = cv_dict_setf(out, "port", "%u", (unsigned)number);
 	}
 	return r;
+}
+
+/* All that follows mem:// is a name. */
+static int put_mem(const char *rest, struct cv_dict *out, struct cv_err *err)
+{
+	cv_cleanup_free char *path = strdup(rest);
+
+	if (!path)
+		return cv_fail(err, ENOMEM, "out of memory");
+	if (decode(path) < 0)
+		return cv_fail(err, EINVAL, "source: broken %%XX in the path");
+	return *path ? put(out, "path", path, strlen(path), err) : 0;
 }
 
 static int parse_url(const char *type, const char *rest, struct cv_dict *out, struct cv_err *err)
@@ -111,17 +138,17 @@ static int parse_url(const char *type, const char *rest, struct cv_dict *out, st
 	if (!authority || !path)
 		return cv_fail(err, ENOMEM, "out of memory");
 	if (decode(path) < 0)
-		return cv_fail(err, EINVAL, "source: broken %%XX in '%s'", slash);
+		return cv_fail(err, EINVAL, "source: broken %%XX in the path");
 	r = put(out, "type", type, strlen(type), err);
 	if (r < 0)
 		return r;
 	if (engine == CV_ENGINE_MEM)
-		return *rest ? put(out, "path", rest, strlen(rest), err) : 0;
+		return put_mem(rest, out, err);
 	if (engine == CV_ENGINE_DIR) {
 		if (*authority)
 			return cv_fail(err, EINVAL, "source: dir:// takes no host: dir:///path");
 	} else {
-		r = parse_authority(authority, engine == CV_ENGINE_SFTP, out, err);
+		r = parse_authority(authority, engine == CV_ENGINE_SFTP, true, out, err);
 	}
 	/* sftp://host/~/x and sftp://host/~ are below the user's home */
 	if (r == 0 && engine == CV_ENGINE_SFTP && path[0] == '/' && path[1] == '~')
@@ -141,18 +168,16 @@ static int parse_short(const char *source, struct cv_dict *out, struct cv_err *e
 	int r;
 
 	if (!colon || colon == source)
-		return cv_fail(err, EINVAL, "source '%s': " FORMS, source);
+		return fail_form(source, "", err);
 	authority = strndup(source, (size_t)(colon - source));
 	if (!authority)
 		return cv_fail(err, ENOMEM, "out of memory");
 	ssh = strchr(authority, '@') != NULL;
-	if (!ssh && colon[1] != '/')
-		return cv_fail(err, EINVAL, "source '%s': " FORMS, source);
-	if (strchr(authority, '/'))
-		return cv_fail(err, EINVAL, "source '%s': " FORMS, source);
+	if ((!ssh && colon[1] != '/') || strchr(authority, '/'))
+		return fail_form(source, "", err);
 	r = put(out, "type", ssh ? "sftp" : "nfs", ssh ? 4 : 3, err);
 	if (r == 0)
-		r = parse_authority(authority, ssh, out, err);
+		r = parse_authority(authority, ssh, false, out, err);
 	if (r == 0 && colon[1])
 		r = put(out, "path", colon + 1, strlen(colon + 1), err);
 	return r;
@@ -173,37 +198,55 @@ int cv_source_parse(const char *source, struct cv_dict *out, struct cv_err *err)
 					 err);
 	}
 	if (strstr(source, "://"))
-		return cv_fail(err, EINVAL, "source '%s': unknown kind of URL; " FORMS, source);
+		return fail_form(source, "unknown kind of URL; ", err);
 	return parse_short(source, out, err);
 }
 
-/* A path in a URL: what would be read as something else is written as %XX. */
-static char *encode(const char *path)
+/* In a URL, what would be read as something else is written as %XX; special: more of that. */
+static char *encode(const char *text, const char *special)
 {
-	char *text = malloc(strlen(path) * 3 + 1), *out = text;
+	char *coded = malloc(strlen(text) * 3 + 1), *out = coded;
 
-	if (!text)
+	if (!coded)
 		return NULL;
-	for (const unsigned char *p = (const unsigned char *)path; *p; p++) {
-		if (*p == '%' || *p <= 0x20 || *p == 0x7f)
+	for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
+		if (*p == '%' || *p <= 0x20 || *p == 0x7f || strchr(special, *p))
 			out += sprintf(out, "%%%02X", *p);
 		else
 			*out++ = (char)*p;
 	}
 	*out = '\0';
-	return text;
+	return coded;
+}
+
+/*
+ * What goes between the host and the path. An SSH path that does not start with '/' is below the
+ * login directory, which a URL writes as /~/; and a "~" in the root directory is no home.
+ */
+static const char *before_path(const char *type, const char *host, const char *path)
+{
+	if (!cv_str_eq(type, "sftp"))
+		return !*host || *path == '/' ? "" : "/";
+	if (*path == '/')
+		return path[1] == '~' ? "/" : "";
+	return *path == '~' ? "/" : "/~/";
 }
 
 char *cv_source_format(const struct cv_dict *o)
 {
 	const char *type = cv_options_str(o, "type", "?"), *host = cv_options_str(o, "host", "");
-	const char *user = cv_dict_get(o, "user"), *port = cv_dict_get(o, "port");
-	cv_cleanup_free char *path = encode(cv_options_str(o, "path", ""));
+	const char *path = cv_options_str(o, "path", ""), *port = cv_dict_get(o, "port");
+	cv_cleanup_free char *user = encode(cv_options_str(o, "user", ""), "/:@");
+	cv_cleanup_free char *coded = NULL;
 	bool v6 = strchr(host, ':') != NULL;
 
-	if (!path)
+	/* no path at all is the login directory */
+	if (cv_str_eq(type, "sftp") && cv_str_eq(path, "."))
+		path = "";
+	coded = encode(path, "");
+	if (!user || !coded)
 		return NULL;
-	return cv_sprintf("%s://%s%s%s%s%s%s%s%s%s", type, user ? user : "", user ? "@" : "",
-			  v6 ? "[" : "", host, v6 ? "]" : "", port ? ":" : "", port ? port : "",
-			  *path == '/' || !*host ? "" : "/", path);
+	return cv_sprintf("%s://%s%s%s%s%s%s%s%s%s", type, user, *user ? "@" : "", v6 ? "[" : "",
+			  host, v6 ? "]" : "", port ? ":" : "", port ? port : "",
+			  *path ? before_path(type, host, path) : "", coded);
 }

@@ -262,6 +262,175 @@ static void secrets_stay_out(void **state)
 	assert_null(strstr(err.text, "topsecret"));
 }
 
+/* Every text here has the word "topsecret" where a person may well put it by mistake. */
+static void misplaced_secrets_stay_out(void **state)
+{
+	static const char *const texts[] = {
+		"source=bob:topsecret@host:/data",
+		"source=bob:topsecret@host",
+		"source=bob:top/topsecret@host:x",
+		"source=smb://bob:topsecret@host/x",
+		"source=nfs://bob:topsecret@host/x",
+		"source=sftp://bob:topsecret/word@host/x",
+		"source=ssh://[topsecret/x",
+		"source=u@h:/x,password_file=topsecret",
+		"source=u@h:/x,key_passphrase_file=topsecret",
+		"source=u@h:/x,sftp-key-file-pass=topsecret",
+		"source=u@h:/x,sftp-pass=topsecret",
+		"source=u@h:/x,password=a,=topsecret",
+		"source=u@h:/x,password=topsecret,readonly=perhaps",
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+		cv_cleanup_dict struct cv_dict o = CV_DICT_INIT;
+		struct cv_err err = { 0 };
+
+		if (parse(texts[i], &o, &err) >= 0)
+			fail_msg("'%s' is accepted", texts[i]);
+		assert_true(err.text[0] != '\0');
+		if (strstr(err.text, "topsecret"))
+			fail_msg("'%s': %s", texts[i], err.text);
+	}
+	/* without a password the text is worth repeating */
+	expect_refused("source=ftp://host/x", "ftp://host/x", "unknown kind");
+	expect_refused("source=nas/e@x", "nas/e@x", "expected");
+}
+
+static void paths(void **state)
+{
+	(void)state;
+	expect_option("source=u@h:./", "path", ".");
+	expect_option("source=u@h:././/.", "path", ".");
+	expect_option("source=u@h:a/.//b/", "path", "a/b");
+	expect_option("source=u@h:~/a//b", "path", "~/a/b");
+	expect_option("source=sftp://h/", "path", "/");
+	expect_option("source=dir:////a///b//", "path", "/a/b");
+	expect_option("source=h:/x,subdir=a//b/", "subdir", "a/b");
+	expect_option("source=h:/..x/y..", "path", "/..x/y..");
+	expect_refused("source=h:/x/..", "..", "not allowed");
+	expect_refused("source=nfs://h/x/%2e%2e/y", "..", "not allowed");
+	expect_refused("source=nfs://h/x%00y", "%XX", "path");
+	expect_refused("source=nfs://h/x%0ay", "path", "control");
+	expect_refused("type=nfs,host=h,path=x", "path", "absolute");
+	expect_refused("type=dir,path=.//x", "path", "absolute");
+	/* the same place, written in another way, is no contradiction */
+	expect_option("source=h:/x,path=/x/", "path", "/x");
+	expect_option("source=h:/x/,path=//x", "path", "/x");
+	expect_option("source=nfs://h:2049/x,port=02049", "port", "2049");
+	expect_refused("source=h:/x,path=/y", "path=/y", "contradicts");
+	expect_refused("source=h:/x,type=sftp", "type=sftp", "contradicts");
+	expect_refused("source=u@h:/x,user=v", "user=v", "contradicts");
+}
+
+/* What is shown for a source leads to the same place when it is typed in. */
+static void shown_sources_are_true(void **state)
+{
+	static const struct {
+		const char *options, *shown;
+	} cases[] = {
+		{ "source=u@h:data", "sftp://u@h/~/data" },
+		{ "source=u@h:~/x", "sftp://u@h/~/x" },
+		{ "source=u@h:~bob", "sftp://u@h/~bob" },
+		{ "source=u@h:", "sftp://u@h" },
+		{ "source=u@h:/~x", "sftp://u@h//~x" },
+		{ "source=u@h:/", "sftp://u@h/" },
+		{ "type=sftp,host=h,user=a:b/c@d%,path=/x", "sftp://a%3Ab%2Fc%40d%25@h/x" },
+		{ "source=u%41@h:/x%41", "sftp://u%2541@h/x%2541" },
+		{ "source=mem://a b%41", "mem://a%20bA" },
+		{ "type=dir,path=/a%b", "dir:///a%25b" },
+		{ "type=nfs,host=fe80::1%eth0,path=/x", "nfs://[fe80::1%eth0]/x" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		cv_cleanup_dict struct cv_dict o = CV_DICT_INIT, again = CV_DICT_INIT;
+		struct cv_err err = { 0 };
+		char text[256], *shown, *shown_again;
+
+		if (parse(cases[i].options, &o, &err) < 0)
+			fail_msg("'%s': %s", cases[i].options, err.text);
+		shown = cv_source_format(&o);
+		assert_string_equal(shown, cases[i].shown);
+		(void)snprintf(text, sizeof(text), "source=%s", shown);
+		if (parse(text, &again, &err) < 0)
+			fail_msg("'%s': %s", text, err.text);
+		shown_again = cv_source_format(&again);
+		assert_string_equal(shown_again, shown);
+		free(shown);
+		free(shown_again);
+	}
+}
+
+static void suggestions(void **state)
+{
+	cv_cleanup_dict struct cv_dict o = CV_DICT_INIT;
+	struct cv_err err = { 0 };
+	unsigned commas = 0;
+
+	(void)state;
+	expect_refused("source=h:/x,sftp-key-fil=/k", "did you mean key_file?", "sftp_key_fil");
+	expect_refused("source=h:/x,rzise=1", "did you mean", "rsize");
+	expect_refused("source=h:/x,nfsver=3", "did you mean version", "nfsver");
+	assert_true(parse("source=h:/x,attr_timeout_file=1", &o, &err) < 0);
+	for (const char *p = strstr(err.text, "did you mean"); p && *p != '?'; p++)
+		commas += *p == ',';
+	assert_int_equal(commas, 2); /* three names, no more */
+}
+
+/* What is the same is written the same, so that two Creates can be compared. */
+static void canonical_values(void **state)
+{
+	cv_cleanup_dict struct cv_dict a = CV_DICT_INIT, b = CV_DICT_INIT;
+	struct cv_err err = { 0 };
+
+	(void)state;
+	assert_int_equal(parse("source=sftp://u@h:22/x/,RO,timeout=15,rsync=1", &a, &err), -EINVAL);
+	assert_int_equal(parse("source=sftp://u@h:22/x/,RO,timeout=15,readahead=1M,umask=022,soft",
+			       &a, &err),
+			 0);
+	assert_int_equal(parse("umask=0022,recovery=soft,readahead=1024k,timeout=15000ms,"
+			       "--Read-Only=yes,type=sftp,host=h,port=022,user=u,path=//x",
+			       &b, &err),
+			 0);
+	assert_true(cv_dict_equal(&a, &b));
+	assert_string_equal(cv_dict_get(&a, "readonly"), "true");
+	assert_string_equal(cv_dict_get(&a, "timeout"), "15000ms");
+	assert_true(cv_options_bool(&a, "readonly", false));
+	assert_int_equal(cv_options_uint(&a, "umask", 0), 022);
+	assert_int_equal(cv_options_uint(&a, "readahead", 0), 1 << 20);
+	assert_int_equal(cv_options_uint(&a, "port", 0), 22);
+	assert_int_equal(cv_options_uint(&a, "uid", 77), 77);
+	assert_int_equal(cv_options_ms(&a, "timeout", 0), 15000);
+	assert_int_equal(cv_options_ms(&a, "mount_timeout", 20000), 20000);
+	assert_string_equal(cv_options_str(&a, "recovery", "hard"), "soft");
+	assert_string_equal(cv_options_str(&a, "cache", "default"), "default");
+}
+
+static void ranges(void **state)
+{
+	(void)state;
+	expect_refused("source=h:/x,mountport=0", "mountport", "1 to 65535");
+	expect_refused("source=h:/x,connections=0", "connections", "1 to 8");
+	expect_refused("source=h:/x,connections=9", "connections", "8");
+	expect_refused("source=h:/x,port=65536", "port", "65535");
+	expect_option("source=h:/x,port=65535", "port", "65535");
+	expect_option("source=h:/x,nconnect=8", "connections", "8");
+	expect_option("source=h:/x,uid=4294967294", "uid", "4294967294");
+	expect_refused("source=h:/x,uid=4294967295", "uid", "4294967294");
+	expect_refused("source=h:/x,umask=1000", "umask", "octal");
+	expect_refused("source=h:/x,umask=9", "umask", "octal");
+	expect_refused("source=u@h:/x,host_key=SHA256:", "host_key", "fingerprint");
+	expect_option("source=u@h:/x,host_key=SHA256:abc", "host_key", "SHA256:abc");
+	expect_option("source=u@h:/x,sftp-key-file-pass=/f", "key_passphrase_file", "/f");
+	expect_refused("source=dir:///x,host=h", "host", "not for dir");
+	expect_refused("source=u@h:/x,rsize=1M", "rsize", "not for sftp");
+	expect_refused("type=nfs,host=-x,path=/y", "host", "not a host name");
+	expect_refused("type=nfs,host=a b,path=/y", "host", "not a host name");
+	expect_refused("type=nfs,host=a/b,path=/y", "host", "not a host name");
+	expect_refused("type=nfs,host=,path=/y", "host", "empty");
+}
+
 static void the_table_is_sound(void **state)
 {
 	(void)state;
@@ -279,11 +448,22 @@ static void the_table_is_sound(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(numbers_and_units),  cmocka_unit_test(utf8),
-		cmocka_unit_test(dictionaries),	      cmocka_unit_test(errors),
-		cmocka_unit_test(splitting),	      cmocka_unit_test(sources),
-		cmocka_unit_test(formatting),	      cmocka_unit_test(spellings),
-		cmocka_unit_test(refusals),	      cmocka_unit_test(secrets_stay_out),
+		cmocka_unit_test(numbers_and_units),
+		cmocka_unit_test(utf8),
+		cmocka_unit_test(dictionaries),
+		cmocka_unit_test(errors),
+		cmocka_unit_test(splitting),
+		cmocka_unit_test(sources),
+		cmocka_unit_test(formatting),
+		cmocka_unit_test(spellings),
+		cmocka_unit_test(refusals),
+		cmocka_unit_test(secrets_stay_out),
+		cmocka_unit_test(misplaced_secrets_stay_out),
+		cmocka_unit_test(paths),
+		cmocka_unit_test(shown_sources_are_true),
+		cmocka_unit_test(suggestions),
+		cmocka_unit_test(canonical_values),
+		cmocka_unit_test(ranges),
 		cmocka_unit_test(the_table_is_sound),
 	};
 
