@@ -15,6 +15,8 @@
 #include "config/cleanup.h"
 #include "config/log.h"
 
+#define REOPEN_MAX 16 /* in one answer to the worker; then the connection is of no use */
+
 struct sftp_listing {
 	uint64_t position;  /* entries delivered by the handle as it is open now */
 	uint64_t delivered; /* next_off of the last entry handed out: "." and ".." may follow it */
@@ -29,7 +31,7 @@ struct listing_call {
 	struct cv_op *op;
 	struct cv_file *dir;
 	uint64_t off; /* what the worker wants to go on after */
-	bool reopened;
+	unsigned reopened;
 };
 
 static void listing_release(struct sftp_listing *l)
@@ -103,7 +105,7 @@ static void readdir_done(struct sftp_request *req, struct sftp_reply *reply)
 	struct sftp_listing *l = c->dir->listing;
 	ssize_t n;
 
-	if (reply->error == -ESTALE && !c->reopened) {
+	if (reply->error == -ESTALE && c->reopened < REOPEN_MAX) {
 		send_opendir(c); /* the handle went with its connection */
 		return;
 	}
@@ -155,7 +157,7 @@ static void send_opendir(struct listing_call *c)
 	sftp_link_close_handle(&c->e->link, &open->handle, open->generation);
 	open->generation = 0;
 	open->handle.size = 0;
-	c->reopened = true;
+	c->reopened++;
 	memset(&c->req, 0, sizeof(c->req));
 	c->req.type = CV_FXP_OPENDIR;
 	c->req.path = open->path;

@@ -114,6 +114,15 @@ static void read_end(struct transfer *t)
 	buffer_put(e, buf);
 }
 
+/*
+ * Servers may return less than asked for, so only EOF is the end. But where OpenSSH, which reads
+ * all there is, stops at the size we know, asking again would cost every small file a round trip.
+ */
+static bool at_end(const struct transfer *t, const struct piece *p)
+{
+	return t->e->link.session.openssh && t->off + p->at + p->got >= t->file->open.size_seen;
+}
+
 static void read_done(struct sftp_request *req, struct sftp_reply *reply)
 {
 	struct piece *p = cv_container_of(req, struct piece, req);
@@ -123,8 +132,7 @@ static void read_done(struct sftp_request *req, struct sftp_reply *reply)
 		t->error = reply->error;
 	if (reply->error == 0) {
 		p->got += reply->size;
-		if (reply->size && p->got < p->want) {
-			/* Servers may return less than asked for; only EOF is the end. */
+		if (reply->size && p->got < p->want && !at_end(t, p)) {
 			req->offset += reply->size;
 			req->dest += reply->size;
 			req->size -= (uint32_t)reply->size;
@@ -236,7 +244,10 @@ void sftp_op_write(void *conn, struct cv_op *op, struct cv_file *file, const voi
 
 static void fsync_done(struct sftp_call *call)
 {
-	sftp_call_end(call, call->res[0].error);
+	if (call->res[0].status == CV_FX_FAILURE)
+		sftp_call_explain(call, call->res[0].error);
+	else
+		sftp_call_end(call, call->res[0].error);
 }
 
 void sftp_op_fsync(void *conn, struct cv_op *op, struct cv_file *file, bool datasync)

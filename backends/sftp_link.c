@@ -29,6 +29,7 @@
 #define WRITE_SLOW_NS  (250 * MS)
 #define ANSWER_MAX_NS  (120 * SECOND) /* one request on a living server, e.g. an fsync */
 #define IDLE_TICK_MS   60000
+#define ATTEMPT_MIN_MS 5000 /* for the first try of a reconnect; then twice as long each */
 #define BACKOFF_MIN_MS 100
 #define BACKOFF_MAX_MS 30000
 #define STEADY_NS      (10 * SECOND) /* a connection that lasted this long was a good one */
@@ -326,6 +327,7 @@ static void lose(struct sftp_link *link, const char *why)
 		queue_insert(queue_of(link, req), req);
 	}
 	link->down_since_ns = cv_now_ns();
+	link->attempt_ms = ATTEMPT_MIN_MS;
 	set_error(link, text);
 	cv_warning("sftp: connection to %s lost: %s; connecting again",
 		   cv_options_str(link->options, "host", ""), text);
@@ -403,6 +405,11 @@ static void on_retry(struct cv_timer *timer)
 
 	if (link->state != SFTP_LINK_DOWN || link->job)
 		return;
+	/* A try into a line that is still dead must not hold up the one that will succeed. */
+	if (limit_ms > link->attempt_ms) {
+		limit_ms = link->attempt_ms;
+		link->attempt_ms *= 2;
+	}
 	/* The root as it was found once: a `~` that now means something else is not the volume. */
 	if (job_start(link, limit_ms, link->session.root, on_job, &link->job) < 0)
 		schedule_retry(link);

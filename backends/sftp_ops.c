@@ -282,12 +282,12 @@ static void note_renamed(struct sftp_engine *e, const char *from, const char *to
 	size_t n = strlen(from);
 
 	for (struct cv_file *f = e->files; f; f = f->next) {
-		const char *rest = f->open.path + n;
+		const char *old = f->open.path;
 		char *path;
 
-		if (strncmp(f->open.path, from, n) != 0 || (*rest && *rest != '/'))
+		if (strncmp(old, from, n) != 0 || (old[n] && old[n] != '/'))
 			continue;
-		path = cv_sprintf("%s%s", to, rest);
+		path = cv_sprintf("%s%s", to, old + n);
 		if (path) {
 			free(f->open.path);
 			f->open.path = path;
@@ -585,11 +585,8 @@ static void symlink_done(struct sftp_call *call)
 	} else if (res->error == 0) {
 		sftp_call_end(call, call->res[1].error ? call->res[1].error : -EIO);
 	} else if (failure(res) && there && res->retried) {
-		struct cv_sftp_attrs attrs = call->attrs[1];
-
 		(void)sftp_call_request(call, 0, CV_FXP_READLINK);
 		sftp_call_send(call, 1, symlink_checked);
-		call->attrs[1] = attrs;
 	} else if (failure(res) && there) {
 		sftp_call_end(call, -EEXIST);
 	} else if (failure(res)) {
