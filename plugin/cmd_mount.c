@@ -276,6 +276,9 @@ static int prepare(struct mount_args *a, const char *source, const char *dir,
 	cv_cleanup_dict struct cv_dict all = CV_DICT_INIT;
 	int r = cv_dict_copy(&all, given);
 
+	if (cv_dict_get(given, "source"))
+		return cv_fail(err, EINVAL, "the source is given twice: as '%s' and with -o",
+			       source);
 	if (r == 0)
 		r = cv_dict_set(&all, "source", source);
 	if (r < 0)

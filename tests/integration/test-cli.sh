@@ -84,6 +84,8 @@ check "status without a daemon: unmount" "$CVOL" unmount "$T/mnt"
 check_fails "status with neither daemon nor mounts" "$CVOL" status
 check_fails "mounting on a missing directory" "$CVOL" mount "$SOURCE" "$T/missing"
 check_match "says what to do" 'create it first' "$OUT"
+check_fails "a source as an option, too" "$CVOL" mount "$SOURCE" "$T/mnt" -o source=mem://
+check_match "is refused" 'given twice' "$OUT"
 check_fails "an unknown volume command" "$CVOL" volume frob
 check_match "is named, too" "unknown command 'frob'" "$OUT"
 
