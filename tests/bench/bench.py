@@ -1041,7 +1041,7 @@ def main():
 	out = os.path.join(args.out, "bench")
 	os.makedirs(out, exist_ok=True)
 	with open(os.path.join(out, "results.json"), "w", encoding="ascii") as f:
-		json.dump(results, f, indent=1, sort_keys=True)
+		json.dump(results, f, indent=1)
 		f.write("\n")
 	print(report.table(results))
 	plots = report.plots(results, out)

@@ -55,7 +55,7 @@ def families(results):
 	out = {}
 	for name in results["metrics"]:
 		out.setdefault(name.split(".")[0], []).append(name)
-	return out
+	return {f: out[f] for f in TITLES if f in out}
 
 
 def rows(results, names):
