@@ -14,6 +14,7 @@
 
 #include "config/cleanup.h"
 #include "config/log.h"
+#include "config/options.h"
 
 #define XATTR_MAX 65536 /* of a value and of a list; <linux/limits.h> */
 /* "Asked" when only the length is wanted: no data comes back. */
@@ -491,6 +492,8 @@ int cv_mount_connect(const struct cv_dict *options, struct cv_loop *loop, struct
 	r = mount->backend->connect(options, loop, &mount->conn, &mount->info, err);
 	if (r < 0)
 		return r;
+	if (cv_options_uint(options, "connections", 1) > 1)
+		cv_notice("option connections: engines use one connection so far");
 	mount->info.server[sizeof(mount->info.server) - 1] = '\0';
 	if (!info_valid(mount)) {
 		mount->backend->disconnect(mount->conn);

@@ -469,6 +469,13 @@ static uint32_t limit(uint32_t value, uint32_t low, uint32_t high)
 	return value > high ? high : value;
 }
 
+static uint32_t wanted_size(const struct mount *m, const char *option, uint32_t server_max)
+{
+	uint64_t wanted = cv_options_uint(m->options, option, 0);
+
+	return wanted && wanted < server_max ? (uint32_t)wanted : server_max;
+}
+
 static int fsinfo(struct mount *m, struct cv_info *info)
 {
 	cv_cleanup_free uint8_t *reply = NULL;
@@ -494,6 +501,9 @@ static int fsinfo(struct mount *m, struct cv_info *info)
 	gran_ns = cv_xdr_u32(&x);
 	if (x.bad)
 		return cv_fail(m->err, EIO, "nfs: malformed FSINFO reply from %s", m->host);
+	/* The options can only make less of it; 0 is no size, but asks for the server's own. */
+	rtmax = wanted_size(m, "rsize", rtmax);
+	wtmax = wanted_size(m, "wsize", wtmax);
 	info->read_max = m->nfs->rsize = limit(rtmax, 4096, CV_MAX_IO);
 	info->write_max = m->nfs->wsize = limit(wtmax, 4096, CV_MAX_IO);
 	info->readdir_max = limit(dtpref, 65536, CV_MAX_IO);

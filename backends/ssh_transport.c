@@ -154,6 +154,34 @@ static bool cpu_has_aes(void)
 #define CHACHA "chacha20-poly1305@openssh.com"
 #define CTR    "aes128-ctr,aes192-ctr,aes256-ctr"
 
+/* What the user prefers; libssh refuses lists in which it knows nothing. */
+static int set_preferences(struct login *l)
+{
+	static const struct {
+		const char *option;
+		enum ssh_options_e in, out;
+	} lists[] = {
+		{ "ciphers", SSH_OPTIONS_CIPHERS_S_C, SSH_OPTIONS_CIPHERS_C_S },
+		{ "macs", SSH_OPTIONS_HMAC_S_C, SSH_OPTIONS_HMAC_C_S },
+		{ "kex", SSH_OPTIONS_KEY_EXCHANGE, SSH_OPTIONS_KEY_EXCHANGE },
+	};
+	ssh_session s = l->ssh->session;
+
+	for (size_t i = 0; i < CV_ARRAY_SIZE(lists); i++) {
+		const char *value = cv_options_str(l->options, lists[i].option, NULL);
+
+		if (value && (ssh_options_set(s, lists[i].in, value) < 0 ||
+			      ssh_options_set(s, lists[i].out, value) < 0))
+			return cv_fail(l->err, EINVAL,
+				       "sftp: option %s: nothing in '%s' is known here",
+				       lists[i].option, value);
+	}
+	if (cv_options_bool(l->options, "compression", false) &&
+	    ssh_options_set(s, SSH_OPTIONS_COMPRESSION, "yes") < 0)
+		return cv_fail(l->err, EINVAL, "sftp: option compression: %s", ssh_get_error(s));
+	return 0;
+}
+
 static int set_session_options(struct login *l)
 {
 	ssh_session s = l->ssh->session;
@@ -173,7 +201,7 @@ static int set_session_options(struct login *l)
 	    ssh_options_set(s, SSH_OPTIONS_GLOBAL_KNOWNHOSTS,
 			    *l->known[1] ? l->known[1] : "/dev/null") < 0)
 		return cv_fail(l->err, EINVAL, "sftp: %s: %s", l->host, ssh_get_error(s));
-	return 0;
+	return set_preferences(l);
 }
 
 static int key_exchange(struct login *l)
