@@ -199,6 +199,7 @@ int cv_nodes_init(struct cv_nodes *t, struct cv_shm *shm, bool by_handle,
 		  const struct cv_entry *root)
 {
 	struct cv_node_record *r = &shm->nodes[CV_NODE_ROOT];
+	bool fresh = !r->used;
 
 	memset(t, 0, sizeof(*t));
 	t->shm = shm;
@@ -207,7 +208,7 @@ int cv_nodes_init(struct cv_nodes *t, struct cv_shm *shm, bool by_handle,
 	t->free_hint = CV_NODE_ROOT + 1;
 	if (index_init(&t->names) < 0 || index_init(&t->handles) < 0 || index_init(&t->inos) < 0)
 		goto nomem;
-	if (!r->used) {
+	if (fresh) {
 		r->ino = root->attr.ino ? root->attr.ino : 1;
 		r->mode = S_IFDIR;
 		r->handle = root->handle;
@@ -215,8 +216,12 @@ int cv_nodes_init(struct cv_nodes *t, struct cv_shm *shm, bool by_handle,
 		cv_shm_barrier();
 		r->used = 1;
 	}
-	/* A predecessor's nodes are dense from the start; stop after a long run of unused ones. */
-	for (uint32_t id = CV_NODE_ROOT, gap = 0; id < CV_NODES_MAX && gap < 65536; id++, gap++) {
+	/*
+	 * A predecessor's nodes are dense from the start; stop after a long run of unused ones. A new
+	 * table is not scanned: looking at a record allocates its page.
+	 */
+	for (uint32_t id = CV_NODE_ROOT, gap = 0; id < CV_NODES_MAX && gap < (fresh ? 1 : 65536);
+	     id++, gap++) {
 		struct cv_node *node;
 
 		if (!shm->nodes[id].used)
