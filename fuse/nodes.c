@@ -217,8 +217,8 @@ int cv_nodes_init(struct cv_nodes *t, struct cv_shm *shm, bool by_handle,
 		r->used = 1;
 	}
 	/*
-	 * A predecessor's nodes are dense from the start; stop after a long run of unused ones. A new
-	 * table is not scanned: looking at a record allocates its page.
+	 * A predecessor's nodes are dense from the start; stop after a long run of unused ones. A
+	 * new table is not scanned: looking at a record allocates its page.
 	 */
 	for (uint32_t id = CV_NODE_ROOT, gap = 0; id < CV_NODES_MAX && gap < (fresh ? 1 : 65536);
 	     id++, gap++) {
