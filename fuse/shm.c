@@ -16,8 +16,8 @@
 #define OFF_SLOTS  (1 * MIB)
 #define OFF_SMALL  (4 * MIB)
 #define OFF_EXTENT (32 * MIB)
-#define OFF_LARGE  (64 * MIB)
-#define OFF_WB	   (128 * MIB)
+#define OFF_WB	   (64 * MIB)
+#define OFF_LARGE  (256 * MIB)
 #define OFF_NODES  (1 * GIB)
 #define OFF_HANDLE (10 * GIB)
 
@@ -27,10 +27,9 @@ _Static_assert(sizeof(struct cv_handle_record) == 128, "handle layout");
 _Static_assert(sizeof(struct cv_extent_record) == 64, "extent layout");
 _Static_assert(OFF_SLOTS + CV_SLOTS * sizeof(struct cv_slot) <= OFF_SMALL, "slots");
 _Static_assert(OFF_SMALL + CV_SLOTS * CV_SMALL_SIZE <= OFF_EXTENT, "small buffers");
-_Static_assert(OFF_EXTENT + CV_WB_BUFFERS * sizeof(struct cv_extent_record) <= OFF_LARGE,
-	       "extents");
-_Static_assert(OFF_LARGE + (uint64_t)CV_LARGE_COUNT * CV_LARGE_SIZE <= OFF_WB, "large buffers");
-_Static_assert(OFF_WB + (uint64_t)CV_WB_BUFFERS * CV_WB_BUFFER_SIZE <= OFF_NODES, "write-behind");
+_Static_assert(OFF_EXTENT + CV_WB_BUFFERS * sizeof(struct cv_extent_record) <= OFF_WB, "extents");
+_Static_assert(OFF_WB + (uint64_t)CV_WB_BUFFERS * CV_WB_BUFFER_SIZE <= OFF_LARGE, "write-behind");
+_Static_assert(OFF_LARGE + (uint64_t)CV_LARGE_COUNT * CV_LARGE_SIZE <= OFF_NODES, "large buffers");
 _Static_assert(OFF_NODES + (uint64_t)CV_NODES_MAX * sizeof(struct cv_node_record) <= OFF_HANDLE,
 	       "nodes");
 _Static_assert(OFF_HANDLE + (uint64_t)CV_HANDLES_MAX * sizeof(struct cv_handle_record) <=

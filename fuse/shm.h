@@ -23,11 +23,13 @@
 #include "backends/backend.h"
 #include "config/handoff.h"
 
-#define CV_SLOTS	  1024
-#define CV_SLOTS_IDLE	  64 /* slots kept resident when idle */
-#define CV_SMALL_SIZE	  (8u * 1024)
-#define CV_LARGE_SIZE	  (CV_MAX_IO + 64u * 1024) /* a 1 MiB write and its header */
-#define CV_LARGE_COUNT	  16
+#define CV_SLOTS      1024
+#define CV_SLOTS_IDLE 64 /* slots kept resident when idle */
+#define CV_SMALL_SIZE (8u * 1024)
+#define CV_LARGE_SIZE (CV_MAX_IO + 64u * 1024) /* a 1 MiB write and its header */
+/* Each writer that waits for a server holds one, and when none is left the kernel is not read any
+ * more, not even that a waiting process was killed: so many that this needs that many writers. */
+#define CV_LARGE_COUNT	  512
 #define CV_LARGE_IDLE	  2 /* with CV_SLOTS_IDLE: under 3 MiB pinned for an idle mount */
 #define CV_WB_BUFFER_SIZE CV_MAX_IO
 #define CV_WB_BUFFERS	  128
