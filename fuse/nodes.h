@@ -27,6 +27,8 @@ struct cv_node {
 	uint32_t refs;	       /* requests that use the node: it stays while > 0 */
 	uint64_t changed;      /* value of cv_nodes.clock at our last change of data, attributes
 				  or, for a directory, entries */
+	uint64_t landed;       /* the same when the server last answered a delayed write: what it
+				  told us before may not count that write */
 	struct cv_wb_file *wb; /* owned by writeback.c; NULL when it has nothing to keep */
 };
 

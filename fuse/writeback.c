@@ -195,6 +195,7 @@ static void write_done(struct cv_op *op, ssize_t result)
 
 	if (result >= 0 && (size_t)result != r->size)
 		result = -EIO;
+	f->node->landed = ++e->wb->nodes->clock;
 	if (result >= 0 && op->have_attr &&
 	    (!f->have_attr || op->attr.ctime.tv_sec > f->attr.ctime.tv_sec ||
 	     (op->attr.ctime.tv_sec == f->attr.ctime.tv_sec &&
@@ -441,12 +442,26 @@ static bool merges(const struct cv_wb *wb, const struct extent *e, const struct 
 	       (w->off + w->size <= r->off + r->size || w->off + w->size <= r->off + wb->merge_max);
 }
 
+/*
+ * Does w make e's data needless? Not if somebody waits for data that the server has in memory: he
+ * would be told that it is on disk when neither the old nor the new is.
+ */
+static bool replaced_by(const struct cv_wb *wb, const struct extent *e,
+			const struct cv_wb_waiter *w)
+{
+	const struct cv_extent_record *r = record_of(e);
+
+	return w->off <= r->off && w->off + w->size >= r->off + r->size &&
+	       (r->state == CV_EXTENT_DIRTY ||
+		(r->state == CV_EXTENT_UNSTABLE && !e->file->waiters && !wb->everyone));
+}
+
 /* Returns 1 when the data was taken, 0 when it has to wait (what it waits for is under way). */
 static int try_write(struct cv_wb *wb, struct cv_wb_waiter *w, struct cv_wb_file *f)
 {
 	struct extent *into = NULL, *e, **tail;
 	uint64_t end = w->off + w->size;
-	bool conflict = false;
+	bool conflict = false, replaces = false;
 	struct cv_extent_record *r;
 
 	for (e = f->extents; e; e = e->next) {
@@ -460,8 +475,8 @@ static int try_write(struct cv_wb *wb, struct cv_wb_waiter *w, struct cv_wb_file
 		next = e->next;
 		if (e == into || r->off >= end || r->off + r->size <= w->off)
 			continue;
-		if (r->state != CV_EXTENT_SENT && w->off <= r->off && end >= r->off + r->size) {
-			extent_free(e); /* overwritten as a whole before it was needed */
+		if (replaced_by(wb, e, w)) {
+			replaces = true;
 			continue;
 		}
 		conflict = true;
@@ -474,6 +489,13 @@ static int try_write(struct cv_wb *wb, struct cv_wb_waiter *w, struct cv_wb_file
 		schedule(wb);
 		return 0;
 	}
+	/* Only now that nothing can keep the new data waiting: until it is in, the old is what
+	 * readers must see and what a sync must store. */
+	for (struct extent *next = replaces ? f->extents : NULL; (e = next);) {
+		next = e->next;
+		if (e != into && replaced_by(wb, e, w))
+			extent_free(e);
+	}
 	if (into) {
 		copy_in(wb, into, w);
 		r = record_of(into);
@@ -481,7 +503,7 @@ static int try_write(struct cv_wb *wb, struct cv_wb_waiter *w, struct cv_wb_file
 			extent_send(into);
 		return 1;
 	}
-	if (wb->nfree == 0 || wb->unwritten >= wb->window) {
+	if (!replaces && (wb->nfree == 0 || wb->unwritten >= wb->window)) {
 		for (struct cv_wb_file *other = wb->files; other; other = other->next) {
 			file_send(other);
 			if (wb->nfree == 0)

@@ -338,6 +338,69 @@ static void rewriting_supersedes_uncommitted(void **state)
 	assert_memory_equal(server.content, f->expected, FILE_SIZE);
 }
 
+/* A write that would replace waiting data but has to wait itself must not take that data away. */
+static void replacing_waits_with_the_old_data(void **state)
+{
+	struct fixture *f = *state;
+	struct wait a, b, c, d;
+	uint64_t end = 0;
+
+	put(f, &a, 1 << 20, 0, 1); /* sent at once */
+	put(f, &b, 4096, 1 << 20, 2);
+	assert_true(b.done);
+	put(f, &c, 8192, (1 << 20) - 4096, 3); /* overlaps the one, covers the other */
+	assert_false(c.done);
+	assert_true(cv_wb_pending(f->node, &end));
+	assert_int_equal(end, (1 << 20) + 4096);
+	drain(f, &d, CV_WB_WRITTEN); /* a reader comes: it must see b's data */
+	while (!d.done) {
+		assert_true(server.npending > 0);
+		answer(server.npending - 1, 0);
+		if (server.npending == 0)
+			assert_int_equal(server.content[1 << 20], 2);
+		turn(f);
+	}
+	assert_true(c.done);
+	free((void *)(uintptr_t)c.w.data);
+	drain(f, &d, CV_WB_WRITTEN);
+	while (server.npending)
+		answer(0, 0);
+	turn(f);
+	assert_true(d.done);
+	assert_memory_equal(server.content, f->expected, FILE_SIZE);
+}
+
+/* Who waits for stable data is not told that it is while only its successor is on the way. */
+static void rewriting_does_not_end_a_sync(void **state)
+{
+	struct fixture *f = *state;
+	struct wait w, sync, again;
+
+	server.stable = false;
+	put(f, &w, 4096, 0, 1);
+	drain(f, &sync, CV_WB_STABLE);
+	answer(0, 0); /* the write; the COMMIT is not answered yet */
+	turn(f);
+	assert_int_equal(server.ncommits, 1);
+	put(f, &again, 4096, 0, 2);
+	assert_false(again.done);
+	turn(f);
+	assert_false(sync.done);
+	answer(0, 0);
+	turn(f);
+	assert_true(sync.done);
+	turn(f);
+	assert_true(again.done);
+	free((void *)(uintptr_t)again.w.data);
+	drain(f, &w, CV_WB_STABLE);
+	while (server.npending) {
+		answer(0, 0);
+		turn(f);
+	}
+	assert_true(w.done);
+	assert_memory_equal(server.content, f->expected, FILE_SIZE);
+}
+
 /* Random writes, completions in random order; a drain must leave the server equal to the model. */
 static void random_writes(void **state)
 {
@@ -384,6 +447,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(window_makes_writers_wait, setup, teardown),
 		cmocka_unit_test_setup_teardown(unstable_data_is_sent_again, setup, teardown),
 		cmocka_unit_test_setup_teardown(rewriting_supersedes_uncommitted, setup, teardown),
+		cmocka_unit_test_setup_teardown(replacing_waits_with_the_old_data, setup, teardown),
+		cmocka_unit_test_setup_teardown(rewriting_does_not_end_a_sync, setup, teardown),
 		cmocka_unit_test_setup_teardown(random_writes, setup, teardown),
 	};
 
