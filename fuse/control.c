@@ -86,9 +86,7 @@ static void do_sync(struct peer *p)
 	(void)cv_wb_last_error(fs->wb, &p->errors_before);
 	p->syncing = true;
 	p->sync.done = sync_done;
-	cv_wb_drain_all(fs->wb, &p->sync,
-			fs->mount.info.features & CV_FEAT_UNSTABLE_WRITES ? CV_WB_STABLE
-									  : CV_WB_WRITTEN);
+	cv_wb_drain_all(fs->wb, &p->sync, cv_fs_settled(fs));
 }
 
 static void do_status(struct peer *p)

@@ -32,7 +32,6 @@ struct cv_open {
 	struct cv_node *node; /* held */
 	struct cv_file *file;
 	uint64_t error_mark; /* see cv_wb_error() */
-	bool dirty;	     /* written to since the last flush */
 	unsigned users;	     /* requests that use it: an interrupted one outlives its answer */
 	struct cv_request *closer; /* the release that waits for them */
 	/* directories */
@@ -56,20 +55,24 @@ struct cv_request {
 	struct cv_node *victim;	 /* held: what a rename replaces */
 	struct cv_open *open;	 /* used: cv_open_hold() */
 	struct cv_open *closing; /* a release: not counted as a user */
-	const char *name;	 /* in the slot */
+	const char *name;	 /* in the slot, or own_names */
 	const char *name2;
 	const void *data; /* in the slot */
 	size_t size;
 	uint64_t off;
 	struct cv_setattr set;
+	struct cv_handle found; /* a lookup's, while its attributes are read again */
 	struct fuse_file_info fi;
 	uint32_t mode;
 	uint64_t rdev;
 	int flags;
-	uint64_t clock; /* cv_nodes.clock when the request arrived */
+	char *own_names[2]; /* what outlives the slot of an interrupted request; owned */
+	uint64_t clock;	    /* cv_nodes.clock when the request arrived */
 	bool plus;
 	bool then_dir; /* hidden.c: the hidden directory may go after this */
 	bool truncating;
+	bool refreshed;
+	bool must_finish; /* also when its caller is gone: a release, a write that was taken */
 	struct {
 		bool keep_name; /* link instead of rename */
 		bool fallback;	/* in the same directory */
@@ -142,6 +145,12 @@ void cv_request_hold2(struct cv_request *r, struct cv_node *node);
 /* Runs r->resume after the node's pending writes are at level. */
 void cv_request_after_drain(struct cv_request *r, struct cv_node *node, enum cv_wb_level level,
 			    void (*resume)(struct cv_request *r));
+
+/*
+ * The level at which written data cannot be sent again: where writes are unstable, after a COMMIT.
+ * For closing, and before anything that cuts data off: sent again it would come back.
+ */
+enum cv_wb_level cv_fs_settled(const struct cv_fs *fs);
 
 /* Fills obj for an engine call; buffer: 0 or 1. -ESTALE when the node has no name any more. */
 int cv_fs_object(struct cv_fs *fs, struct cv_node *node, int buffer, struct cv_object *obj);

@@ -97,7 +97,8 @@ static bool add_entry(struct reply *rp, const struct cv_listing *l, const struct
 	struct cv_node *dir = r->node;
 	uint64_t ino = cv_node_ino(&fs->nodes, dir->id, d->name, d->ino);
 	const struct cv_node *known = cv_node_find(&fs->nodes, dir->id, d->name);
-	bool stale = dir->changed > l->clock || (known && known->changed > l->clock);
+	bool stale = dir->changed > l->clock ||
+		     (known && (known->changed > l->clock || known->landed > l->clock));
 	struct fuse_entry_param e;
 	struct cv_node *node;
 	size_t n;
@@ -112,7 +113,7 @@ static bool add_entry(struct reply *rp, const struct cv_listing *l, const struct
 	node = cv_fs_entry(fs, dir, d->name, &d->entry, &e);
 	if (!node)
 		return add_plain(rp, d->name, ino, d->mode, d->next_off);
-	if (node->changed > l->clock) {
+	if (node->changed > l->clock || node->landed > l->clock) {
 		/* Another name of a file we have changed since (by handle). */
 		cv_node_forget(&fs->nodes, node, 1);
 		return add_plain(rp, d->name, ino, d->mode, d->next_off);

@@ -169,8 +169,7 @@ static struct cv_request *request_on_open(fuse_req_t req, struct fuse_file_info 
 	return r;
 }
 
-/* When is data safe enough to say so? Where writes are unstable, after a COMMIT. */
-static enum cv_wb_level close_level(const struct cv_fs *fs)
+enum cv_wb_level cv_fs_settled(const struct cv_fs *fs)
 {
 	return fs->mount.info.features & CV_FEAT_UNSTABLE_WRITES ? CV_WB_STABLE : CV_WB_WRITTEN;
 }
@@ -237,7 +236,8 @@ void cv_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	if (!r)
 		return;
 	r->fi = *fi;
-	cv_request_after_drain(r, r->node, CV_WB_WRITTEN, open_go);
+	cv_request_after_drain(r, r->node,
+			       fi->flags & O_TRUNC ? cv_fs_settled(r->fs) : CV_WB_WRITTEN, open_go);
 }
 
 static void create_done(struct cv_op *op, ssize_t result)
@@ -354,9 +354,15 @@ static void write_direct_done(struct cv_op *op, ssize_t result)
 		write_reply(r);
 }
 
+/* An error is reported once per handle: not to a caller that does not hear it any more. */
+static int take_error(struct cv_request *r)
+{
+	return r->req ? cv_wb_error(r->node, &r->open->error_mark) : 0;
+}
+
 static void write_through_done(struct cv_request *r)
 {
-	int err = cv_wb_error(r->node, &r->open->error_mark);
+	int err = take_error(r);
 
 	if (err)
 		cv_reply_err(r, err);
@@ -370,6 +376,7 @@ static void write_taken(struct cv_wb_waiter *w, int result)
 	bool through = !r->fs->write_behind || (r->open->record->flags & O_DIRECT) ||
 		       cv_wb_error_mark(r->node) > 0;
 
+	r->must_finish = true;
 	if (result < 0)
 		cv_reply_err(r, result);
 	else if (through)
@@ -393,7 +400,6 @@ void cv_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, o
 		write_reply(r);
 		return;
 	}
-	r->open->dirty = true;
 	if (r->fs->local) {
 		cv_op_init(&r->op, write_direct_done, &r->cred);
 		cv_write(&r->fs->mount, &r->op, r->open->file, buf, size, r->off);
@@ -422,7 +428,7 @@ static void flush_drained(struct cv_request *r)
 		r->node->record->seen_ctime_ns =
 			(int64_t)attr.ctime.tv_sec * 1000000000 + attr.ctime.tv_nsec;
 	}
-	cv_reply_err(r, cv_wb_error(r->node, &r->open->error_mark));
+	cv_reply_err(r, take_error(r));
 }
 
 void cv_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -432,19 +438,15 @@ void cv_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	(void)ino;
 	if (!r)
 		return;
-	/* Each close of a duplicated descriptor comes here: nothing to do is the usual case. */
-	if (!r->open->dirty) {
-		cv_reply_err(r, 0);
-		return;
-	}
-	r->open->dirty = false;
-	cv_request_after_drain(r, r->node, close_level(r->fs), flush_drained);
+	/* All data of the file, as NFS clients do: another close of this handle may be waiting, and
+	 * the kernel may have sent pages that were mapped through it with another handle. */
+	cv_request_after_drain(r, r->node, cv_fs_settled(r->fs), flush_drained);
 }
 
 static void fsync_done(struct cv_op *op, ssize_t result)
 {
 	struct cv_request *r = cv_request_of(op);
-	int err = cv_wb_error(r->node, &r->open->error_mark);
+	int err = take_error(r);
 
 	if (result == -ENOSYS)
 		result = 0; /* the engine cannot ask for more than it has done */
@@ -469,7 +471,7 @@ void cv_op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_
 	if (!r)
 		return;
 	r->flags = datasync;
-	cv_request_after_drain(r, r->node, close_level(r->fs), fsync_go);
+	cv_request_after_drain(r, r->node, cv_fs_settled(r->fs), fsync_go);
 }
 
 static void release_drained(struct cv_request *r)
@@ -485,7 +487,7 @@ static void release_drained(struct cv_request *r)
 
 static void release_go(struct cv_request *r)
 {
-	cv_request_after_drain(r, r->node, close_level(r->fs), release_drained);
+	cv_request_after_drain(r, r->node, cv_fs_settled(r->fs), release_drained);
 }
 
 void cv_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -496,6 +498,7 @@ void cv_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	(void)ino;
 	if (!r)
 		return;
+	r->must_finish = true;
 	open = r->open;
 	r->open = NULL;
 	open->users--;
@@ -538,7 +541,7 @@ void cv_op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t 
 	r->flags = mode;
 	r->off = (uint64_t)off;
 	r->size = (size_t)length;
-	cv_request_after_drain(r, r->node, CV_WB_WRITTEN, fallocate_go);
+	cv_request_after_drain(r, r->node, cv_fs_settled(r->fs), fallocate_go);
 }
 
 static void lseek_done(struct cv_op *op, ssize_t result)

@@ -47,17 +47,55 @@ struct cv_request *cv_request_internal(struct cv_fs *fs)
 	return r;
 }
 
+static void receive_again(struct cv_fs *fs)
+{
+	if (fs->receiving_paused && fs->fuse_watch.fd >= 0) {
+		fs->receiving_paused = false;
+		(void)cv_loop_modify(fs->loop, &fs->fuse_watch, EPOLLIN);
+	}
+}
+
+/*
+ * A server that is away keeps operations whose callers have given up; their slots must not run out,
+ * for without one even the next INTERRUPT stays unread. Engines copy names during the call.
+ */
+static void leave_slot(struct cv_request *r)
+{
+	const char **names[] = { &r->name, &r->name2 };
+
+	if (!r->slot || (r->fs->local && r->slot->opcode == FUSE_WRITE))
+		return;
+	for (size_t i = 0; i < CV_ARRAY_SIZE(names); i++) {
+		if (!*names[i])
+			continue;
+		r->own_names[i] = strdup(*names[i]);
+		if (!r->own_names[i])
+			return; /* the slot stays, then */
+		*names[i] = r->own_names[i];
+	}
+	cv_shm_slot_put(&r->fs->shm, r->slot);
+	r->slot = NULL;
+	receive_again(r->fs);
+}
+
 static void interrupt_fire(struct cv_timer *timer)
 {
 	struct cv_request *r = cv_container_of(timer, struct cv_request, interrupt);
+	fuse_req_t req = r->req;
 
-	/* The engine goes on, its result will find nobody to tell. */
-	if (r->req) {
-		fuse_req_t req = r->req;
-
-		r->req = NULL;
-		(void)fuse_reply_err(req, EINTR);
+	if (!req)
+		return;
+	/* What has only waited so far must not happen after its caller was told that it did not: a
+	 * queued write would come out behind a later truncation. */
+	if (r->waiter.prevp && !r->must_finish) {
+		cv_wb_cancel(&r->waiter);
+		cv_reply_err(r, -EINTR);
+		return;
 	}
+	/* The engine goes on, its result will find nobody to tell. */
+	r->req = NULL;
+	(void)fuse_reply_err(req, EINTR);
+	leave_slot(r);
 }
 
 /*
@@ -144,11 +182,10 @@ void cv_request_end(struct cv_request *r)
 	if (r->next)
 		r->next->prevp = r->prevp;
 	fs->request_count--;
+	free(r->own_names[0]);
+	free(r->own_names[1]);
 	free(r);
-	if (fs->receiving_paused && fs->fuse_watch.fd >= 0) {
-		fs->receiving_paused = false;
-		(void)cv_loop_modify(fs->loop, &fs->fuse_watch, EPOLLIN);
-	}
+	receive_again(fs);
 }
 
 void cv_reply_err(struct cv_request *r, int err)
@@ -306,6 +343,49 @@ struct cv_node *cv_fs_entry(struct cv_fs *fs, struct cv_node *parent, const char
 	return node;
 }
 
+static void reply_entry(struct cv_request *r, struct cv_node *parent, const char *name);
+
+static void refresh_done(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+
+	if (result < 0) {
+		cv_reply_err(r, (int)result);
+		return;
+	}
+	op->entry.attr = op->attr;
+	op->entry.handle = r->found;
+	r->refreshed = true;
+	reply_entry(r, r->node, r->name);
+}
+
+static void refresh_go(struct cv_request *r)
+{
+	struct cv_object obj;
+	int err = cv_fs_object(r->fs, r->node2, 0, &obj);
+
+	if (err < 0) {
+		cv_reply_err(r, err);
+		return;
+	}
+	cv_op_init(&r->op, refresh_done, &r->cred);
+	cv_getattr(&r->fs->mount, &r->op, &obj, NULL);
+}
+
+/*
+ * A delayed write that was acknowledged before the lookup and has arrived since: the lookup's size
+ * may be the one from before it, and nobody would correct it (the kernel would append over data).
+ */
+static bool refresh(struct cv_request *r, struct cv_node *node)
+{
+	if (r->refreshed || r->node2 || node->landed <= r->clock)
+		return false;
+	r->found = r->op.entry.handle;
+	cv_request_hold2(r, node);
+	cv_request_after_drain(r, node, CV_WB_WRITTEN, refresh_go);
+	return true;
+}
+
 static void reply_entry(struct cv_request *r, struct cv_node *parent, const char *name)
 {
 	struct cv_fs *fs = r->fs;
@@ -317,6 +397,10 @@ static void reply_entry(struct cv_request *r, struct cv_node *parent, const char
 		return;
 	}
 	node = cv_fs_entry(fs, parent, name, &r->op.entry, &e);
+	if (node && refresh(r, node)) {
+		cv_node_forget(&fs->nodes, node, 1);
+		return;
+	}
 	if (!node) {
 		cv_reply_err(r, -ENOMEM);
 		return;
@@ -331,9 +415,11 @@ void cv_reply_attr(struct cv_request *r, struct cv_node *node, const struct cv_a
 {
 	struct stat st;
 
-	cv_fs_stat(r->fs, node, attr, &st);
-	if (r->req)
+	/* What nobody is told any more must not count as seen by the kernel. */
+	if (r->req) {
+		cv_fs_stat(r->fs, node, attr, &st);
 		(void)fuse_reply_attr(r->req, &st, cv_fs_ttl(r->fs, attr));
+	}
 	r->req = NULL;
 	cv_request_end(r);
 }
@@ -355,7 +441,8 @@ static void lookup_done(struct cv_op *op, ssize_t result)
 		return;
 	}
 	known = cv_node_find(&r->fs->nodes, r->node->id, r->name);
-	if (result == -ENOENT && known)
+	/* Unless we have made or renamed something there meanwhile. */
+	if (result == -ENOENT && known && r->node->changed <= r->clock)
 		cv_node_unlink(&r->fs->nodes, known);
 	if (result == -ENOENT && r->fs->ttl_negative_ms && r->req) {
 		struct fuse_entry_param e = { .ino = 0,
@@ -523,7 +610,9 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_s
 	/* A file opened for writing may be truncated by whoever has it open. */
 	if (r->open && (r->set.mask & CV_SET_SIZE))
 		r->cred = r->open->record->cred;
-	cv_request_after_drain(r, r->node, CV_WB_WRITTEN, setattr_go);
+	cv_request_after_drain(r, r->node,
+			       r->set.mask & CV_SET_SIZE ? cv_fs_settled(fs) : CV_WB_WRITTEN,
+			       setattr_go);
 }
 
 static void readlink_done(struct cv_op *op, ssize_t result)
@@ -765,12 +854,15 @@ static void rename_done(struct cv_op *op, ssize_t result)
 static void rename_go(struct cv_request *r, int result)
 {
 	struct cv_object dir, newdir;
+	bool hidden = r->victim && result == 0;
 
 	if (result == 0)
 		result = cv_fs_object(r->fs, r->node, 0, &dir);
 	if (result == 0)
 		result = cv_fs_object(r->fs, r->node2, 1, &newdir);
 	if (result < 0) {
+		if (hidden)
+			cv_hidden_undo(r);
 		cv_reply_err(r, result);
 		return;
 	}
@@ -1024,6 +1116,14 @@ static ssize_t unused_read(int fd, void *buf, size_t size, void *userdata)
 	return read(fd, buf, size);
 }
 
+static void session_gone(struct cv_fs *fs)
+{
+	fs->gone = true;
+	cv_loop_remove(fs->loop, &fs->fuse_watch);
+	if (fs->on_gone)
+		fs->on_gone(fs);
+}
+
 /* One request: received straight into a slot, dispatched from there. False: nothing more to read.
  */
 static bool receive(struct cv_fs *fs)
@@ -1052,10 +1152,7 @@ static bool receive(struct cv_fs *fs)
 			return false;
 		if (n < 0 && err != ENODEV)
 			cv_error("reading requests: %s", cv_strerror(err));
-		fs->gone = true;
-		cv_loop_remove(fs->loop, &fs->fuse_watch);
-		if (fs->on_gone)
-			fs->on_gone(fs);
+		session_gone(fs);
 		return false;
 	}
 	buf.mem = cv_shm_slot_publish(&fs->shm, slot, (size_t)n);
@@ -1073,7 +1170,11 @@ static void fuse_ready(struct cv_watch *watch, uint32_t events)
 {
 	struct cv_fs *fs = cv_container_of(watch, struct cv_fs, fuse_watch);
 
-	(void)events;
+	/* While paused only this comes, and again and again. */
+	if (fs->receiving_paused && (events & EPOLLERR)) {
+		session_gone(fs);
+		return;
+	}
 	for (int i = 0; i < RECEIVE_BATCH; i++) {
 		if (!receive(fs))
 			break;

@@ -42,6 +42,7 @@ struct worker {
 	struct cv_control *control;
 	struct cv_wb_waiter farewell;
 	struct cv_timer farewell_timer;
+	bool gave_up; /* data and the handles it goes through are still in use */
 	char volume[300];
 };
 
@@ -96,12 +97,24 @@ static int tell_ready(int sock, const struct cv_info *info, const struct cv_dict
 	return cv_handoff_send(sock, "ready", &args, NULL, 0);
 }
 
+static void drain(struct worker *w);
+
 static void farewell_done(struct cv_wb_waiter *waiter, int result)
 {
 	struct worker *w = cv_container_of(waiter, struct worker, farewell);
 
 	(void)result;
-	cv_loop_stop(w->fs.loop);
+	/* A write that waited in line has got its turn meanwhile. */
+	if (cv_wb_bytes(w->fs.wb))
+		drain(w);
+	else
+		cv_loop_stop(w->fs.loop);
+}
+
+static void drain(struct worker *w)
+{
+	w->farewell.done = farewell_done;
+	cv_wb_drain_all(w->fs.wb, &w->farewell, cv_fs_settled(&w->fs));
 }
 
 static void farewell_timeout(struct cv_timer *timer)
@@ -111,6 +124,7 @@ static void farewell_timeout(struct cv_timer *timer)
 	cv_error("%" PRIu64 " bytes could not be stored: %s did not come back",
 		 cv_wb_bytes(w->fs.wb), w->fs.mount.info.server);
 	cv_wb_cancel(&w->farewell);
+	w->gave_up = true;
 	cv_loop_stop(w->fs.loop);
 }
 
@@ -121,10 +135,7 @@ static void gone(struct cv_fs *fs)
 	cv_debug("the last user is gone");
 	w->farewell_timer = (struct cv_timer)CV_TIMER_INIT(farewell_timeout);
 	(void)cv_timer_set(fs->loop, &w->farewell_timer, FAREWELL_MS);
-	w->farewell.done = farewell_done;
-	cv_wb_drain_all(fs->wb, &w->farewell,
-			fs->mount.info.features & CV_FEAT_UNSTABLE_WRITES ? CV_WB_STABLE
-									  : CV_WB_WRITTEN);
+	drain(w);
 }
 
 /* What closing handles has started (hidden files) gets a moment; nobody waits for it. */
@@ -234,9 +245,11 @@ int main(int argc, char **argv)
 	}
 	cv_control_free(w->control);
 	cv_timer_cancel(w->fs.loop, &w->farewell_timer);
-	cv_fs_close_handles(&w->fs);
-	finish_engine(&w->fs);
-	if (w->fs.mount.in_flight) {
+	if (!w->gave_up) {
+		cv_fs_close_handles(&w->fs);
+		finish_engine(&w->fs);
+	}
+	if (w->gave_up || w->fs.mount.in_flight) {
 		/* A server that is away still holds operations; what they point to must stay. */
 		cv_notice("leaving with %" PRIu64 " unanswered operations", w->fs.mount.in_flight);
 		_exit(0);
