@@ -79,7 +79,7 @@ static const struct cv_option_def table[] = {
 	  "connections to the server" },
 	{ "uid", NULL, CV_OPT_UINT, NET, 4294967294u, NULL, NULL, "owner of everything, as shown" },
 	{ "gid", NULL, CV_OPT_UINT, NET, 4294967294u, NULL, NULL, "group of everything, as shown" },
-	{ "umask", NULL, CV_OPT_OCTAL, NET, 0777, NULL, NULL, "permissions taken away, as shown" },
+	{ "umask", NULL, CV_OPT_OCTAL, SSH, 0777, NULL, NULL, "permissions taken away, as shown" },
 	{ "chown", NULL, CV_OPT_CHOICE, NET, 0, "strict|ignore", "strict",
 	  "what a refused change of owner is: an error, or success" },
 	{ "symlinks", NULL, CV_OPT_CHOICE, SSH, 0, "contain|follow|raw", "contain",

@@ -419,6 +419,7 @@ static void ranges(void **state)
 	expect_option("source=h:/x,uid=4294967294", "uid", "4294967294");
 	expect_refused("source=h:/x,uid=4294967295", "uid", "4294967294");
 	expect_refused("source=h:/x,umask=1000", "umask", "octal");
+	expect_refused("source=h:/x,umask=022", "umask", "nfs");
 	expect_refused("source=h:/x,umask=9", "umask", "octal");
 	expect_refused("source=u@h:/x,host_key=SHA256:", "host_key", "fingerprint");
 	expect_option("source=u@h:/x,host_key=SHA256:abc", "host_key", "SHA256:abc");
