@@ -377,6 +377,10 @@ static void on_job(struct cv_posted *posted)
 	struct sftp_link *link = job->link;
 	int r;
 
+	/* The thread posts with the lock held: it must be through with the job before it is freed.
+	 */
+	(void)pthread_mutex_lock(&job->lock);
+	(void)pthread_mutex_unlock(&job->lock);
 	if (job->abandoned) { /* set by this thread */
 		job_free(job);
 		return;

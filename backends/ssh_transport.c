@@ -298,6 +298,8 @@ static int host_key_known(struct login *l, const char *type, const char *fingerp
 	enum ssh_known_hosts_e state = ssh_session_is_known_server(s);
 	char where[1100];
 	char name[300];
+	mode_t mask;
+	int updated;
 
 	(void)snprintf(where, sizeof(where), "%s%s%s", l->known[0], *l->known[1] ? " or " : "",
 		       l->known[1]);
@@ -328,7 +330,12 @@ static int host_key_known(struct login *l, const char *type, const char *fingerp
 			       "sftp: host key of %s is not known: it offers %s %s and %s has no "
 			       "line for it. If that is the server's key, set host_key=%s",
 			       name, type, fingerprint, where, fingerprint);
-	if (ssh_session_update_known_hosts(s) != SSH_OK)
+	/* The file decides whom we trust: only root may write it. (A worker of this engine makes no
+	 * other files on this host, so the process-wide umask disturbs nobody.) */
+	mask = umask(077);
+	updated = ssh_session_update_known_hosts(s);
+	(void)umask(mask);
+	if (updated != SSH_OK)
 		return cv_fail(l->err, EIO,
 			       "sftp: host_key_policy=accept-new: cannot add the key of %s to %s: "
 			       "%s; set known_hosts to a file that can be written",
