@@ -42,15 +42,23 @@ check "session killed under a reader: it ends" wait_for 60 gone "$reader"
 check_equal "session killed under a reader: same bytes" "$(md5sum <"$T/tmp/data" | cut -d ' ' -f 1)" \
 	"$(cut -d ' ' -f 1 <"$T/tmp/sum")"
 
-exec 7>"$T/mnt/kept-open"
-echo one >&7
-stop_sshd
-(echo two >&7) 2>"$T/tmp/two.err" &
+# The file is open in a process of its own: every process that closes a copy of the descriptor, as each
+# child of a shell does, waits until what was written is on the server.
+(
+	exec 7>"$T/mnt/kept-open"
+	echo one >&7
+	until [ -e "$T/tmp/go" ]; do
+		sleep 0.1
+	done
+	echo two >&7
+) &
 writer=$!
+check "the file is open and written to" wait_for 10 test -s "$SSH_ROOT/kept-open"
+stop_sshd
+touch "$T/tmp/go"
 sleep 4
 start_sshd "$SSH_PORT"
 check "server away 4 s: the write ends" wait_for 40 gone "$writer"
-exec 7>&-
 check_equal "server away 4 s: an open file went on" "one two" "$(tr '\n' ' ' <"$SSH_ROOT/kept-open" | sed 's/ $//')"
 check "unmount" unmount_volume "$T/mnt"
 check "nothing is left" wait_nothing_left 10
