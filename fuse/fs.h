@@ -182,6 +182,8 @@ void cv_open_close(struct cv_request *r, struct cv_open *open,
 		   void (*resume)(struct cv_request *r));
 uint64_t cv_open_fh(const struct cv_open *open);
 void cv_open_free(struct cv_fs *fs, struct cv_open *open); /* also the engine's file */
+/* The request of an operation on an open file, or directory, as its opener; NULL: answered. */
+struct cv_request *cv_request_on_open(fuse_req_t req, const struct fuse_file_info *fi, bool is_dir);
 bool cv_open_for_writeback(void *arg, uint32_t handle, struct cv_wb_handle *ret);
 /* Do the attributes equal those the kernel was told last? Then its cached pages are good. */
 bool cv_fs_unchanged(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *attr);

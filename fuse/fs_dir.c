@@ -258,29 +258,9 @@ static void fetch(struct cv_request *r, uint64_t off)
 	cv_readdir(&r->fs->mount, &r->op, r->open->file, off);
 }
 
-static struct cv_request *request_on_dir(fuse_req_t req, struct fuse_file_info *fi)
-{
-	struct cv_fs *fs = fs_of(req);
-	struct cv_open *open = cv_open_get(fs, fi->fh);
-	struct cv_request *r;
-
-	if (!open || !open->record->is_dir) {
-		(void)fuse_reply_err(req, EBADF);
-		return NULL;
-	}
-	r = cv_request_new(fs, req, 0);
-	if (!r)
-		return NULL;
-	r->open = cv_open_hold(open);
-	r->node = open->node;
-	cv_node_hold(r->node);
-	r->cred = open->record->cred;
-	return r;
-}
-
 static void read_dir(fuse_req_t req, size_t size, off_t off, struct fuse_file_info *fi, bool plus)
 {
-	struct cv_request *r = request_on_dir(req, fi);
+	struct cv_request *r = cv_request_on_open(req, fi, true);
 
 	if (!r)
 		return;
@@ -358,7 +338,7 @@ static void releasedir_go(struct cv_request *r)
 
 void cv_op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	struct cv_request *r = request_on_dir(req, fi);
+	struct cv_request *r = cv_request_on_open(req, fi, true);
 	struct cv_open *open;
 
 	(void)ino;
@@ -378,7 +358,7 @@ static void fsyncdir_done(struct cv_op *op, ssize_t result)
 
 void cv_op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
-	struct cv_request *r = request_on_dir(req, fi);
+	struct cv_request *r = cv_request_on_open(req, fi, true);
 
 	(void)ino;
 	if (!r)

@@ -147,14 +147,13 @@ bool cv_open_for_writeback(void *arg, uint32_t handle, struct cv_wb_handle *ret)
 	return true;
 }
 
-/* The request of an operation on an open file; NULL: answered. */
-static struct cv_request *request_on_open(fuse_req_t req, struct fuse_file_info *fi)
+struct cv_request *cv_request_on_open(fuse_req_t req, const struct fuse_file_info *fi, bool is_dir)
 {
 	struct cv_fs *fs = fs_of(req);
 	struct cv_open *open = cv_open_get(fs, fi->fh);
 	struct cv_request *r;
 
-	if (!open || open->record->is_dir) {
+	if (!open || (open->record->is_dir != 0) != is_dir) {
 		(void)fuse_reply_err(req, EBADF);
 		return NULL;
 	}
@@ -317,7 +316,7 @@ static void read_go(struct cv_request *r)
 
 void cv_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
-	struct cv_request *r = request_on_open(req, fi);
+	struct cv_request *r = cv_request_on_open(req, fi, false);
 
 	(void)ino;
 	if (!r)
@@ -388,7 +387,7 @@ static void write_taken(struct cv_wb_waiter *w, int result)
 void cv_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
 		 struct fuse_file_info *fi)
 {
-	struct cv_request *r = request_on_open(req, fi);
+	struct cv_request *r = cv_request_on_open(req, fi, false);
 	int err;
 
 	(void)ino;
@@ -433,7 +432,7 @@ static void flush_drained(struct cv_request *r)
 
 void cv_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	struct cv_request *r = request_on_open(req, fi);
+	struct cv_request *r = cv_request_on_open(req, fi, false);
 
 	(void)ino;
 	if (!r)
@@ -465,7 +464,7 @@ static void fsync_go(struct cv_request *r)
 
 void cv_op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
-	struct cv_request *r = request_on_open(req, fi);
+	struct cv_request *r = cv_request_on_open(req, fi, false);
 
 	(void)ino;
 	if (!r)
@@ -492,7 +491,7 @@ static void release_go(struct cv_request *r)
 
 void cv_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	struct cv_request *r = request_on_open(req, fi);
+	struct cv_request *r = cv_request_on_open(req, fi, false);
 	struct cv_open *open;
 
 	(void)ino;
@@ -535,7 +534,7 @@ void cv_op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t 
 		(void)fuse_reply_err(req, ENOSYS); /* the kernel remembers: EOPNOTSUPP */
 		return;
 	}
-	r = request_on_open(req, fi);
+	r = cv_request_on_open(req, fi, false);
 	if (!r)
 		return;
 	r->flags = mode;
@@ -573,7 +572,7 @@ void cv_op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct f
 		(void)fuse_reply_err(req, ENOSYS); /* the kernel does it: no holes */
 		return;
 	}
-	r = request_on_open(req, fi);
+	r = cv_request_on_open(req, fi, false);
 	if (!r)
 		return;
 	r->off = (uint64_t)off;
