@@ -132,6 +132,14 @@ struct cv_file; /* an engine's open file or directory */
 struct cv_op {
 	void (*done)(struct cv_op *op, ssize_t result);
 	const struct cv_cred *cred; /* never NULL; whose request this is */
+	/*
+	 * Names the operation for the server, where the protocol can tell a repetition from a new
+	 * one by it: the same when a successor of this worker repeats it. 0: unnamed.
+	 */
+	uint64_t id;
+	/* A worker that died may have carried it out unseen: a refusal is judged like that of a
+	 * request which was sent twice because its first answer was lost. */
+	bool repeated;
 
 	struct cv_entry entry; /* lookup, mknod, mkdir, symlink, link, create */
 	struct cv_attr attr;   /* getattr, setattr, open, create; write and fsync if have_attr */

@@ -181,6 +181,8 @@ static void open_existing(struct cv_nfs_req *q)
 		cv_nfs_finish(q, -ESTALE); /* a link, or a device: the kernel looks again */
 	else if (ours)
 		finish_create(q); /* its mode may forbid what the creator may do */
+	else if (q->flags & O_EXCL)
+		cv_nfs_finish(q, -EEXIST);
 	else
 		open_object(q);
 }
@@ -276,7 +278,8 @@ static void got_create(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 	if (status == -EOPNOTSUPP && is_exclusive(q)) {
 		q->nfs->no_exclusive = true;
 		cv_nfs_step(q, send_create, got_create);
-	} else if (status == -EEXIST && (!(q->flags & O_EXCL) || (!is_exclusive(q) && q->resent))) {
+	} else if (status == -EEXIST && (!(q->flags & O_EXCL) || q->op->repeated ||
+					 (!is_exclusive(q) && q->resent))) {
 		q->again = q->resent;
 		q->then = open_existing;
 		cv_nfs_step(q, cv_nfs_send_lookup, got_existing);
@@ -300,7 +303,7 @@ void cv_nfs_create(void *conn, struct cv_op *op, const struct cv_object *dir, co
 		return;
 	q->flags = flags;
 	q->mode = mode;
-	q->verifier = nfs->verifier++;
+	q->verifier = op->id ? op->id : nfs->verifier++;
 	cv_nfs_step(q, send_create, got_create);
 }
 

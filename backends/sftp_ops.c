@@ -116,7 +116,8 @@ static void on_answer(struct sftp_request *req, struct sftp_reply *reply)
 	size_t i = (size_t)(req - call->req);
 	struct cv_sftp_in in = { reply->body, reply->size, false };
 
-	call->res[i] = (struct sftp_result){ reply->error, reply->status, req->retried };
+	call->res[i] = (struct sftp_result){ reply->error, reply->status,
+					      req->retried || call->op->repeated };
 	switch (reply->type) {
 	case CV_FXP_HANDLE:
 		call->handle.size = (uint16_t)reply->size;

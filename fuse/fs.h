@@ -80,6 +80,8 @@ struct cv_request {
 		char name[64];
 	} hide;
 	struct cv_request *queue_next; /* of cv_open.waiting */
+	uint64_t id;		       /* cv_op.id */
+	bool repeated;		       /* cv_op.repeated */
 };
 
 struct cv_fs {
@@ -135,6 +137,8 @@ void cv_fs_release(struct cv_fs *fs);
 struct cv_request *cv_request_new(struct cv_fs *fs, fuse_req_t req, fuse_ino_t ino);
 /* One without a kernel request, for our own work. */
 struct cv_request *cv_request_internal(struct cv_fs *fs);
+/* Prepares r->op for an engine call in the caller's name. */
+void cv_request_op(struct cv_request *r, void (*done)(struct cv_op *op, ssize_t result));
 void cv_request_end(struct cv_request *r);	  /* everything held is let go */
 void cv_reply_err(struct cv_request *r, int err); /* err <= 0; answers and ends */
 void cv_reply_attr(struct cv_request *r, struct cv_node *node, const struct cv_attr *attr);

@@ -253,7 +253,7 @@ static void fetch(struct cv_request *r, uint64_t off)
 	}
 	r->open->fetching = true;
 	r->clock = r->fs->nodes.clock;
-	cv_op_init(&r->op, fetch_done, &r->cred);
+	cv_request_op(r, fetch_done);
 	r->op.offset = off; /* ours to remember: readdir does not use it */
 	cv_readdir(&r->fs->mount, &r->op, r->open->file, off);
 }
@@ -326,7 +326,7 @@ void cv_op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		cv_reply_err(r, err);
 		return;
 	}
-	cv_op_init(&r->op, opendir_done, &r->cred);
+	cv_request_op(r, opendir_done);
 	cv_opendir(&r->fs->mount, &r->op, &obj);
 }
 
@@ -363,6 +363,6 @@ void cv_op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_fi
 	(void)ino;
 	if (!r)
 		return;
-	cv_op_init(&r->op, fsyncdir_done, &r->cred);
+	cv_request_op(r, fsyncdir_done);
 	cv_fsyncdir(&r->fs->mount, &r->op, r->open->file, datasync);
 }

@@ -224,7 +224,7 @@ static void open_go(struct cv_request *r)
 	r->truncating = r->fi.flags & O_TRUNC;
 	if (r->truncating)
 		cv_node_touch(&r->fs->nodes, r->node);
-	cv_op_init(&r->op, open_done, &r->cred);
+	cv_request_op(r, open_done);
 	cv_open(&r->fs->mount, &r->op, &obj, r->fi.flags & SENT_FLAGS & ~O_EXCL);
 }
 
@@ -288,7 +288,7 @@ void cv_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mo
 		cv_reply_err(r, err);
 		return;
 	}
-	cv_op_init(&r->op, create_done, &r->cred);
+	cv_request_op(r, create_done);
 	cv_create(&r->fs->mount, &r->op, &dir, name, fi->flags & SENT_FLAGS, mode);
 }
 
@@ -310,7 +310,7 @@ static void read_done(struct cv_op *op, ssize_t result)
 
 static void read_go(struct cv_request *r)
 {
-	cv_op_init(&r->op, read_done, &r->cred);
+	cv_request_op(r, read_done);
 	cv_read(&r->fs->mount, &r->op, r->open->file, r->size, r->off);
 }
 
@@ -400,7 +400,7 @@ void cv_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, o
 		return;
 	}
 	if (r->fs->local) {
-		cv_op_init(&r->op, write_direct_done, &r->cred);
+		cv_request_op(r, write_direct_done);
 		cv_write(&r->fs->mount, &r->op, r->open->file, buf, size, r->off);
 		return;
 	}
@@ -454,7 +454,7 @@ static void fsync_done(struct cv_op *op, ssize_t result)
 
 static void fsync_go(struct cv_request *r)
 {
-	cv_op_init(&r->op, fsync_done, &r->cred);
+	cv_request_op(r, fsync_done);
 	/* Where writes are unstable, draining has committed them already. */
 	if (r->fs->mount.info.features & CV_FEAT_UNSTABLE_WRITES)
 		fsync_done(&r->op, 0);
@@ -520,7 +520,7 @@ static void fallocate_done(struct cv_op *op, ssize_t result)
 
 static void fallocate_go(struct cv_request *r)
 {
-	cv_op_init(&r->op, fallocate_done, &r->cred);
+	cv_request_op(r, fallocate_done);
 	cv_fallocate(&r->fs->mount, &r->op, r->open->file, r->flags, r->off, r->size);
 }
 
@@ -559,7 +559,7 @@ static void lseek_done(struct cv_op *op, ssize_t result)
 
 static void lseek_go(struct cv_request *r)
 {
-	cv_op_init(&r->op, lseek_done, &r->cred);
+	cv_request_op(r, lseek_done);
 	cv_lseek(&r->fs->mount, &r->op, r->open->file, r->off, r->flags);
 }
 

@@ -148,6 +148,13 @@ struct cv_request *cv_request_new(struct cv_fs *fs, fuse_req_t req, fuse_ino_t i
 	return r;
 }
 
+void cv_request_op(struct cv_request *r, void (*done)(struct cv_op *op, ssize_t result))
+{
+	cv_op_init(&r->op, done, &r->cred);
+	r->op.id = r->id;
+	r->op.repeated = r->repeated;
+}
+
 void cv_request_hold2(struct cv_request *r, struct cv_node *node)
 {
 	cv_node_hold(node);
@@ -368,7 +375,7 @@ static void refresh_go(struct cv_request *r)
 		cv_reply_err(r, err);
 		return;
 	}
-	cv_op_init(&r->op, refresh_done, &r->cred);
+	cv_request_op(r, refresh_done);
 	cv_getattr(&r->fs->mount, &r->op, &obj, NULL);
 }
 
@@ -482,7 +489,7 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	}
 	if (!name_object(r, &obj))
 		return;
-	cv_op_init(&r->op, lookup_done, &r->cred);
+	cv_request_op(r, lookup_done);
 	cv_lookup(&r->fs->mount, &r->op, &obj, name);
 }
 
@@ -528,7 +535,7 @@ static void getattr_go(struct cv_request *r)
 		cv_reply_err(r, err);
 		return;
 	}
-	cv_op_init(&r->op, getattr_done, &r->cred);
+	cv_request_op(r, getattr_done);
 	cv_getattr(&r->fs->mount, &r->op, &obj, r->open ? r->open->file : NULL);
 }
 
@@ -566,7 +573,7 @@ static void setattr_go(struct cv_request *r)
 		return;
 	}
 	cv_node_touch(&r->fs->nodes, r->node);
-	cv_op_init(&r->op, setattr_done, &r->cred);
+	cv_request_op(r, setattr_done);
 	cv_setattr(&r->fs->mount, &r->op, &obj, r->open ? r->open->file : NULL, &r->set);
 }
 
@@ -649,7 +656,7 @@ static void op_readlink(fuse_req_t req, fuse_ino_t ino)
 		cv_reply_err(r, err);
 		return;
 	}
-	cv_op_init(&r->op, readlink_done, &r->cred);
+	cv_request_op(r, readlink_done);
 	cv_readlink(&r->fs->mount, &r->op, &obj);
 }
 
@@ -685,7 +692,7 @@ static struct cv_request *make_new(fuse_req_t req, fuse_ino_t parent, const char
 	}
 	if (!name_object(r, dir))
 		return NULL;
-	cv_op_init(&r->op, make_done, &r->cred);
+	cv_request_op(r, make_done);
 	return r;
 }
 
@@ -729,7 +736,7 @@ static void link_go(struct cv_request *r)
 		cv_reply_err(r, err);
 		return;
 	}
-	cv_op_init(&r->op, make_done, &r->cred);
+	cv_request_op(r, make_done);
 	cv_link(&r->fs->mount, &r->op, &obj, &dir, r->name);
 }
 
@@ -794,7 +801,7 @@ static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 	}
 	if (!name_object(r, &dir))
 		return;
-	cv_op_init(&r->op, unlink_done, &r->cred);
+	cv_request_op(r, unlink_done);
 	cv_unlink(&r->fs->mount, &r->op, &dir, name);
 }
 
@@ -808,7 +815,7 @@ static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 	r->name = name;
 	if (!name_object(r, &dir))
 		return;
-	cv_op_init(&r->op, unlink_done, &r->cred);
+	cv_request_op(r, unlink_done);
 	cv_rmdir(&r->fs->mount, &r->op, &dir, name);
 }
 
@@ -866,7 +873,7 @@ static void rename_go(struct cv_request *r, int result)
 		cv_reply_err(r, result);
 		return;
 	}
-	cv_op_init(&r->op, rename_done, &r->cred);
+	cv_request_op(r, rename_done);
 	cv_rename(&r->fs->mount, &r->op, &dir, r->name, &newdir, r->name2, (unsigned)r->flags);
 }
 
@@ -937,7 +944,7 @@ static void op_statfs(fuse_req_t req, fuse_ino_t ino)
 		cv_reply_err(r, -ESTALE);
 		return;
 	}
-	cv_op_init(&r->op, statfs_done, &r->cred);
+	cv_request_op(r, statfs_done);
 	cv_statfs(&r->fs->mount, &r->op, &obj);
 }
 
@@ -981,7 +988,7 @@ static struct cv_request *xattr_new(fuse_req_t req, fuse_ino_t ino, bool support
 		cv_reply_err(r, err);
 		return NULL;
 	}
-	cv_op_init(&r->op, done, &r->cred);
+	cv_request_op(r, done);
 	return r;
 }
 

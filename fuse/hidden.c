@@ -248,7 +248,7 @@ static void remove_name(struct cv_fs *fs, struct cv_node *dir, const char *name,
 		return;
 	}
 	r->then_dir = !is_dir;
-	cv_op_init(&r->op, own_done, &r->cred);
+	cv_request_op(r, own_done);
 	if (is_dir)
 		cv_rmdir(&fs->mount, &r->op, &obj, name);
 	else
