@@ -167,6 +167,13 @@ static bool success_valid(const struct cv_mount *m, const struct cv_op *op, ssiz
 	return !(gives & (GIVES_FILE | GIVES_DIR)) || op->file;
 }
 
+/* Extras: without them the worker asks. */
+static void drop_impossible_dir(struct cv_dir_after *dir)
+{
+	if (dir->have && !S_ISDIR(dir->attr.mode))
+		dir->have = false;
+}
+
 static void drop_file(struct cv_mount *m, struct cv_op *op)
 {
 	struct cv_file *file = op->file;
@@ -198,9 +205,31 @@ static void on_done(struct cv_op *op, ssize_t result)
 	}
 	cv_debug("%s: %p: %s = %zd%s%s", m->backend->name, (void *)op, calls[op->call].name, result,
 		 result < 0 ? " " : "", result < 0 ? cv_strerror((int)result) : "");
+	drop_impossible_dir(&op->dir);
+	drop_impossible_dir(&op->newdir);
 	op->mount = NULL;
 	m->in_flight--;
 	op->caller_done(op, result);
+}
+
+/* ---- attributes ---- */
+
+static uint64_t mix(uint64_t h, uint64_t value)
+{
+	h = (h ^ value) * 0xd6e8feb86659fd93ull;
+	return h ^ (h >> 32);
+}
+
+uint64_t cv_change(const struct cv_attr *attr)
+{
+	uint64_t h = attr->change;
+
+	if (h)
+		return h;
+	h = mix(0x9e3779b97f4a7c15ull, attr->size);
+	h = mix(h, (uint64_t)attr->mtime.tv_sec * 1000000000 + (uint64_t)attr->mtime.tv_nsec);
+	h = mix(h, (uint64_t)attr->ctime.tv_sec * 1000000000 + (uint64_t)attr->ctime.tv_nsec);
+	return h ? h : 1;
 }
 
 /* ---- the way in ---- */

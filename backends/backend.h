@@ -78,6 +78,25 @@ struct cv_attr {
 	struct timespec atime;
 	struct timespec mtime;
 	struct timespec ctime;
+	/* Differs after every change of content or attributes: NFSv4's change attribute. 0: there
+	 * is none, cv_change() makes one of size and times. */
+	uint64_t change;
+};
+
+/* attr->change, or one from size, mtime and ctime. Never 0. */
+uint64_t cv_change(const struct cv_attr *attr);
+
+/*
+ * A directory whose entries an operation has changed, as the server saw it along with that (NFSv3:
+ * wcc_data; NFSv4: change_info and a GETATTR in the same compound). It saves the worker asking for
+ * what its own change made of the directory. Optional; it must cost no round trip of its own.
+ */
+struct cv_dir_after {
+	bool have;	     /* attr is the directory after the operation */
+	struct cv_attr attr; /* with mode, nlink and all */
+	/* cv_change() just before the operation, read in one step with it; 0: unknown. If it is what
+	 * the worker has last seen, nobody else has changed the directory. */
+	uint64_t before;
 };
 
 enum cv_set_mask {
@@ -144,6 +163,11 @@ struct cv_op {
 	struct cv_entry entry; /* lookup, mknod, mkdir, symlink, link, create */
 	struct cv_attr attr;   /* getattr, setattr, open, create; write and fsync if have_attr */
 	bool have_attr;	       /* attr was filled in: set by every call that fills attr */
+	/* setattr, write, fsync: cv_change() of the object just before, as in cv_dir_after */
+	uint64_t before;
+	/* mknod, mkdir, symlink, link, unlink, rmdir, create, rename: the directory; also on error */
+	struct cv_dir_after dir;
+	struct cv_dir_after newdir; /* rename: the other one, if it is another */
 	struct cv_file *file;  /* open, create, opendir: now the caller's, until release */
 	const void *data;      /* read, readlink (not terminated), getxattr, listxattr */
 	const struct cv_dirent *dirents; /* readdir: result is their number */

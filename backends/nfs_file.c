@@ -115,12 +115,13 @@ static void send_truncate(struct cv_nfs_req *q)
 static void got_truncate(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	struct cv_attr attr;
+	uint64_t ignored;
 
 	if (status < 0) {
 		cv_nfs_finish(q, status);
 		return;
 	}
-	if (!cv_nfs_get_wcc(x, &attr)) {
+	if (!cv_nfs_get_wcc(x, &attr, &ignored)) {
 		cv_nfs_fetch_attr(q, finish_open);
 		return;
 	}
@@ -233,13 +234,14 @@ static void finish_completed(struct cv_nfs_req *q)
 static void got_complete(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	struct cv_attr attr;
+	uint64_t ignored;
 
 	if (status < 0) {
 		q->off = (uint64_t)(int64_t)status;
 		cv_nfs_step(q, send_undo, got_undo); /* no file with a strange mode stays */
 		return;
 	}
-	if (cv_nfs_get_wcc(x, &attr)) {
+	if (cv_nfs_get_wcc(x, &attr, &ignored)) {
 		cv_nfs_show(q->nfs, &attr);
 		q->op->entry.attr = attr;
 		finish_create(q);
@@ -414,10 +416,11 @@ static void got_write(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 	uint32_t count = 0, committed = 0;
 	const uint8_t *verf = NULL;
 	struct cv_attr attr;
+	uint64_t before = 0;
 	bool have = false;
 
 	if (status == 0) {
-		have = cv_nfs_get_wcc(x, &attr);
+		have = cv_nfs_get_wcc(x, &attr, &before);
 		count = cv_xdr_u32(x);
 		committed = cv_xdr_u32(x);
 		verf = cv_xdr_take(x, CV_NFS_VERF_SIZE);
@@ -438,6 +441,7 @@ static void got_write(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 	if (q->done_bytes == 0) {
 		memcpy(&op->verifier, verf, CV_NFS_VERF_SIZE);
 		op->stable = true;
+		op->before = before;
 	}
 	op->stable = op->stable && committed == CV_NFS_STABLE;
 	q->nfs->bytes_written += count;
@@ -485,7 +489,7 @@ static void got_commit(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 	struct cv_attr attr;
 
 	if (status == 0) {
-		q->op->have_attr = cv_nfs_get_wcc(x, &attr);
+		q->op->have_attr = cv_nfs_get_wcc(x, &attr, &q->op->before);
 		verf = cv_xdr_take(x, CV_NFS_VERF_SIZE);
 		if (!verf)
 			status = -EIO;

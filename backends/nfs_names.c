@@ -103,6 +103,13 @@ void cv_nfs_fetch_entry(struct cv_nfs_req *q, void (*then)(struct cv_nfs_req *))
 	cv_nfs_step(q, cv_nfs_send_lookup, cv_nfs_got_lookup);
 }
 
+/* The directory of a change, behind what else a reply has; missing or spoilt it does no harm. */
+static void take_dir(struct cv_nfs_req *q, struct cv_xdr *x, struct cv_dir_after *dir)
+{
+	dir->have = cv_nfs_get_wcc(x, &dir->attr, &dir->before);
+	cv_nfs_show(q->nfs, &dir->attr);
+}
+
 void cv_nfs_got_new(struct cv_nfs_req *q, struct cv_xdr *x, void (*then)(struct cv_nfs_req *))
 {
 	bool have_handle = cv_nfs_get_post_handle(x, &q->op->entry.handle);
@@ -111,7 +118,10 @@ void cv_nfs_got_new(struct cv_nfs_req *q, struct cv_xdr *x, void (*then)(struct 
 	q->then = then;
 	if (x->bad) {
 		cv_nfs_finish(q, -EIO);
-	} else if (!have_handle) {
+		return;
+	}
+	take_dir(q, x, &q->op->dir);
+	if (!have_handle) {
 		cv_nfs_fetch_entry(q, then);
 	} else if (!have_attr) {
 		cv_nfs_step(q, send_entry_getattr, got_entry_attr);
@@ -192,7 +202,7 @@ static void got_setattr(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 		return;
 	}
 	if (status == 0)
-		have = cv_nfs_get_wcc(x, &attr);
+		have = cv_nfs_get_wcc(x, &attr, &q->op->before);
 	status = checked(status, x);
 	if (status < 0) {
 		cv_nfs_finish(q, status);
@@ -451,6 +461,7 @@ static void finish_linked(struct cv_nfs_req *q)
 static void got_link(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	struct cv_attr attr;
+	bool have;
 
 	if (status == -EEXIST && q->resent) {
 		cv_nfs_fetch_entry(q, check_linked);
@@ -461,7 +472,9 @@ static void got_link(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 		return;
 	}
 	q->op->entry.handle = q->obj;
-	if (cv_nfs_get_post_attr(x, &attr)) {
+	have = cv_nfs_get_post_attr(x, &attr);
+	take_dir(q, x, &q->op->dir);
+	if (have) {
 		cv_nfs_show(q->nfs, &attr);
 		q->op->entry.attr = attr;
 		cv_nfs_finish(q, 0);
@@ -498,7 +511,7 @@ static void send_remove(struct cv_nfs_req *q)
  */
 static void got_remove(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
-	(void)x;
+	take_dir(q, x, &q->op->dir);
 	cv_nfs_finish(q, status == -ENOENT && q->resent ? 0 : status);
 }
 
@@ -539,7 +552,8 @@ static void got_renamed(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 
 static void got_rename(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
-	(void)x;
+	take_dir(q, x, &q->op->dir);
+	take_dir(q, x, &q->op->newdir);
 	if (status == -ENOENT && q->resent) {
 		q->dir = q->dir2;
 		memcpy(q->name, q->name2, sizeof(q->name));

@@ -327,10 +327,16 @@ bool cv_nfs_get_post_attr(struct cv_xdr *x, struct cv_attr *ret)
 	return !x->bad;
 }
 
-bool cv_nfs_get_wcc(struct cv_xdr *x, struct cv_attr *ret)
+bool cv_nfs_get_wcc(struct cv_xdr *x, struct cv_attr *ret, uint64_t *ret_before)
 {
-	if (cv_xdr_bool(x))
-		(void)cv_xdr_take(x, 8 + 8 + 8);
+	*ret_before = 0;
+	if (cv_xdr_bool(x)) {
+		struct cv_attr before = { .size = cv_xdr_u64(x) };
+
+		before.mtime = get_time(x);
+		before.ctime = get_time(x);
+		*ret_before = cv_change(&before);
+	}
 	return cv_nfs_get_post_attr(x, ret);
 }
 

@@ -101,7 +101,8 @@ int cv_nfs_errno(uint32_t status); /* nfsstat3 → 0 or -errno */
 
 void cv_nfs_get_attr(struct cv_xdr *x, struct cv_attr *ret);	  /* fattr3 */
 bool cv_nfs_get_post_attr(struct cv_xdr *x, struct cv_attr *ret); /* true: attributes were there */
-bool cv_nfs_get_wcc(struct cv_xdr *x, struct cv_attr *ret);	  /* the attributes after */
+/* wcc_data: true when the attributes after are there; *ret_before: cv_change() before, or 0. */
+bool cv_nfs_get_wcc(struct cv_xdr *x, struct cv_attr *ret, uint64_t *ret_before);
 void cv_nfs_get_handle(struct cv_xdr *x, struct cv_handle *ret);
 bool cv_nfs_get_post_handle(struct cv_xdr *x, struct cv_handle *ret);
 /*
