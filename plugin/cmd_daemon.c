@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <pthread.h>
 #include <signal.h>
@@ -21,6 +22,7 @@
 #include "config/cleanup.h"
 #include "config/log.h"
 #include "config/str.h"
+#include "plugin/client.h"
 #include "plugin/cmd.h"
 #include "plugin/driver.h"
 #include "plugin/files.h"
@@ -29,12 +31,15 @@
 #include "plugin/process.h"
 #include "plugin/server.h"
 #include "plugin/supervisor.h"
+#include "plugin/systemd.h"
 #include "plugin/volumes.h"
 
 #define TICK_S	      10
 #define DRAIN_MS      5000 /* dockerd kills a managed plugin after 10 s */
 #define ABANDON_MS    3000
 #define NOFILE_WANTED 65536
+#define PING_MS	      5000
+#define STATUS_S      10 /* between reports to systemd */
 
 struct daemon {
 	const char *socket_path;
@@ -43,9 +48,11 @@ struct daemon {
 	const char *worker_path;
 	const char *scope;
 
-	int lock;	  /* owned: RUN_DIR/lock */
-	int state_lock;	  /* owned: STATE_DIR itself */
-	char *run_real;	  /* owned */
+	int lock;	/* owned: RUN_DIR/lock */
+	int state_lock; /* owned: STATE_DIR itself */
+	char *run_real; /* owned */
+	int inherited;	/* owned: systemd's socket; -1: none, or the server's by now */
+	char inherited_path[sizeof(((struct sockaddr_un *)NULL)->sun_path)];
 	bool socket_ours; /* made here, so removed here */
 	struct stat socket_st;
 	struct cv_supervisor *supervisor;
@@ -87,27 +94,6 @@ static const struct cv_mounter supervisor_mounter = {
 	.is_mounted = cv_mountpoint_is,
 	.in_use = cv_mountpoint_in_use,
 };
-
-/* ---- what systemd wants to hear (sd_notify(3), without its library) ---- */
-
-static void notify(const char *state)
-{
-	const char *path = getenv("NOTIFY_SOCKET");
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	cv_cleanup_close int fd = -1;
-	socklen_t len;
-
-	if (!path || (*path != '/' && *path != '@') ||
-	    !cv_strcpy(addr.sun_path, sizeof(addr.sun_path), path))
-		return;
-	len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
-	if (*path == '@')
-		addr.sun_path[0] = '\0';
-	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (fd >= 0)
-		(void)sendto(fd, state, strlen(state), MSG_NOSIGNAL | MSG_DONTWAIT,
-			     (struct sockaddr *)&addr, len);
-}
 
 /* ---- stages of starting ---- */
 
@@ -192,15 +178,33 @@ static int start_parts(struct daemon *d, struct cv_err *err)
 	volumes.mounter_ctx = d->supervisor;
 	/* All state first: the first question may come as soon as the socket is there. */
 	r = cv_volumes_new(&volumes, &d->driver.volumes, err);
-	if (r == 0 && !getenv("LISTEN_FDS"))
-		r = make_socket_parent(d->socket_path, err);
-	if (r == 0)
-		r = cv_server_listen(d->socket_path, &fd, &d->socket_ours, err);
 	if (r < 0)
 		return r;
-	if (d->socket_ours && lstat(d->socket_path, &d->socket_st) < 0)
-		d->socket_ours = false;
+	cv_systemd_drop_parked();
+	fd = d->inherited;
+	if (fd < 0)
+		r = make_socket_parent(d->socket_path, err);
+	if (r == 0 && fd < 0) {
+		r = cv_server_listen(d->socket_path, &fd, err);
+		d->socket_ours = r == 0 && lstat(d->socket_path, &d->socket_st) == 0;
+	}
+	if (r < 0)
+		return r;
+	d->inherited = -1; /* the server's from here on, whatever happens */
 	return cv_server_start(fd, CV_BODY_MAX, &cv_driver_handler, &d->driver, &d->server, err);
+}
+
+/* Where clients connect: what systemd listens on may be elsewhere than our default. */
+static void adopt_socket_path(struct daemon *d)
+{
+	struct sockaddr_un addr = { 0 };
+	socklen_t len = sizeof(addr) - 1; /* so that there is a NUL */
+
+	d->inherited = cv_systemd_take_socket();
+	if (d->inherited >= 0 && getsockname(d->inherited, (struct sockaddr *)&addr, &len) == 0 &&
+	    addr.sun_family == AF_UNIX && *addr.sun_path == '/' &&
+	    cv_strcpy(d->inherited_path, sizeof(d->inherited_path), addr.sun_path))
+		d->socket_path = d->inherited_path;
 }
 
 static void *tick_thread(void *arg)
@@ -269,7 +273,7 @@ static void stop(struct daemon *d)
 {
 	bool idle;
 
-	notify("STOPPING=1\nSTATUS=Stopping; mounts stay");
+	cv_systemd_notify("STOPPING=1\nSTATUS=Stopping; mounts stay");
 	remove_socket(d);
 	idle = cv_server_drain(d->server, DRAIN_MS);
 	if (!idle) {
@@ -306,24 +310,81 @@ static int describe(struct daemon *d)
 	return r;
 }
 
+/* ---- between start and end ---- */
+
+static void report(struct daemon *d, const char *prefix)
+{
+	size_t total, mounted;
+
+	cv_volumes_count(d->driver.volumes, &total, &mounted);
+	cv_systemd_notify("%sSTATUS=%zu volume%s, %zu mounted", prefix, total,
+			  total == 1 ? "" : "s", mounted);
+}
+
+static void reload(struct daemon *d)
+{
+	cv_systemd_notify("RELOADING=1\nMONOTONIC_USEC=%" PRIu64, cv_clock_ms() * 1000);
+	cv_notice("SIGHUP: looking for leftovers");
+	report(d, "READY=1\n");
+}
+
+/*
+ * A question asked and answered as dockerd's are: the socket, the HTTP server and the locks all
+ * work. With every connection taken nobody could ask; being busy is not being ill.
+ */
+static bool is_healthy(struct daemon *d)
+{
+	cv_cleanup_free char *body = NULL;
+	struct cv_err err = { 0 };
+
+	if (cv_server_full(d->server) ||
+	    cv_client_call(d->socket_path, "GET", "/cvol/ping", NULL, PING_MS, &body, &err) == 0)
+		return true;
+	cv_error("the daemon does not answer its own question: %s", err.text);
+	return false;
+}
+
+/* Until a signal that ends the daemon, which is returned. */
+static int main_loop(struct daemon *d, const sigset_t *signals)
+{
+	uint64_t watchdog = cv_systemd_watchdog_ms();
+	/* Three chances: systemd waits for one sign of life per period. */
+	uint64_t period_ms = watchdog ? watchdog / 3 + 1 : STATUS_S * 1000;
+	struct timespec period = { .tv_sec = (time_t)(period_ms / 1000),
+				   .tv_nsec = (long)(period_ms % 1000) * 1000000 };
+
+	for (;;) {
+		int sig = sigtimedwait(signals, NULL, &period);
+
+		if (sig == SIGHUP)
+			reload(d);
+		else if (sig > 0)
+			return sig;
+		else if (!watchdog || is_healthy(d))
+			report(d, watchdog ? "WATCHDOG=1\n" : "");
+	}
+}
+
 static int serve(struct daemon *d)
 {
 	struct cv_err err = { 0 };
 	sigset_t signals;
-	int r, sig = 0;
+	int r;
 
-	/* Before any thread is there, so that all of them leave these to sigwait(). */
+	/* Before any thread is there, so that all of them leave these to the main loop. */
 	(void)sigemptyset(&signals);
 	(void)sigaddset(&signals, SIGTERM);
 	(void)sigaddset(&signals, SIGINT);
+	(void)sigaddset(&signals, SIGHUP);
 	(void)pthread_sigmask(SIG_BLOCK, &signals, NULL);
 	(void)signal(SIGPIPE, SIG_IGN);
-	(void)signal(SIGHUP, SIG_IGN);
+	cv_systemd_init();
+	adopt_socket_path(d);
 	raise_limits();
 	r = lock_run_dir(d, &err);
 	if (r == 0)
 		r = lock_state_dir(d, &err);
-	if (r == 0 && !getenv("LISTEN_FDS"))
+	if (r == 0 && d->inherited < 0)
 		r = cv_server_check_vacant(d->socket_path, &err);
 	if (r == 0)
 		r = describe(d);
@@ -338,9 +399,8 @@ static int serve(struct daemon *d)
 	}
 	start_ticker(d);
 	cv_notice("cvol " CV_VERSION " is ready on %s", d->socket_path);
-	notify("READY=1\nSTATUS=Ready");
-	(void)sigwait(&signals, &sig);
-	cv_info("stopping: signal %d", sig);
+	report(d, "READY=1\n");
+	cv_info("stopping: signal %d", main_loop(d, &signals));
 	stop(d);
 	return CV_EXIT_OK;
 }
@@ -360,6 +420,7 @@ static int run(int argc, char **argv)
 			    .state_dir = CV_DEFAULT_STATE_DIR,
 			    .run_dir = CV_DEFAULT_RUN_DIR,
 			    .scope = "local",
+			    .inherited = -1,
 			    .lock = -1,
 			    .state_lock = -1 };
 	enum cv_log_level level = CV_LOG_INFO;

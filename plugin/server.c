@@ -26,7 +26,6 @@
 #define READ_TIMEOUT_S	20 /* between a client's bytes */
 #define IDLE_TIMEOUT_S                                                                             \
 	600 /* dockerd keeps its connection; closing it under a request costs a retry */
-#define LISTEN_FDS_START 3
 
 struct cv_server {
 	const struct cv_http_handler *handler;
@@ -48,28 +47,6 @@ struct exchange {
 };
 
 /* ---- the socket ---- */
-
-/* What systemd left for us (sd_listen_fds(3)); -1 if nothing. */
-static int inherited_socket(void)
-{
-	const char *pid = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS");
-	uint64_t number;
-	int fd = LISTEN_FDS_START;
-	int accepting = 0;
-	socklen_t len = sizeof(accepting);
-
-	if (!pid || !count || cv_parse_u64(pid, 10, INT32_MAX, &number) < 0 ||
-	    (pid_t)number != getpid() || cv_parse_u64(count, 10, 1024, &number) < 0 || number < 1)
-		return -1;
-	(void)unsetenv("LISTEN_PID");
-	(void)unsetenv("LISTEN_FDS");
-	(void)unsetenv("LISTEN_FDNAMES");
-	for (uint64_t i = 0; i < number; i++)
-		(void)fcntl(LISTEN_FDS_START + (int)i, F_SETFD, FD_CLOEXEC);
-	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &accepting, &len) < 0 || !accepting)
-		return -1;
-	return fd;
-}
 
 static int unix_address(const char *path, struct sockaddr_un *addr, struct cv_err *err)
 {
@@ -106,7 +83,7 @@ int cv_server_check_vacant(const char *path, struct cv_err *err)
 	return 0;
 }
 
-int cv_server_listen(const char *path, int *ret_fd, bool *ret_ours, struct cv_err *err)
+int cv_server_listen(const char *path, int *ret_fd, struct cv_err *err)
 {
 	cv_cleanup_close int fd = -1;
 	cv_cleanup_free char *temporary = NULL;
@@ -114,10 +91,6 @@ int cv_server_listen(const char *path, int *ret_fd, bool *ret_ours, struct cv_er
 	mode_t mask;
 	int r;
 
-	*ret_fd = inherited_socket();
-	*ret_ours = false;
-	if (*ret_fd >= 0)
-		return 0;
 	r = cv_server_check_vacant(path, err);
 	if (r < 0)
 		return r;
@@ -141,7 +114,6 @@ int cv_server_listen(const char *path, int *ret_fd, bool *ret_ours, struct cv_er
 	}
 	if (r < 0)
 		return cv_fail(err, -r, "cannot listen on %s: %s", path, cv_strerror(r));
-	*ret_ours = true;
 	*ret_fd = cv_steal_fd(&fd);
 	return 0;
 }
@@ -338,6 +310,14 @@ bool cv_server_drain(struct cv_server *s, int timeout_ms)
 	while (s->active && r == 0)
 		r = pthread_cond_timedwait(&s->idle, &s->lock, &until);
 	return s->active == 0;
+}
+
+bool cv_server_full(struct cv_server *s)
+{
+	const union MHD_DaemonInfo *info =
+		MHD_get_daemon_info(s->daemon, MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
+
+	return info && info->num_connections + 1 >= CONNECTIONS_MAX;
 }
 
 void cv_server_free(struct cv_server *s)

@@ -43,11 +43,10 @@ struct cv_server;
 int cv_server_check_vacant(const char *path, struct cv_err *err);
 
 /*
- * The socket: the first one systemd handed over, or path, which is created 0600 and put in place
- * ready to answer. Fails with -EADDRINUSE when another process answers there; a dead socket is
- * replaced.
+ * The socket at path, created 0600 and put in place ready to answer. Fails with -EADDRINUSE when
+ * another process answers there; a dead socket is replaced.
  */
-int cv_server_listen(const char *path, int *ret_fd, bool *ret_ours, struct cv_err *err);
+int cv_server_listen(const char *path, int *ret_fd, struct cv_err *err);
 
 /* handler and ctx must outlive the server. listen_fd: becomes the server's. */
 int cv_server_start(int listen_fd, size_t body_max, const struct cv_http_handler *handler,
@@ -55,6 +54,8 @@ int cv_server_start(int listen_fd, size_t body_max, const struct cv_http_handler
 /* No more connections or requests; waits up to timeout_ms for those under way. False: some remain.
  */
 bool cv_server_drain(struct cv_server *server, int timeout_ms);
+/* As many connections as it takes are open: the next one has to wait. */
+bool cv_server_full(struct cv_server *server);
 /* After a complete drain. */
 void cv_server_free(struct cv_server *server);
 

@@ -28,6 +28,7 @@
 #include "plugin/files.h"
 #include "plugin/mountpoint.h"
 #include "plugin/process.h"
+#include "plugin/systemd.h"
 
 #define WORKER_PROGRAM	"cvol-fuse"
 #define SOCKET_NAME_MAX (CV_ENCODED_SOCKET + 6)
@@ -132,6 +133,39 @@ static struct cv_worker *worker_new(struct cv_supervisor *sup, const char *volum
 	return w;
 }
 
+/*
+ * Under which the service manager keeps its descriptors. The device tells a mount apart from an
+ * earlier one of the same volume that a container still holds.
+ */
+static void parked_name(const struct cv_worker *w, char name[CV_PARKED_NAME_MAX])
+{
+	(void)snprintf(name, CV_PARKED_NAME_MAX, "%s.%llx", w->socket_name,
+		       (unsigned long long)w->dev);
+}
+
+static void park(const struct cv_worker *w)
+{
+	char name[CV_PARKED_NAME_MAX];
+	int fuse, shm;
+
+	parked_name(w, name);
+	if (cv_systemd_take_parked(name, &fuse, &shm)) { /* an earlier daemon did it */
+		(void)close(fuse);
+		(void)close(shm);
+	} else {
+		cv_systemd_park(name, w->fuse_fd, w->shm_fd);
+	}
+}
+
+/* With the mount at its end; never waits. */
+static void unpark(const struct cv_worker *w)
+{
+	char name[CV_PARKED_NAME_MAX];
+
+	parked_name(w, name);
+	cv_systemd_unpark(name);
+}
+
 /* From here on the watching thread knows it; the list has its own reference. */
 static int worker_watch(struct cv_worker *w)
 {
@@ -187,6 +221,7 @@ static void worker_ended(struct cv_supervisor *sup, struct cv_worker *w)
 			 w->volume, w->error);
 	/* The last descriptors: whoever waits for an answer gets an error instead of none. */
 	if (w->state != WORKER_STARTING) {
+		unpark(w);
 		cv_close_fd(&w->fuse_fd);
 		cv_close_fd(&w->shm_fd);
 	}
@@ -699,12 +734,14 @@ int cv_supervisor_mount(struct cv_supervisor *sup, const struct cv_mount_spec *s
 	w->bare = spec->bare;
 	r = start(w, spec, cv_clock_ms() + spec->timeout_ms, err);
 	if (r == 0) {
+		park(w); /* while the watching thread does not close them yet */
 		CV_SCOPED_LOCK(&sup->lock);
 		ended = w->state == WORKER_ENDED;
 		if (!ended)
 			w->state = WORKER_SERVING;
 	}
 	if (ended) { /* between its last word and now */
+		unpark(w);
 		(void)cv_mountpoint_detach(spec->mountpoint);
 		r = cv_fail(err, EIO, "%s", w->error);
 	}
@@ -746,6 +783,7 @@ int cv_supervisor_adopt(struct cv_supervisor *sup, const struct cv_record *recor
 		w->fuse_fd = cv_steal_fd(&msg.fds[0]);
 		w->shm_fd = cv_steal_fd(&msg.fds[1]);
 		w->state = WORKER_SERVING;
+		park(w);
 		r = worker_watch(w);
 	}
 	if (r < 0) {

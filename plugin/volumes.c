@@ -456,6 +456,22 @@ int cv_volumes_list(struct cv_volumes *vs, struct cv_view **ret_views, size_t *r
 	return 0;
 }
 
+void cv_volumes_count(struct cv_volumes *vs, size_t *ret_total, size_t *ret_mounted)
+{
+	*ret_total = *ret_mounted = 0;
+	CV_SCOPED_LOCK(&vs->lock);
+	for (struct volume *v = vs->list; v; v = v->next) {
+		struct cv_worker_info info = { 0 };
+
+		(*ret_total)++;
+		if (!v->worker)
+			continue;
+		vs->mounter->info(v->worker, &info);
+		*ret_mounted += info.alive;
+		cv_worker_info_release(&info);
+	}
+}
+
 /* ---- the whole ---- */
 
 static int open_dirs(struct cv_volumes *vs, const struct cv_volumes_config *config,

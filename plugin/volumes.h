@@ -90,6 +90,9 @@ int cv_volumes_get(struct cv_volumes *volumes, const char *name, struct cv_view 
 int cv_volumes_list(struct cv_volumes *volumes, struct cv_view **ret_views, size_t *ret_count,
 		    struct cv_err *err);
 
+/* How many there are, and how many of them have a living mount. */
+void cv_volumes_count(struct cv_volumes *volumes, size_t *ret_total, size_t *ret_mounted);
+
 /* A new dockerd has introduced itself. */
 void cv_volumes_new_epoch(struct cv_volumes *volumes);
 
