@@ -13,41 +13,13 @@
 #include <sys/stat.h>
 
 #include "config/cleanup.h"
+#include "config/counters.h"
 #include "config/log.h"
 #include "config/options.h"
 
 #define XATTR_MAX 65536 /* of a value and of a list; <linux/limits.h> */
 /* "Asked" when only the length is wanted: no data comes back. */
 #define XATTR_PROBE (XATTR_MAX + 1)
-
-enum call {
-	CALL_LOOKUP,
-	CALL_GETATTR,
-	CALL_SETATTR,
-	CALL_READLINK,
-	CALL_MKNOD,
-	CALL_MKDIR,
-	CALL_SYMLINK,
-	CALL_LINK,
-	CALL_UNLINK,
-	CALL_RMDIR,
-	CALL_RENAME,
-	CALL_OPEN,
-	CALL_CREATE,
-	CALL_READ,
-	CALL_WRITE,
-	CALL_FSYNC,
-	CALL_FALLOCATE,
-	CALL_LSEEK,
-	CALL_OPENDIR,
-	CALL_READDIR,
-	CALL_FSYNCDIR,
-	CALL_STATFS,
-	CALL_GETXATTR,
-	CALL_LISTXATTR,
-	CALL_SETXATTR,
-	CALL_REMOVEXATTR,
-};
 
 /* What a successful call must have filled in. */
 enum gives {
@@ -61,36 +33,35 @@ enum gives {
 };
 
 static const struct {
-	const char *name;
 	unsigned gives;
 	int missing; /* the answer when the engine has no such member */
 } calls[] = {
-	[CALL_LOOKUP] = { "lookup", GIVES_ENTRY, -ENOSYS },
-	[CALL_GETATTR] = { "getattr", GIVES_ATTR, -ENOSYS },
-	[CALL_SETATTR] = { "setattr", GIVES_ATTR, -ENOSYS },
-	[CALL_READLINK] = { "readlink", GIVES_DATA, -ENOSYS },
-	[CALL_MKNOD] = { "mknod", GIVES_ENTRY, -ENOSYS },
-	[CALL_MKDIR] = { "mkdir", GIVES_ENTRY, -ENOSYS },
-	[CALL_SYMLINK] = { "symlink", GIVES_ENTRY, -ENOSYS },
-	[CALL_LINK] = { "link", GIVES_ENTRY, -ENOSYS },
-	[CALL_UNLINK] = { "unlink", 0, -ENOSYS },
-	[CALL_RMDIR] = { "rmdir", 0, -ENOSYS },
-	[CALL_RENAME] = { "rename", 0, -ENOSYS },
-	[CALL_OPEN] = { "open", GIVES_FILE | GIVES_ATTR, -ENOSYS },
-	[CALL_CREATE] = { "create", GIVES_ENTRY | GIVES_FILE | GIVES_ATTR, -ENOSYS },
-	[CALL_READ] = { "read", GIVES_DATA, -ENOSYS },
-	[CALL_WRITE] = { "write", GIVES_ALL, -ENOSYS },
-	[CALL_FSYNC] = { "fsync", 0, -ENOSYS },
-	[CALL_FALLOCATE] = { "fallocate", 0, -ENOSYS },
-	[CALL_LSEEK] = { "lseek", 0, -ENOSYS },
-	[CALL_OPENDIR] = { "opendir", GIVES_DIR, -ENOSYS },
-	[CALL_READDIR] = { "readdir", GIVES_DIRENTS, -ENOSYS },
-	[CALL_FSYNCDIR] = { "fsyncdir", 0, -ENOSYS },
-	[CALL_STATFS] = { "statfs", 0, -ENOSYS },
-	[CALL_GETXATTR] = { "getxattr", GIVES_DATA, -EOPNOTSUPP },
-	[CALL_LISTXATTR] = { "listxattr", GIVES_DATA, -EOPNOTSUPP },
-	[CALL_SETXATTR] = { "setxattr", 0, -EOPNOTSUPP },
-	[CALL_REMOVEXATTR] = { "removexattr", 0, -EOPNOTSUPP },
+	[CV_CALL_LOOKUP] = { GIVES_ENTRY, -ENOSYS },
+	[CV_CALL_GETATTR] = { GIVES_ATTR, -ENOSYS },
+	[CV_CALL_SETATTR] = { GIVES_ATTR, -ENOSYS },
+	[CV_CALL_READLINK] = { GIVES_DATA, -ENOSYS },
+	[CV_CALL_MKNOD] = { GIVES_ENTRY, -ENOSYS },
+	[CV_CALL_MKDIR] = { GIVES_ENTRY, -ENOSYS },
+	[CV_CALL_SYMLINK] = { GIVES_ENTRY, -ENOSYS },
+	[CV_CALL_LINK] = { GIVES_ENTRY, -ENOSYS },
+	[CV_CALL_UNLINK] = { 0, -ENOSYS },
+	[CV_CALL_RMDIR] = { 0, -ENOSYS },
+	[CV_CALL_RENAME] = { 0, -ENOSYS },
+	[CV_CALL_OPEN] = { GIVES_FILE | GIVES_ATTR, -ENOSYS },
+	[CV_CALL_CREATE] = { GIVES_ENTRY | GIVES_FILE | GIVES_ATTR, -ENOSYS },
+	[CV_CALL_READ] = { GIVES_DATA, -ENOSYS },
+	[CV_CALL_WRITE] = { GIVES_ALL, -ENOSYS },
+	[CV_CALL_FSYNC] = { 0, -ENOSYS },
+	[CV_CALL_FALLOCATE] = { 0, -ENOSYS },
+	[CV_CALL_LSEEK] = { 0, -ENOSYS },
+	[CV_CALL_OPENDIR] = { GIVES_DIR, -ENOSYS },
+	[CV_CALL_READDIR] = { GIVES_DIRENTS, -ENOSYS },
+	[CV_CALL_FSYNCDIR] = { 0, -ENOSYS },
+	[CV_CALL_STATFS] = { 0, -ENOSYS },
+	[CV_CALL_GETXATTR] = { GIVES_DATA, -EOPNOTSUPP },
+	[CV_CALL_LISTXATTR] = { GIVES_DATA, -EOPNOTSUPP },
+	[CV_CALL_SETXATTR] = { 0, -EOPNOTSUPP },
+	[CV_CALL_REMOVEXATTR] = { 0, -EOPNOTSUPP },
 };
 
 /* ---- judging results ---- */
@@ -198,17 +169,18 @@ static void on_done(struct cv_op *op, ssize_t result)
 	}
 	if (result >= 0 ? !success_valid(m, op, result) : result < -4095) {
 		cv_debug("%s: %p: %s: impossible result %zd", m->backend->name, (void *)op,
-			 calls[op->call].name, result);
+			 cv_call_name(op->call), result);
 		if (result >= 0 && (calls[op->call].gives & (GIVES_FILE | GIVES_DIR)))
 			drop_file(m, op);
 		result = -EIO;
 	}
-	cv_debug("%s: %p: %s = %zd%s%s", m->backend->name, (void *)op, calls[op->call].name, result,
-		 result < 0 ? " " : "", result < 0 ? cv_strerror((int)result) : "");
+	cv_debug("%s: %p: %s = %zd%s%s", m->backend->name, (void *)op, cv_call_name(op->call),
+		 result, result < 0 ? " " : "", result < 0 ? cv_strerror((int)result) : "");
 	drop_impossible_dir(&op->dir);
 	drop_impossible_dir(&op->newdir);
 	op->mount = NULL;
 	m->in_flight--;
+	cv_counters_end(m->counters, op->call, op->begun_ns, cv_now_ns(), result);
 	op->caller_done(op, result);
 }
 
@@ -245,7 +217,7 @@ void cv_op_init(struct cv_op *op, void (*done)(struct cv_op *, ssize_t), const s
  * From here on the operation is in flight; the caller hands it to the engine if true is returned,
  * else it has been answered. asked: the largest sensible result.
  */
-static bool begin(struct cv_mount *m, struct cv_op *op, enum call call, bool supported,
+static bool begin(struct cv_mount *m, struct cv_op *op, enum cv_call call, bool supported,
 		  size_t asked)
 {
 	assert(!op->mount);	 /* else it is still in flight */
@@ -258,6 +230,8 @@ static bool begin(struct cv_mount *m, struct cv_op *op, enum call call, bool sup
 	op->call = call;
 	op->asked = asked;
 	m->in_flight++;
+	op->begun_ns = cv_now_ns();
+	cv_counters_begin(m->counters, op->begun_ns);
 	if (!supported) {
 		op->done(op, calls[call].missing);
 		return false;
@@ -265,7 +239,7 @@ static bool begin(struct cv_mount *m, struct cv_op *op, enum call call, bool sup
 	return true;
 }
 
-static bool begin_name(struct cv_mount *m, struct cv_op *op, enum call call, bool supported,
+static bool begin_name(struct cv_mount *m, struct cv_op *op, enum cv_call call, bool supported,
 		       const char *name)
 {
 	int r = name_check(name);
@@ -275,11 +249,11 @@ static bool begin_name(struct cv_mount *m, struct cv_op *op, enum call call, boo
 	if (r < 0)
 		op->done(op, r);
 	else
-		cv_debug("%s: %p: %s '%s'", m->backend->name, (void *)op, calls[call].name, name);
+		cv_debug("%s: %p: %s '%s'", m->backend->name, (void *)op, cv_call_name(call), name);
 	return r == 0;
 }
 
-static bool begin_io(struct cv_mount *m, struct cv_op *op, enum call call, bool supported,
+static bool begin_io(struct cv_mount *m, struct cv_op *op, enum cv_call call, bool supported,
 		     size_t size_bytes, uint64_t off)
 {
 	if (!begin(m, op, call, supported, size_bytes))
@@ -289,74 +263,74 @@ static bool begin_io(struct cv_mount *m, struct cv_op *op, enum call call, bool 
 		op->done(op, -EINVAL);
 		return false;
 	}
-	cv_debug("%s: %p: %s %zu at %llu", m->backend->name, (void *)op, calls[call].name,
+	cv_debug("%s: %p: %s %zu at %llu", m->backend->name, (void *)op, cv_call_name(call),
 		 size_bytes, (unsigned long long)off);
 	return true;
 }
 
 void cv_lookup(struct cv_mount *m, struct cv_op *op, const struct cv_object *dir, const char *name)
 {
-	if (begin_name(m, op, CALL_LOOKUP, m->backend->lookup, name))
+	if (begin_name(m, op, CV_CALL_LOOKUP, m->backend->lookup, name))
 		m->backend->lookup(m->conn, op, dir, name);
 }
 
 void cv_getattr(struct cv_mount *m, struct cv_op *op, const struct cv_object *obj,
 		struct cv_file *file)
 {
-	if (begin(m, op, CALL_GETATTR, m->backend->getattr, 0))
+	if (begin(m, op, CV_CALL_GETATTR, m->backend->getattr, 0))
 		m->backend->getattr(m->conn, op, obj, file);
 }
 
 void cv_setattr(struct cv_mount *m, struct cv_op *op, const struct cv_object *obj,
 		struct cv_file *file, const struct cv_setattr *set)
 {
-	if (begin(m, op, CALL_SETATTR, m->backend->setattr, 0))
+	if (begin(m, op, CV_CALL_SETATTR, m->backend->setattr, 0))
 		m->backend->setattr(m->conn, op, obj, file, set);
 }
 
 void cv_readlink(struct cv_mount *m, struct cv_op *op, const struct cv_object *obj)
 {
-	if (begin(m, op, CALL_READLINK, m->backend->readlink, CV_MAX_IO))
+	if (begin(m, op, CV_CALL_READLINK, m->backend->readlink, CV_MAX_IO))
 		m->backend->readlink(m->conn, op, obj);
 }
 
 void cv_mknod(struct cv_mount *m, struct cv_op *op, const struct cv_object *dir, const char *name,
 	      uint32_t mode, uint64_t rdev)
 {
-	if (begin_name(m, op, CALL_MKNOD, m->backend->mknod, name))
+	if (begin_name(m, op, CV_CALL_MKNOD, m->backend->mknod, name))
 		m->backend->mknod(m->conn, op, dir, name, mode, rdev);
 }
 
 void cv_mkdir(struct cv_mount *m, struct cv_op *op, const struct cv_object *dir, const char *name,
 	      uint32_t mode)
 {
-	if (begin_name(m, op, CALL_MKDIR, m->backend->mkdir, name))
+	if (begin_name(m, op, CV_CALL_MKDIR, m->backend->mkdir, name))
 		m->backend->mkdir(m->conn, op, dir, name, mode);
 }
 
 void cv_symlink(struct cv_mount *m, struct cv_op *op, const struct cv_object *dir, const char *name,
 		const char *target)
 {
-	if (begin_name(m, op, CALL_SYMLINK, m->backend->symlink, name))
+	if (begin_name(m, op, CV_CALL_SYMLINK, m->backend->symlink, name))
 		m->backend->symlink(m->conn, op, dir, name, target);
 }
 
 void cv_link(struct cv_mount *m, struct cv_op *op, const struct cv_object *obj,
 	     const struct cv_object *dir, const char *name)
 {
-	if (begin_name(m, op, CALL_LINK, m->backend->link, name))
+	if (begin_name(m, op, CV_CALL_LINK, m->backend->link, name))
 		m->backend->link(m->conn, op, obj, dir, name);
 }
 
 void cv_unlink(struct cv_mount *m, struct cv_op *op, const struct cv_object *dir, const char *name)
 {
-	if (begin_name(m, op, CALL_UNLINK, m->backend->unlink, name))
+	if (begin_name(m, op, CV_CALL_UNLINK, m->backend->unlink, name))
 		m->backend->unlink(m->conn, op, dir, name);
 }
 
 void cv_rmdir(struct cv_mount *m, struct cv_op *op, const struct cv_object *dir, const char *name)
 {
-	if (begin_name(m, op, CALL_RMDIR, m->backend->rmdir, name))
+	if (begin_name(m, op, CV_CALL_RMDIR, m->backend->rmdir, name))
 		m->backend->rmdir(m->conn, op, dir, name);
 }
 
@@ -365,7 +339,7 @@ void cv_rename(struct cv_mount *m, struct cv_op *op, const struct cv_object *dir
 {
 	int r = name_check(newname);
 
-	if (!begin_name(m, op, CALL_RENAME, m->backend->rename, name))
+	if (!begin_name(m, op, CV_CALL_RENAME, m->backend->rename, name))
 		return;
 	if (r < 0) {
 		op->done(op, r);
@@ -377,14 +351,14 @@ void cv_rename(struct cv_mount *m, struct cv_op *op, const struct cv_object *dir
 
 void cv_open(struct cv_mount *m, struct cv_op *op, const struct cv_object *obj, int flags)
 {
-	if (begin(m, op, CALL_OPEN, m->backend->open, 0))
+	if (begin(m, op, CV_CALL_OPEN, m->backend->open, 0))
 		m->backend->open(m->conn, op, obj, flags);
 }
 
 void cv_create(struct cv_mount *m, struct cv_op *op, const struct cv_object *dir, const char *name,
 	       int flags, uint32_t mode)
 {
-	if (begin_name(m, op, CALL_CREATE, m->backend->create, name))
+	if (begin_name(m, op, CV_CALL_CREATE, m->backend->create, name))
 		m->backend->create(m->conn, op, dir, name, flags, mode);
 }
 
@@ -397,27 +371,27 @@ void cv_release(struct cv_mount *m, struct cv_file *file)
 void cv_read(struct cv_mount *m, struct cv_op *op, struct cv_file *file, size_t size_bytes,
 	     uint64_t off)
 {
-	if (begin_io(m, op, CALL_READ, m->backend->read, size_bytes, off))
+	if (begin_io(m, op, CV_CALL_READ, m->backend->read, size_bytes, off))
 		m->backend->read(m->conn, op, file, size_bytes, off);
 }
 
 void cv_write(struct cv_mount *m, struct cv_op *op, struct cv_file *file, const void *data,
 	      size_t size_bytes, uint64_t off)
 {
-	if (begin_io(m, op, CALL_WRITE, m->backend->write, size_bytes, off))
+	if (begin_io(m, op, CV_CALL_WRITE, m->backend->write, size_bytes, off))
 		m->backend->write(m->conn, op, file, data, size_bytes, off);
 }
 
 void cv_fsync(struct cv_mount *m, struct cv_op *op, struct cv_file *file, bool datasync)
 {
-	if (begin(m, op, CALL_FSYNC, m->backend->fsync, 0))
+	if (begin(m, op, CV_CALL_FSYNC, m->backend->fsync, 0))
 		m->backend->fsync(m->conn, op, file, datasync);
 }
 
 void cv_fallocate(struct cv_mount *m, struct cv_op *op, struct cv_file *file, int mode,
 		  uint64_t off, uint64_t size_bytes)
 {
-	if (!begin(m, op, CALL_FALLOCATE, m->backend->fallocate, 0))
+	if (!begin(m, op, CV_CALL_FALLOCATE, m->backend->fallocate, 0))
 		return;
 	if (size_bytes > INT64_MAX || off > (uint64_t)INT64_MAX - size_bytes)
 		op->done(op, -EFBIG);
@@ -427,7 +401,7 @@ void cv_fallocate(struct cv_mount *m, struct cv_op *op, struct cv_file *file, in
 
 void cv_lseek(struct cv_mount *m, struct cv_op *op, struct cv_file *file, uint64_t off, int whence)
 {
-	if (!begin(m, op, CALL_LSEEK, m->backend->lseek, 0))
+	if (!begin(m, op, CV_CALL_LSEEK, m->backend->lseek, 0))
 		return;
 	if (off > INT64_MAX)
 		op->done(op, -ENXIO);
@@ -437,7 +411,7 @@ void cv_lseek(struct cv_mount *m, struct cv_op *op, struct cv_file *file, uint64
 
 void cv_opendir(struct cv_mount *m, struct cv_op *op, const struct cv_object *dir)
 {
-	if (begin(m, op, CALL_OPENDIR, m->backend->opendir, 0))
+	if (begin(m, op, CV_CALL_OPENDIR, m->backend->opendir, 0))
 		m->backend->opendir(m->conn, op, dir);
 }
 
@@ -449,26 +423,26 @@ void cv_releasedir(struct cv_mount *m, struct cv_file *dir)
 
 void cv_readdir(struct cv_mount *m, struct cv_op *op, struct cv_file *dir, uint64_t off)
 {
-	if (begin(m, op, CALL_READDIR, m->backend->readdir, 0))
+	if (begin(m, op, CV_CALL_READDIR, m->backend->readdir, 0))
 		m->backend->readdir(m->conn, op, dir, off);
 }
 
 void cv_fsyncdir(struct cv_mount *m, struct cv_op *op, struct cv_file *dir, bool datasync)
 {
-	if (begin(m, op, CALL_FSYNCDIR, m->backend->fsyncdir, 0))
+	if (begin(m, op, CV_CALL_FSYNCDIR, m->backend->fsyncdir, 0))
 		m->backend->fsyncdir(m->conn, op, dir, datasync);
 }
 
 void cv_statfs(struct cv_mount *m, struct cv_op *op, const struct cv_object *obj)
 {
-	if (begin(m, op, CALL_STATFS, m->backend->statfs, 0))
+	if (begin(m, op, CV_CALL_STATFS, m->backend->statfs, 0))
 		m->backend->statfs(m->conn, op, obj);
 }
 
 void cv_getxattr(struct cv_mount *m, struct cv_op *op, const struct cv_object *obj,
 		 const char *name, size_t size_bytes)
 {
-	if (begin(m, op, CALL_GETXATTR, m->backend->getxattr,
+	if (begin(m, op, CV_CALL_GETXATTR, m->backend->getxattr,
 		  size_bytes ? size_bytes : XATTR_PROBE))
 		m->backend->getxattr(m->conn, op, obj, name, size_bytes);
 }
@@ -476,7 +450,7 @@ void cv_getxattr(struct cv_mount *m, struct cv_op *op, const struct cv_object *o
 void cv_listxattr(struct cv_mount *m, struct cv_op *op, const struct cv_object *obj,
 		  size_t size_bytes)
 {
-	if (begin(m, op, CALL_LISTXATTR, m->backend->listxattr,
+	if (begin(m, op, CV_CALL_LISTXATTR, m->backend->listxattr,
 		  size_bytes ? size_bytes : XATTR_PROBE))
 		m->backend->listxattr(m->conn, op, obj, size_bytes);
 }
@@ -484,14 +458,14 @@ void cv_listxattr(struct cv_mount *m, struct cv_op *op, const struct cv_object *
 void cv_setxattr(struct cv_mount *m, struct cv_op *op, const struct cv_object *obj,
 		 const char *name, const void *value, size_t size_bytes, int flags)
 {
-	if (begin(m, op, CALL_SETXATTR, m->backend->setxattr, 0))
+	if (begin(m, op, CV_CALL_SETXATTR, m->backend->setxattr, 0))
 		m->backend->setxattr(m->conn, op, obj, name, value, size_bytes, flags);
 }
 
 void cv_removexattr(struct cv_mount *m, struct cv_op *op, const struct cv_object *obj,
 		    const char *name)
 {
-	if (begin(m, op, CALL_REMOVEXATTR, m->backend->removexattr, 0))
+	if (begin(m, op, CV_CALL_REMOVEXATTR, m->backend->removexattr, 0))
 		m->backend->removexattr(m->conn, op, obj, name);
 }
 

@@ -26,6 +26,7 @@
 #include <sys/types.h>
 #include <time.h>
 
+#include "config/counters.h"
 #include "config/dict.h"
 #include "config/err.h"
 #include "config/loop.h"
@@ -94,8 +95,8 @@ uint64_t cv_change(const struct cv_attr *attr);
 struct cv_dir_after {
 	bool have;	     /* attr is the directory after the operation */
 	struct cv_attr attr; /* with mode, nlink and all */
-	/* cv_change() just before the operation, read in one step with it; 0: unknown. If it is what
-	 * the worker has last seen, nobody else has changed the directory. */
+	/* cv_change() just before the operation, read in one step with it; 0: unknown. If it is
+	 * what the worker has last seen, nobody else has changed the directory. */
 	uint64_t before;
 };
 
@@ -165,11 +166,12 @@ struct cv_op {
 	bool have_attr;	       /* attr was filled in: set by every call that fills attr */
 	/* setattr, write, fsync: cv_change() of the object just before, as in cv_dir_after */
 	uint64_t before;
-	/* mknod, mkdir, symlink, link, unlink, rmdir, create, rename: the directory; also on error */
+	/* mknod, mkdir, symlink, link, unlink, rmdir, create, rename: the directory; also on error
+	 */
 	struct cv_dir_after dir;
 	struct cv_dir_after newdir; /* rename: the other one, if it is another */
-	struct cv_file *file;  /* open, create, opendir: now the caller's, until release */
-	const void *data;      /* read, readlink (not terminated), getxattr, listxattr */
+	struct cv_file *file;	    /* open, create, opendir: now the caller's, until release */
+	const void *data;	    /* read, readlink (not terminated), getxattr, listxattr */
 	const struct cv_dirent *dirents; /* readdir: result is their number */
 	bool eof;			 /* readdir: nothing follows these entries */
 	bool stable;	   /* write: already on stable storage, or the engine has no such notion */
@@ -182,8 +184,9 @@ struct cv_op {
 	/* backend.c: */
 	void (*caller_done)(struct cv_op *op, ssize_t result); /* what done was before the call */
 	struct cv_mount *mount; /* where the operation is in flight; NULL: nowhere */
-	unsigned call;		/* which one */
-	size_t asked;		/* the largest count that may come back */
+	enum cv_call call;	/* which one */
+	uint64_t begun_ns;
+	size_t asked; /* the largest count that may come back */
 };
 
 /* Learned at connect. */
@@ -315,6 +318,7 @@ struct cv_mount {
 	void *conn;
 	struct cv_info info;
 	uint64_t in_flight;
+	struct cv_counters *counters; /* borrowed; NULL: nobody counts */
 };
 
 int cv_mount_connect(const struct cv_dict *options, struct cv_loop *loop, struct cv_mount *mount,

@@ -17,6 +17,7 @@
 #include "config/err.h"
 #include "config/loop.h"
 #include "fuse/creds.h"
+#include "fuse/meter.h"
 #include "fuse/nodes.h"
 #include "fuse/shm.h"
 #include "fuse/writeback.h"
@@ -94,6 +95,7 @@ struct cv_fs {
 	struct fuse_session *session;
 	struct cv_watch fuse_watch;
 	struct cv_timer idle;
+	struct cv_meter meter;
 	struct cv_slot *current; /* slot of the request being dispatched */
 	bool current_taken;
 	bool receiving_paused;

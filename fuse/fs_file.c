@@ -201,6 +201,7 @@ static void open_done(struct cv_op *op, ssize_t result)
 	/* Close-to-open: what another host has changed since is seen from here on. */
 	if (op->have_attr && !r->truncating && !cv_wb_pending(r->node, NULL)) {
 		r->fi.keep_cache = cv_fs_unchanged(fs, r->node, &op->attr);
+		cv_counters_cache(fs->mount.counters, CV_CACHE_PAGES, r->fi.keep_cache);
 		if (r->node->record->seen_size != op->attr.size)
 			(void)fuse_lowlevel_notify_inval_inode(fs->session, r->node->id, -1, 0);
 	}

@@ -1290,6 +1290,7 @@ int cv_fs_start(struct cv_fs *fs, const struct cv_dict *options, int fuse_fd, st
 	r = cv_loop_add(fs->loop, &fs->fuse_watch, fuse_fd, EPOLLIN);
 	if (r < 0)
 		return cv_fail(err, -r, "epoll: %s", cv_strerror(r));
+	cv_meter_start(&fs->meter, fs);
 	return 0;
 }
 
@@ -1303,6 +1304,7 @@ void cv_fs_close_handles(struct cv_fs *fs)
 
 void cv_fs_release(struct cv_fs *fs)
 {
+	cv_meter_stop(&fs->meter);
 	cv_timer_cancel(fs->loop, &fs->idle);
 	cv_loop_remove(fs->loop, &fs->fuse_watch);
 	free(fs->opens);

@@ -9,6 +9,7 @@
 #include <linux/fuse.h>
 
 #include "config/cleanup.h"
+#include "config/counters.h"
 #include "config/log.h"
 
 #define MIB	   (1ull << 20)
@@ -25,6 +26,7 @@ _Static_assert(sizeof(struct cv_slot) == 1024, "slot layout");
 _Static_assert(sizeof(struct cv_node_record) == 512, "node layout");
 _Static_assert(sizeof(struct cv_handle_record) == 128, "handle layout");
 _Static_assert(sizeof(struct cv_extent_record) == 64, "extent layout");
+_Static_assert(CV_COUNTERS_OFFSET + CV_COUNTERS_MAX <= OFF_SLOTS, "counters");
 _Static_assert(OFF_SLOTS + CV_SLOTS * sizeof(struct cv_slot) <= OFF_SMALL, "slots");
 _Static_assert(OFF_SMALL + CV_SLOTS * CV_SMALL_SIZE <= OFF_EXTENT, "small buffers");
 _Static_assert(OFF_EXTENT + CV_WB_BUFFERS * sizeof(struct cv_extent_record) <= OFF_WB, "extents");
