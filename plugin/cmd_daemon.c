@@ -323,8 +323,13 @@ static void report(struct daemon *d, const char *prefix)
 
 static void reload(struct daemon *d)
 {
+	struct cv_findings found = { 0 };
+	struct cv_err err = { 0 };
+
 	cv_systemd_notify("RELOADING=1\nMONOTONIC_USEC=%" PRIu64, cv_clock_ms() * 1000);
-	cv_notice("SIGHUP: looking for leftovers");
+	if (cv_volumes_gc(d->driver.volumes, false, &found, &err) < 0)
+		cv_error("%s", err.text);
+	cv_findings_release(&found);
 	report(d, "READY=1\n");
 }
 

@@ -8,12 +8,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sysmacros.h>
 
 #include "config/cleanup.h"
 #include "config/str.h"
 #include "plugin/client.h"
 #include "plugin/cmd.h"
 #include "plugin/message.h"
+#include "plugin/mountpoint.h"
 #include "plugin/process.h"
 #include "plugin/state.h"
 
@@ -26,7 +28,24 @@ static int width(int now, const char *text)
 	return len > now ? len : now;
 }
 
-static void print_table(const struct cv_view *views, size_t count)
+/* Who keeps it mounted: as counted, and as seen. */
+static void print_holders(const struct cv_view *v)
+{
+	cv_cleanup_entry struct cv_mount_entry entry = { 0 };
+	char users[256] = "";
+
+	for (size_t i = 0; i < v->holder_count; i++)
+		(void)printf("  %u mount%s for ID %.64s%s\n", v->holders[i].mounts,
+			     v->holders[i].mounts == 1 ? "" : "s", v->holders[i].id,
+			     v->holders[i].stale ? ", of an earlier dockerd" : "");
+	if (!v->worker || cv_mount_find(v->mountpoint, &entry) < 0)
+		return;
+	cv_mountpoint_users(v->mountpoint, makedev(entry.dev_major, entry.dev_minor), users,
+			    sizeof(users));
+	(void)printf("  processes: %s\n", *users ? users : "none");
+}
+
+static void print_table(const struct cv_view *views, size_t count, bool holders)
 {
 	int name = 6, source = 6;
 
@@ -41,6 +60,8 @@ static void print_table(const struct cv_view *views, size_t count)
 			     views[i].source, views[i].state, views[i].mounts, views[i].server);
 		if (*views[i].error)
 			(void)printf("%-*s  ! %s\n", name, "", views[i].error);
+		if (holders)
+			print_holders(&views[i]);
 	}
 }
 
@@ -95,6 +116,7 @@ static int run(int argc, char **argv)
 		{ "json", no_argument, NULL, 'j' },
 		{ "socket", required_argument, NULL, 's' },
 		{ "run-dir", required_argument, NULL, 'r' },
+		{ "holders", no_argument, NULL, 'h' },
 		{ 0 },
 	};
 	const char *socket_path = CV_DEFAULT_SOCKET, *run_dir = CV_DEFAULT_RUN_DIR;
@@ -102,7 +124,7 @@ static int run(int argc, char **argv)
 	struct cv_view *views = NULL;
 	struct cv_err err = { 0 };
 	size_t count = 0;
-	bool json = false;
+	bool json = false, holders = false;
 	int c, r;
 
 	opterr = 0;
@@ -113,6 +135,8 @@ static int run(int argc, char **argv)
 			socket_path = optarg;
 		else if (c == 'r')
 			run_dir = optarg;
+		else if (c == 'h')
+			holders = true;
 		else
 			return cv_usage_error(&cv_cmd_status, "unknown or incomplete option %s",
 					      argv[optind - 1]);
@@ -130,7 +154,7 @@ static int run(int argc, char **argv)
 		add_own_mounts(run_dir, &views, &count);
 	if (r < 0 && count == 0)
 		return cv_print_failure(&err);
-	print_table(views, count);
+	print_table(views, count, holders);
 	cv_views_free(views, count);
 	if (r == -ENOENT || r == -ECONNREFUSED) {
 		/* Whoever mounts without Docker has no daemon, and that is no failure. */
@@ -144,10 +168,11 @@ static int run(int argc, char **argv)
 
 const struct cv_command cv_cmd_status = {
 	.name = "status",
-	.args = "[--json] [--socket PATH] [--run-dir DIR]",
+	.args = "[--json] [--holders] [--socket PATH] [--run-dir DIR]",
 	.summary = "Show volumes, mounts and their health",
 	.help = "  --json         everything the daemon knows, for programs; fails without a "
 		"daemon\n"
+		"  --holders      also who keeps each volume mounted: mount IDs and processes\n"
 		"  --socket PATH  the daemon's socket (" CV_DEFAULT_SOCKET ")\n"
 		"  --run-dir DIR  where mounts without the daemon are remembered "
 		"(" CV_DEFAULT_RUN_DIR ")\n",

@@ -187,6 +187,19 @@ RUN(status)
 	return 0;
 }
 
+RUN(gc)
+{
+	bool dry_run = cv_str_eq(cv_dict_get(&request->opts, "dry_run"), "true");
+	struct cv_findings found = { 0 };
+	int r = cv_volumes_gc(d->volumes, dry_run, &found, err);
+
+	UNUSED;
+	if (r == 0)
+		reply->body = cv_message_lines("Found", found.lines, found.count);
+	cv_findings_release(&found);
+	return r;
+}
+
 /* For the daemon's own watchdog: takes every lock that answering takes. */
 RUN(ping)
 {
@@ -209,6 +222,7 @@ static const struct endpoint endpoints[] = {
 	{ "/VolumeDriver.Get", "POST", true, get },
 	{ "/VolumeDriver.List", "POST", false, list },
 	{ "/cvol/status", "GET", false, status },
+	{ "/cvol/gc", "POST", false, gc },
 	{ "/cvol/ping", "GET", false, ping },
 };
 

@@ -290,7 +290,33 @@ static bool add_status(struct json_object *object, const struct cv_view *v)
 		add(object, "counters", dict_object(&v->worker_status)));
 }
 
-static struct json_object *volume_object(const struct cv_view *v, bool status)
+/* For the command line only: in `docker volume inspect` the numbers would tell nobody anything. */
+static bool add_holders(struct json_object *object, const struct cv_view *v)
+{
+	struct json_object *array = json_object_new_array();
+
+	for (size_t i = 0; array && i < v->holder_count; i++) {
+		struct json_object *one = json_object_new_object();
+
+		if (!one || !add_text(one, "id", v->holders[i].id) ||
+		    !add(one, "mounts", json_object_new_int64(v->holders[i].mounts)) ||
+		    !add(one, "stale", json_object_new_boolean(v->holders[i].stale)) ||
+		    json_object_array_add(array, one) != 0) {
+			(void)json_object_put(one);
+			(void)json_object_put(array);
+			return false;
+		}
+	}
+	return add(object, "holders", array);
+}
+
+enum shown {
+	SHOW_NAME,
+	SHOW_STATUS,
+	SHOW_HOLDERS, /* and status */
+};
+
+static struct json_object *volume_object(const struct cv_view *v, enum shown shown)
 {
 	cv_cleanup_json struct json_object *volume = json_object_new_object();
 	struct json_object *inner;
@@ -299,11 +325,11 @@ static struct json_object *volume_object(const struct cv_view *v, bool status)
 	    !add_text(volume, "Mountpoint", v->mountpoint) ||
 	    !add_time(volume, "CreatedAt", v->created))
 		return NULL;
-	if (status) {
+	if (shown != SHOW_NAME) {
 		inner = json_object_new_object();
 		if (!inner)
 			return NULL;
-		if (!add_status(inner, v)) {
+		if (!add_status(inner, v) || (shown == SHOW_HOLDERS && !add_holders(inner, v))) {
 			(void)json_object_put(inner);
 			return NULL;
 		}
@@ -317,17 +343,17 @@ char *cv_message_volume(const struct cv_view *view)
 {
 	cv_cleanup_json struct json_object *root = json_object_new_object();
 
-	return finish(root, root && add(root, "Volume", volume_object(view, true)) &&
+	return finish(root, root && add(root, "Volume", volume_object(view, SHOW_STATUS)) &&
 				    add_text(root, "Err", ""));
 }
 
 static bool add_volumes(struct json_object *root, const struct cv_view *views, size_t count,
-			bool status)
+			enum shown shown)
 {
 	struct json_object *array = json_object_new_array();
 
 	for (size_t i = 0; array && i < count; i++) {
-		struct json_object *v = volume_object(&views[i], status);
+		struct json_object *v = volume_object(&views[i], shown);
 
 		if (!v || json_object_array_add(array, v) != 0) {
 			(void)json_object_put(v);
@@ -342,8 +368,8 @@ char *cv_message_list(const struct cv_view *views, size_t count)
 {
 	cv_cleanup_json struct json_object *root = json_object_new_object();
 
-	return finish(root,
-		      root && add_volumes(root, views, count, false) && add_text(root, "Err", ""));
+	return finish(root, root && add_volumes(root, views, count, SHOW_NAME) &&
+				    add_text(root, "Err", ""));
 }
 
 char *cv_message_status(const struct cv_view *views, size_t count, const struct cv_dict *daemon)
@@ -351,8 +377,23 @@ char *cv_message_status(const struct cv_view *views, size_t count, const struct 
 	cv_cleanup_json struct json_object *root = json_object_new_object();
 
 	return finish(root, root && add(root, "Daemon", dict_object(daemon)) &&
-				    add_volumes(root, views, count, true) &&
+				    add_volumes(root, views, count, SHOW_HOLDERS) &&
 				    add_text(root, "Err", ""));
+}
+
+char *cv_message_lines(const char *key, char *const *lines, size_t count)
+{
+	cv_cleanup_json struct json_object *root = json_object_new_object();
+	struct json_object *array = json_object_new_array();
+	bool ok = root && array;
+
+	for (size_t i = 0; ok && i < count; i++)
+		ok = json_object_array_add(array, text_object(lines[i])) == 0;
+	if (!ok) {
+		(void)json_object_put(array);
+		return NULL;
+	}
+	return finish(root, add(root, key, array) && add_text(root, "Err", ""));
 }
 
 /* ---- answers, for the command line ---- */
@@ -389,6 +430,28 @@ static int64_t parse_time(const char *text)
 	return strptime(text, "%Y-%m-%dT%H:%M:%SZ", &tm) ? (int64_t)timegm(&tm) : 0;
 }
 
+static int take_holders(struct json_object *list, struct cv_view *view)
+{
+	size_t count =
+		json_object_is_type(list, json_type_array) ? json_object_array_length(list) : 0;
+
+	view->holders = calloc(count ? count : 1, sizeof(*view->holders));
+	for (size_t i = 0; view->holders && i < count; i++) {
+		struct json_object *one = json_object_array_get_idx(list, i);
+		struct cv_holder *h = &view->holders[i];
+
+		if (!json_object_is_type(one, json_type_object))
+			return -EBADMSG;
+		h->id = strdup(member_text(one, "id"));
+		h->mounts = (unsigned)json_object_get_int64(member(one, "mounts"));
+		h->stale = json_object_get_boolean(member(one, "stale"));
+		view->holder_count = i + 1;
+		if (!h->id)
+			return -ENOMEM;
+	}
+	return view->holders ? 0 : -ENOMEM;
+}
+
 static int take_view(struct json_object *v, struct cv_view *view)
 {
 	static const char *const states[] = { "created",  "mounting", "mounted",
@@ -413,7 +476,7 @@ static int take_view(struct json_object *v, struct cv_view *view)
 	view->worker = number ? (pid_t)json_object_get_int64(number) : 0;
 	if (!view->name || !view->mountpoint || !view->source || !view->server || !view->error)
 		return -ENOMEM;
-	return 0;
+	return take_holders(status ? member(status, "holders") : NULL, view);
 }
 
 int cv_answer_views(const char *body, struct cv_view **ret_views, size_t *ret_count)
@@ -445,6 +508,19 @@ int cv_answer_views(const char *body, struct cv_view **ret_views, size_t *ret_co
 	return 0;
 }
 
+int cv_answer_lines(const char *body, const char *key, void (*each)(void *ctx, const char *line),
+		    void *ctx)
+{
+	cv_cleanup_json struct json_object *root = parse(body, strlen(body), ANSWER_MAX, NULL);
+	struct json_object *list = root ? member(root, key) : NULL;
+
+	if (!json_object_is_type(list, json_type_array))
+		return -EBADMSG;
+	for (size_t i = 0; i < json_object_array_length(list); i++)
+		each(ctx, json_object_get_string(json_object_array_get_idx(list, i)));
+	return 0;
+}
+
 char *cv_answer_pretty(const char *body, const char *key)
 {
 	cv_cleanup_json struct json_object *root = parse(body, strlen(body), ANSWER_MAX, NULL);
@@ -462,6 +538,9 @@ void cv_view_release(struct cv_view *view)
 	free(view->source);
 	free(view->server);
 	free(view->error);
+	for (size_t i = 0; i < view->holder_count; i++)
+		free(view->holders[i].id);
+	free(view->holders);
 	cv_dict_release(&view->options);
 	cv_dict_release(&view->worker_status);
 	memset(view, 0, sizeof(*view));

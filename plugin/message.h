@@ -38,6 +38,13 @@ int cv_request_parse(const char *body, size_t size, struct cv_request *ret, stru
 void cv_request_release(struct cv_request *request); /* wipes opts */
 #define cv_cleanup_request __attribute__((cleanup(cv_request_release)))
 
+/* Who a mount is counted for. */
+struct cv_holder {
+	char *id; /* owned: dockerd's, or Podman's one for everything */
+	unsigned mounts;
+	bool stale; /* of a dockerd before today's */
+};
+
 /* What is shown of a volume. Never a secret. */
 struct cv_view {
 	char *name;	   /* owned */
@@ -48,6 +55,8 @@ struct cv_view {
 	const char *state; /* static text: created, mounting, mounted, draining, failed, broken */
 	int64_t created;   /* seconds, CLOCK_REALTIME */
 	unsigned mounts;
+	struct cv_holder *holders; /* owned */
+	size_t holder_count;
 	pid_t worker; /* 0: none */
 	struct cv_dict options;
 	struct cv_dict worker_status; /* counters as the worker sent them last */
@@ -63,6 +72,8 @@ char *cv_message_mountpoint(const char *path);
 char *cv_message_volume(const struct cv_view *view);
 char *cv_message_list(const struct cv_view *views, size_t count);
 char *cv_message_status(const struct cv_view *views, size_t count, const struct cv_dict *daemon);
+/* {"key": ["line", …], "Err": ""} */
+char *cv_message_lines(const char *key, char *const *lines, size_t count);
 /* For the command line: {"Name": name, "Opts": opts} */
 char *cv_message_request(const char *name, const struct cv_dict *opts);
 
@@ -70,6 +81,9 @@ char *cv_message_request(const char *name, const struct cv_dict *opts);
 char *cv_answer_err(const char *body);
 /* What cv_message_status(), _list() or _volume() wrote; 0 or -EBADMSG. Caller: cv_views_free(). */
 int cv_answer_views(const char *body, struct cv_view **ret_views, size_t *ret_count);
+/* What cv_message_lines() wrote, each with each(); 0 or -EBADMSG. */
+int cv_answer_lines(const char *body, const char *key, void (*each)(void *ctx, const char *line),
+		    void *ctx);
 /* The member of an answer, indented for people; NULL when absent. Caller frees. */
 char *cv_answer_pretty(const char *body, const char *member);
 

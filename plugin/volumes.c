@@ -370,6 +370,23 @@ static const char *state_locked(const struct volume *v, const struct cv_worker_i
 	return "created";
 }
 
+static int view_holders_locked(const struct cv_volumes *vs, const struct volume *v,
+			       struct cv_view *view)
+{
+	view->holders = calloc(v->id_count ? v->id_count : 1, sizeof(*view->holders));
+	if (!view->holders)
+		return -ENOMEM;
+	for (size_t i = 0; i < v->id_count; i++) {
+		view->holders[i].id = strdup(v->ids[i].id);
+		view->holders[i].mounts = v->ids[i].count;
+		view->holders[i].stale = !cv_mount_id_is_current(vs, &v->ids[i]);
+		view->holder_count = i + 1;
+		if (!view->holders[i].id)
+			return -ENOMEM;
+	}
+	return 0;
+}
+
 static int view_locked(const struct cv_volumes *vs, const struct volume *v, struct cv_view *view)
 {
 	struct cv_worker_info info = { 0 };
@@ -390,6 +407,8 @@ static int view_locked(const struct cv_volumes *vs, const struct volume *v, stru
 	view->mounts = cv_volume_uses_locked(v);
 	view->worker = info.alive ? info.pid : 0;
 	r = cv_dict_copy(&view->options, &v->options);
+	if (r == 0)
+		r = view_holders_locked(vs, v, view);
 	view->worker_status = info.status; /* moved */
 	if (r < 0 || !view->name || !view->mountpoint || !view->source || !view->server ||
 	    !view->error) {

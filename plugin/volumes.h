@@ -96,6 +96,25 @@ void cv_volumes_count(struct cv_volumes *volumes, size_t *ret_total, size_t *ret
 /* A new dockerd has introduced itself. */
 void cv_volumes_new_epoch(struct cv_volumes *volumes);
 
+/* Lines for people, owned. */
+struct cv_findings {
+	char **lines;
+	size_t count;
+};
+void cv_findings_release(struct cv_findings *findings);
+__attribute__((format(printf, 2, 3))) void cv_findings_add(struct cv_findings *findings,
+							   const char *fmt, ...);
+
+/*
+ * Reconciles what is known with what is there: detaches mounts without a living worker, forgets
+ * counts of earlier dockerds that no process stands behind, removes empty mountpoints, sockets
+ * nobody listens on and records of volumes that are no more. Nothing is removed recursively, and no
+ * volume that is being mounted or unmounted is touched. dry_run: only says so. Waits for servers
+ * for some 15 seconds in all at most.
+ */
+int cv_volumes_gc(struct cv_volumes *volumes, bool dry_run, struct cv_findings *found,
+		  struct cv_err *err);
+
 /* Now and then: ends mounts that nobody uses and whose data has reached the server at last. */
 void cv_volumes_tick(struct cv_volumes *volumes);
 

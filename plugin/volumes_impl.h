@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Inside of volumes.h, shared by volumes.c (what volumes there are), volumes_mount.c (who uses
- * them) and volumes_load.c (finding both again at start). Nobody else includes this. Lock order:
- * volumes.h.
+ * them), volumes_load.c (finding both again at start) and volumes_gc.c (what is left of others).
+ * Nobody else includes this. Lock order: volumes.h.
  */
 #ifndef CV_PLUGIN_VOLUMES_IMPL_H
 #define CV_PLUGIN_VOLUMES_IMPL_H
@@ -71,8 +71,14 @@ char *cv_volume_default_path(const struct cv_volumes *vs, const char *encoded);
 /* ---- volumes_mount.c ---- */
 
 unsigned cv_volume_uses_locked(const struct volume *v);
+bool cv_mount_id_is_current(const struct cv_volumes *vs, const struct cv_mount_id *id);
 /* Users that the dockerd of today knows of, or that are not dockerd's. */
 unsigned cv_volume_current_uses_locked(const struct cv_volumes *vs, const struct volume *v);
+/* Referenced; wanted is called with volumes->lock held, NULL: all. Caller unrefs and frees. */
+struct volume **cv_volumes_snapshot(struct cv_volumes *vs,
+				    bool (*wanted)(const struct cv_volumes *vs,
+						   const struct volume *v),
+				    size_t *ret_count);
 /* With op held: writes the record; a failure is logged. */
 void cv_volume_record(struct cv_volumes *vs, struct volume *v);
 void cv_volume_forget_ids(struct cv_volumes *vs, struct volume *v);
@@ -83,6 +89,10 @@ bool cv_volume_is_used(struct cv_volumes *vs, struct volume *v);
 /* Everything written is on the server; without op. */
 int cv_volume_sync(struct cv_volumes *vs, struct volume *v, unsigned timeout_ms,
 		   struct cv_err *err);
+/* Ends a mount nobody uses, if its data gets stored within a few seconds; without op. */
+void cv_volume_end_idle(struct cv_volumes *vs, struct volume *v);
+/* With op held: clears what is left of a worker that ended. */
+void cv_volume_drop_dead_worker(struct cv_volumes *vs, struct volume *v);
 /* With op held and no users. */
 void cv_volume_end_mount(struct cv_volumes *vs, struct volume *v);
 

@@ -15,7 +15,6 @@
 #include "config/options.h"
 #include "config/str.h"
 #include "plugin/files.h"
-#include "plugin/mountpoint.h"
 
 static int load_options(const struct cv_volumes *vs, struct volume *v, const struct cv_state *state,
 			struct cv_err *err)
@@ -147,55 +146,15 @@ static int load_records(struct cv_volumes *vs, struct cv_err *err)
 	return 0;
 }
 
-static void detach_unowned(void *ctx, const char *path)
-{
-	struct cv_volumes *vs = ctx;
-	int r;
-
-	for (struct volume *v = vs->list; v; v = v->next) {
-		if (v->worker && cv_str_eq(v->mountpoint, path))
-			return;
-	}
-	r = vs->mounter->detach(path);
-	if (r < 0) {
-		cv_warning("cannot detach the leftover mount on %s: %s", path, cv_strerror(r));
-		return;
-	}
-	cv_notice("detached the leftover mount on %s", path);
-	vs->mounter->remove(path);
-}
-
-/* Bare directories of mounts that a killed daemon had begun or ended. */
-static void remove_bare(struct cv_volumes *vs, const char *mounts)
-{
-	cv_cleanup_closedir DIR *dir = opendir(mounts);
-	struct dirent *entry;
-
-	while (dir && (entry = readdir(dir))) {
-		cv_cleanup_free char *path = NULL;
-
-		if (entry->d_name[0] == '.')
-			continue;
-		path = cv_sprintf("%s/%s", mounts, entry->d_name);
-		if (path)
-			vs->mounter->remove(path);
-	}
-}
-
 int cv_volumes_load(struct cv_volumes *vs, struct cv_err *err)
 {
-	cv_cleanup_free char *mounts = cv_sprintf("%s/mnt", vs->run_dir);
-	int r = mounts ? cv_store_list(&vs->store, load_one, vs, err)
-		       : cv_fail(err, ENOMEM, "out of memory");
+	struct cv_findings leftovers = { 0 };
+	int r = cv_store_list(&vs->store, load_one, vs, err);
 
 	if (r == 0)
 		r = load_records(vs, err);
-	if (r == 0) {
-		r = cv_mount_each_below(mounts, detach_unowned, vs);
-		if (r < 0)
-			(void)cv_fail(err, -r, "reading the mount table: %s", cv_strerror(r));
-		else
-			remove_bare(vs, mounts);
-	}
+	if (r == 0)
+		r = cv_volumes_gc(vs, false, &leftovers, err);
+	cv_findings_release(&leftovers);
 	return r;
 }

@@ -87,13 +87,18 @@ static bool id_drop_locked(struct volume *v, const char *id)
 	return true;
 }
 
-/* Users that the dockerd of today knows of, or that are not dockerd's. */
+/* Counted for the dockerd of today, or not for dockerd at all. */
+bool cv_mount_id_is_current(const struct cv_volumes *vs, const struct cv_mount_id *id)
+{
+	return id->epoch == vs->epoch || cv_str_eq(id->id, CV_PODMAN_ID);
+}
+
 unsigned cv_volume_current_uses_locked(const struct cv_volumes *vs, const struct volume *v)
 {
 	unsigned sum = 0;
 
 	for (size_t i = 0; i < v->id_count; i++) {
-		if (v->ids[i].epoch == vs->epoch || cv_str_eq(v->ids[i].id, CV_PODMAN_ID))
+		if (cv_mount_id_is_current(vs, &v->ids[i]))
 			sum += v->ids[i].count;
 	}
 	return sum;
@@ -172,7 +177,7 @@ static void set_error(struct cv_volumes *vs, struct volume *v, const char *text)
 /* ---- mount ---- */
 
 /* Clears what is left of a worker that ended, or whose mountpoint somebody else unmounted. */
-static void drop_dead_worker(struct cv_volumes *vs, struct volume *v)
+void cv_volume_drop_dead_worker(struct cv_volumes *vs, struct volume *v)
 {
 	struct cv_worker *w;
 	struct cv_err err = { 0 };
@@ -231,7 +236,7 @@ static int start_mount(struct cv_volumes *vs, struct volume *v, uint64_t deadlin
 	struct cv_worker *w = NULL;
 	int r;
 
-	drop_dead_worker(vs, v);
+	cv_volume_drop_dead_worker(vs, v);
 	r = make_default_path(vs, v, err);
 	if (r == 0)
 		r = vs->mounter->prepare(v->mountpoint, err);
@@ -532,8 +537,10 @@ void cv_volumes_new_epoch(struct cv_volumes *vs)
 	cv_debug("a dockerd introduced itself: epoch %u", vs->epoch);
 }
 
-/* The volumes with a mount that no dockerd of today knows of, referenced. */
-static struct volume **unused_mounts(struct cv_volumes *vs, size_t *ret_count)
+struct volume **cv_volumes_snapshot(struct cv_volumes *vs,
+				    bool (*wanted)(const struct cv_volumes *vs,
+						   const struct volume *v),
+				    size_t *ret_count)
 {
 	struct volume **found;
 	size_t count = 0;
@@ -544,12 +551,18 @@ static struct volume **unused_mounts(struct cv_volumes *vs, size_t *ret_count)
 		count++;
 	found = calloc(count ? count : 1, sizeof(struct volume *));
 	for (struct volume *v = vs->list; found && v; v = v->next) {
-		if (v->worker && cv_volume_current_uses_locked(vs, v) == 0) {
+		if (!wanted || wanted(vs, v)) {
 			v->refs++;
 			found[(*ret_count)++] = v;
 		}
 	}
 	return found;
+}
+
+/* A mount that no dockerd of today knows of. */
+static bool is_unused_locked(const struct cv_volumes *vs, const struct volume *v)
+{
+	return v->worker && cv_volume_current_uses_locked(vs, v) == 0;
 }
 
 /*
@@ -584,28 +597,32 @@ static bool forget_stale(struct cv_volumes *vs, struct volume *v)
 	return forget;
 }
 
-static void tick_one(struct cv_volumes *vs, struct volume *v)
+void cv_volume_end_idle(struct cv_volumes *vs, struct volume *v)
 {
 	struct cv_err err = { 0 };
-	bool stale;
-	int r;
+	int r = cv_volume_sync(vs, v, TICK_SYNC_MS, &err);
 
-	{
-		CV_SCOPED_LOCK(&vs->lock);
-		stale = cv_volume_uses_locked(v) != 0;
-	}
-	if (stale && !forget_stale(vs, v))
-		return;
-	r = cv_volume_sync(vs, v, TICK_SYNC_MS, &err);
 	if (r < 0)
 		cv_debug("%s", err.text);
 	end_if_unused(vs, v, cv_clock_ms(), r == 0);
 }
 
+static void tick_one(struct cv_volumes *vs, struct volume *v)
+{
+	bool stale;
+
+	{
+		CV_SCOPED_LOCK(&vs->lock);
+		stale = cv_volume_uses_locked(v) != 0;
+	}
+	if (!stale || forget_stale(vs, v))
+		cv_volume_end_idle(vs, v);
+}
+
 void cv_volumes_tick(struct cv_volumes *vs)
 {
 	size_t count = 0;
-	struct volume **unused = unused_mounts(vs, &count);
+	struct volume **unused = cv_volumes_snapshot(vs, is_unused_locked, &count);
 
 	for (size_t i = 0; i < count; i++) {
 		tick_one(vs, unused[i]);

@@ -506,6 +506,119 @@ static void test_what_an_earlier_dockerd_left_is_forgotten(void **state)
 	assert_int_equal(fake.unmounts, 1);
 }
 
+/* The line in what gc found, which it must have found alone; NULL: it found nothing. */
+static void expect_gc(struct fixture *f, bool dry_run, const char *wanted)
+{
+	struct cv_findings found = { 0 };
+	struct cv_err err = { 0 };
+
+	assert_int_equal(cv_volumes_gc(f->vs, dry_run, &found, &err), 0);
+	assert_int_equal(found.count, wanted ? 1 : 0);
+	if (wanted)
+		assert_non_null(strstr(found.lines[0], wanted));
+	cv_findings_release(&found);
+}
+
+static void test_gc_forgets_counts_without_users_at_once(void **state)
+{
+	struct fixture *f = *state;
+
+	create(f, "v");
+	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
+	expect_gc(f, false, NULL); /* today's dockerd will release it */
+	cv_volumes_new_epoch(f->vs);
+	fake.in_use = true; /* live-restore */
+	expect_gc(f, false, NULL);
+	expect(f, "v", "mounted", 1);
+	fake.in_use = false;
+	expect_gc(f, true, "would be forgotten");
+	expect(f, "v", "mounted", 1);
+	expect_gc(f, false, "earlier dockerd");
+	expect(f, "v", "created", 0);
+	assert_int_equal(fake.syncs, 1);
+	assert_int_equal(fake.unmounts, 1);
+	expect_gc(f, false, NULL);
+}
+
+static void test_gc_keeps_unstored_data(void **state)
+{
+	struct fixture *f = *state;
+
+	create(f, "v");
+	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
+	cv_volumes_new_epoch(f->vs);
+	fake.sync_result = ETIMEDOUT;
+	expect_gc(f, false, "forgotten");
+	expect(f, "v", "draining", 0);
+	assert_int_equal(fake.unmounts, 0);
+	fake.sync_result = 0;
+	tick(f, 1);
+	expect(f, "v", "created", 0);
+}
+
+static void test_gc_clears_a_dead_mount_and_keeps_its_users(void **state)
+{
+	struct fixture *f = *state;
+
+	create(f, "v");
+	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
+	fake.last->alive = false;
+	expect_gc(f, true, "would be detached");
+	assert_int_equal(fake.unmounts, 0);
+	expect_gc(f, false, "dead mount");
+	assert_int_equal(fake.unmounts, 1);
+	expect(f, "v", "failed", 1);
+	assert_int_equal(mount_id(f, "v", "b", NULL), 0);
+	expect(f, "v", "mounted", 2);
+}
+
+static void test_gc_removes_what_is_empty_only(void **state)
+{
+	struct fixture *f = *state;
+	char empty[128], full[128], inner[160], record[128];
+	FILE *file;
+
+	(void)snprintf(empty, sizeof(empty), "%s/mnt/empty", f->run_dir);
+	(void)snprintf(full, sizeof(full), "%s/mnt/full", f->run_dir);
+	(void)snprintf(inner, sizeof(inner), "%s/data", full);
+	(void)snprintf(record, sizeof(record), "%s/volumes/gone.json", f->run_dir);
+	assert_int_equal(mkdir(full, 0700), 0);
+	assert_int_equal(mkdir(inner, 0700), 0);
+	expect_gc(f, false, "not removed");
+	assert_int_equal(access(inner, F_OK), 0);
+	assert_int_equal(rmdir(inner), 0);
+	expect_gc(f, true, "would be removed");
+	expect_gc(f, false, "leftover directory");
+	assert_int_equal(mkdir(empty, 0), 0);
+	reopen(f); /* the same at start */
+	assert_int_equal(access(empty, F_OK), -1);
+	file = fopen(record, "w");
+	assert_non_null(file);
+	assert_int_equal(fclose(file), 0);
+	expect_gc(f, false, "gone.json");
+	assert_int_equal(access(record, F_OK), -1);
+}
+
+static void test_holders_are_shown(void **state)
+{
+	struct fixture *f = *state;
+	struct cv_view v = { 0 };
+
+	create(f, "v");
+	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
+	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
+	cv_volumes_new_epoch(f->vs);
+	assert_int_equal(mount_id(f, "v", "b", NULL), 0);
+	assert_int_equal(cv_volumes_get(f->vs, "v", &v, NULL), 0);
+	assert_int_equal(v.holder_count, 2);
+	assert_string_equal(v.holders[0].id, "a");
+	assert_int_equal(v.holders[0].mounts, 2);
+	assert_true(v.holders[0].stale);
+	assert_string_equal(v.holders[1].id, "b");
+	assert_false(v.holders[1].stale);
+	cv_view_release(&v);
+}
+
 static void test_podman_has_no_epochs(void **state)
 {
 	struct fixture *f = *state;
@@ -658,6 +771,11 @@ int main(void)
 		T(test_dockerd_may_remove_what_leaked),
 		T(test_epochs_are_counted_apart),
 		T(test_what_an_earlier_dockerd_left_is_forgotten),
+		T(test_gc_forgets_counts_without_users_at_once),
+		T(test_gc_keeps_unstored_data),
+		T(test_gc_clears_a_dead_mount_and_keeps_its_users),
+		T(test_gc_removes_what_is_empty_only),
+		T(test_holders_are_shown),
 		T(test_podman_has_no_epochs),
 		T(test_restart_adopts),
 		T(test_create_again),
