@@ -280,8 +280,8 @@ static void got_create(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 	if (status == -EOPNOTSUPP && is_exclusive(q)) {
 		q->nfs->no_exclusive = true;
 		cv_nfs_step(q, send_create, got_create);
-	} else if (status == -EEXIST && (!(q->flags & O_EXCL) || q->op->repeated ||
-					 (!is_exclusive(q) && q->resent))) {
+	} else if (status == -EEXIST &&
+		   (!(q->flags & O_EXCL) || q->op->repeated || (!is_exclusive(q) && q->resent))) {
 		q->again = q->resent;
 		q->then = open_existing;
 		cv_nfs_step(q, cv_nfs_send_lookup, got_existing);

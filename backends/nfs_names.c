@@ -585,7 +585,9 @@ static void got_removed_new(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 
 static void got_removed_old(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
-	(void)x;
+	take_dir(q, x, &q->op->dir);
+	if (same_handle(&q->dir, &q->dir2))
+		q->op->dir.before = 0; /* our link has changed it since */
 	if (status == 0 || (status == -ENOENT && q->resent)) {
 		cv_nfs_finish(q, 0);
 		return;
@@ -630,7 +632,10 @@ static void got_lookup_new(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 
 static void got_link_new(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
-	(void)x;
+	struct cv_attr ignored;
+
+	(void)cv_nfs_get_post_attr(x, &ignored);
+	take_dir(q, x, &q->op->newdir);
 	if (status == -EEXIST && q->resent)
 		cv_nfs_step(q, send_lookup_new, got_lookup_new);
 	else if (status == -EOPNOTSUPP)

@@ -164,12 +164,22 @@ int cv_fs_object(struct cv_fs *fs, struct cv_node *node, int buffer, struct cv_o
 int cv_fs_object_open(struct cv_fs *fs, struct cv_node *node, const struct cv_open *open,
 		      struct cv_object *obj);
 
-/* ---- attributes ---- */
+/* ---- attributes (attrs.c) ---- */
 
+void cv_fs_set_ttls(struct cv_fs *fs, const struct cv_dict *options);
 /* What people see: numbers, pending size; remembers what the kernel is told. */
 void cv_fs_stat(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *attr,
 		struct stat *ret_st);
+/* How long they are believed, in seconds. */
 double cv_fs_ttl(struct cv_fs *fs, const struct cv_attr *attr);
+/* attr is the object after all our changes: answers getattr until the server must be asked. */
+void cv_fs_know(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *attr);
+bool cv_fs_known(struct cv_fs *fs, const struct cv_node *node, struct cv_attr *ret_attr,
+		 double *ret_ttl);
+/* An operation of ours, started when cv_nodes.clock was began, has changed (or tried to change) the
+ * directory's entries; after: what the engine says of it. */
+void cv_fs_dir_changed(struct cv_fs *fs, struct cv_node *dir, const struct cv_dir_after *after,
+		       uint64_t began);
 /* Enters the node, counts a lookup, fills e. NULL: out of memory. */
 struct cv_node *cv_fs_entry(struct cv_fs *fs, struct cv_node *parent, const char *name,
 			    const struct cv_entry *entry, struct fuse_entry_param *e);
@@ -192,7 +202,9 @@ void cv_open_free(struct cv_fs *fs, struct cv_open *open); /* also the engine's 
 struct cv_request *cv_request_on_open(fuse_req_t req, const struct fuse_file_info *fi, bool is_dir);
 bool cv_open_for_writeback(void *arg, uint32_t handle, struct cv_wb_handle *ret);
 /* Do the attributes equal those the kernel was told last? Then its cached pages are good. */
-bool cv_fs_unchanged(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *attr);
+bool cv_fs_unchanged(const struct cv_node *node, const struct cv_attr *attr);
+/* All that was written is on the server: our own writes do not make the kernel's pages stale. */
+void cv_fs_written(struct cv_fs *fs, struct cv_node *node);
 
 void cv_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void cv_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
@@ -239,7 +251,6 @@ void cv_hidden_undo(struct cv_request *r);
 /* The last handle is gone: the object can go, too. */
 void cv_hidden_remove(struct cv_fs *fs, struct cv_node *node, const struct cv_cred *cred);
 
-#define CV_HIDDEN_NAME	".cvol-unlinked"
-#define CV_SEEN_UNKNOWN INT64_MIN /* seen_mtime_ns: equals no time */
+#define CV_HIDDEN_NAME ".cvol-unlinked"
 
 #endif

@@ -180,13 +180,17 @@ static void open_done(struct cv_op *op, ssize_t result)
 	struct cv_request *r = cv_request_of(op);
 	struct cv_fs *fs = r->fs;
 	struct cv_open *open;
+	bool only_change;
 
 	if (result < 0) {
 		cv_reply_err(r, (int)result);
 		return;
 	}
+	only_change = r->node->changed <= r->clock && r->node->landed <= r->clock;
 	if (r->truncating)
 		cv_node_touch(&fs->nodes, r->node);
+	else
+		cv_node_unknow(r->node);
 	open = cv_open_new(fs, r->node, op->file, r->fi.flags, false, &r->cred);
 	if (!open) {
 		cv_release(&fs->mount, op->file);
@@ -198,9 +202,12 @@ static void open_done(struct cv_op *op, ssize_t result)
 		cv_request_end(r);
 		return;
 	}
+	/* The kernel asks for them when it is told that what it has is not true any more. */
+	if (op->have_attr && only_change)
+		cv_fs_know(fs, r->node, &op->attr);
 	/* Close-to-open: what another host has changed since is seen from here on. */
 	if (op->have_attr && !r->truncating && !cv_wb_pending(r->node, NULL)) {
-		r->fi.keep_cache = cv_fs_unchanged(fs, r->node, &op->attr);
+		r->fi.keep_cache = cv_fs_unchanged(r->node, &op->attr);
 		cv_counters_cache(fs->mount.counters, CV_CACHE_PAGES, r->fi.keep_cache);
 		if (r->node->record->seen_size != op->attr.size)
 			(void)fuse_lowlevel_notify_inval_inode(fs->session, r->node->id, -1, 0);
@@ -248,7 +255,7 @@ static void create_done(struct cv_op *op, ssize_t result)
 	struct cv_open *open;
 	struct cv_node *node;
 
-	cv_node_touch(&fs->nodes, r->node);
+	cv_fs_dir_changed(fs, r->node, &op->dir, r->clock);
 	if (result < 0) {
 		cv_reply_err(r, (int)result);
 		return;
@@ -336,7 +343,7 @@ static void write_reply(struct cv_request *r)
 	/* The kernel moves its idea of the size in the same way. */
 	if (rec->seen_size < r->off + r->size)
 		rec->seen_size = r->off + r->size;
-	rec->seen_mtime_ns = CV_SEEN_UNKNOWN;
+	rec->seen_change = 0;
 	cv_node_touch(&r->fs->nodes, r->node);
 	if (r->req)
 		(void)fuse_reply_write(r->req, r->size);
@@ -418,16 +425,7 @@ void cv_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, o
 
 static void flush_drained(struct cv_request *r)
 {
-	struct cv_attr attr;
-
-	/* Our own writes do not make the kernel's pages stale. */
-	if (cv_wb_attr(r->node, &attr) && attr.size == r->node->record->seen_size &&
-	    r->fs->mount.info.time_gran_ns < 1000000000) {
-		r->node->record->seen_mtime_ns =
-			(int64_t)attr.mtime.tv_sec * 1000000000 + attr.mtime.tv_nsec;
-		r->node->record->seen_ctime_ns =
-			(int64_t)attr.ctime.tv_sec * 1000000000 + attr.ctime.tv_nsec;
-	}
+	cv_fs_written(r->fs, r->node);
 	cv_reply_err(r, take_error(r));
 }
 
@@ -512,7 +510,7 @@ static void fallocate_done(struct cv_op *op, ssize_t result)
 	struct cv_request *r = cv_request_of(op);
 
 	cv_node_touch(&r->fs->nodes, r->node);
-	r->node->record->seen_mtime_ns = CV_SEEN_UNKNOWN;
+	r->node->record->seen_change = 0;
 	if (result == 0 && !(r->flags & FALLOC_FL_KEEP_SIZE) &&
 	    r->node->record->seen_size < r->off + r->size)
 		r->node->record->seen_size = r->off + r->size;

@@ -253,86 +253,7 @@ bool cv_fs_reserved(const struct cv_fs *fs, const struct cv_node *parent, const 
 	return name[n] == '-' || (name[n] == '\0' && parent->id == CV_NODE_ROOT);
 }
 
-/* ---- attributes ---- */
-
-static int64_t ns_of(const struct timespec *ts)
-{
-	return (int64_t)ts->tv_sec * 1000000000 + ts->tv_nsec;
-}
-
-bool cv_fs_unchanged(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *attr)
-{
-	const struct cv_node_record *r = node->record;
-
-	(void)fs;
-	return r->seen_size == attr->size && r->seen_mtime_ns == ns_of(&attr->mtime) &&
-	       r->seen_ctime_ns == ns_of(&attr->ctime);
-}
-
-static void remember_seen(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *attr)
-{
-	struct cv_node_record *r = node->record;
-
-	r->seen_size = attr->size;
-	r->seen_mtime_ns = ns_of(&attr->mtime);
-	r->seen_ctime_ns = ns_of(&attr->ctime);
-	/* Whole seconds hide a second change within the same one: then trust nothing. */
-	if (fs->mount.info.time_gran_ns >= 1000000000) {
-		struct timespec now;
-
-		(void)clock_gettime(CLOCK_REALTIME, &now);
-		if (now.tv_sec - attr->mtime.tv_sec <= 2)
-			r->seen_mtime_ns = CV_SEEN_UNKNOWN;
-	}
-}
-
-void cv_fs_stat(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *attr, struct stat *st)
-{
-	uint64_t end;
-
-	memset(st, 0, sizeof(*st));
-	st->st_ino = node->record->ino;
-	st->st_mode = attr->mode;
-	st->st_nlink = attr->nlink;
-	st->st_uid = attr->uid;
-	st->st_gid = attr->gid;
-	st->st_rdev = (dev_t)attr->rdev;
-	st->st_size = (off_t)attr->size;
-	st->st_blocks = (blkcnt_t)attr->blocks;
-	st->st_blksize = attr->blksize;
-	st->st_atim = attr->atime;
-	st->st_mtim = attr->mtime;
-	st->st_ctim = attr->ctime;
-	node->record->nlink = attr->nlink;
-	if ((node->record->flags & CV_NODE_HIDDEN) && st->st_nlink)
-		st->st_nlink--;
-	if (cv_wb_pending(node, &end)) {
-		if ((uint64_t)st->st_size < end)
-			st->st_size = (off_t)end;
-		node->record->seen_size = (uint64_t)st->st_size;
-		node->record->seen_mtime_ns = CV_SEEN_UNKNOWN;
-	} else {
-		remember_seen(fs, node, attr);
-	}
-}
-
-/* As NFS clients do: what has not changed for long is believed for longer. */
-double cv_fs_ttl(struct cv_fs *fs, const struct cv_attr *attr)
-{
-	bool dir = S_ISDIR(attr->mode);
-	unsigned min = dir ? fs->ttl_dir_min_ms : fs->ttl_file_min_ms;
-	unsigned max = dir ? fs->ttl_dir_max_ms : fs->ttl_file_max_ms;
-	struct timespec now;
-	int64_t age_ms;
-
-	(void)clock_gettime(CLOCK_REALTIME, &now);
-	age_ms = (ns_of(&now) - ns_of(&attr->mtime)) / 1000000 / 10;
-	if (age_ms < min)
-		age_ms = min;
-	if (age_ms > max)
-		age_ms = max;
-	return (double)age_ms / 1000;
-}
+/* ---- entries and attributes as answers ---- */
 
 struct cv_node *cv_fs_entry(struct cv_fs *fs, struct cv_node *parent, const char *name,
 			    const struct cv_entry *entry, struct fuse_entry_param *e)
@@ -341,6 +262,7 @@ struct cv_node *cv_fs_entry(struct cv_fs *fs, struct cv_node *parent, const char
 
 	if (!node)
 		return NULL;
+	cv_node_unknow(node); /* the kernel must not be told older attributes later */
 	memset(e, 0, sizeof(*e));
 	cv_node_lookup(node);
 	e->ino = node->id;
@@ -418,17 +340,23 @@ static void reply_entry(struct cv_request *r, struct cv_node *parent, const char
 	cv_request_end(r);
 }
 
-void cv_reply_attr(struct cv_request *r, struct cv_node *node, const struct cv_attr *attr)
+static void reply_attr_for(struct cv_request *r, struct cv_node *node, const struct cv_attr *attr,
+			   double ttl)
 {
 	struct stat st;
 
 	/* What nobody is told any more must not count as seen by the kernel. */
 	if (r->req) {
 		cv_fs_stat(r->fs, node, attr, &st);
-		(void)fuse_reply_attr(r->req, &st, cv_fs_ttl(r->fs, attr));
+		(void)fuse_reply_attr(r->req, &st, ttl);
 	}
 	r->req = NULL;
 	cv_request_end(r);
+}
+
+void cv_reply_attr(struct cv_request *r, struct cv_node *node, const struct cv_attr *attr)
+{
+	reply_attr_for(r, node, attr, cv_fs_ttl(r->fs, attr));
 }
 
 /* ---- lookup, attributes ---- */
@@ -520,6 +448,7 @@ static void getattr_done(struct cv_op *op, ssize_t result)
 {
 	struct cv_request *r = cv_request_of(op);
 
+	cv_node_unknow(r->node);
 	if (result < 0)
 		cv_reply_err(r, (int)result);
 	else
@@ -529,8 +458,15 @@ static void getattr_done(struct cv_op *op, ssize_t result)
 static void getattr_go(struct cv_request *r)
 {
 	struct cv_object obj;
-	int err = cv_fs_object_open(r->fs, r->node, r->open, &obj);
+	struct cv_attr attr;
+	double ttl;
+	int err;
 
+	if (cv_fs_known(r->fs, r->node, &attr, &ttl)) {
+		reply_attr_for(r, r->node, &attr, ttl);
+		return;
+	}
+	err = cv_fs_object_open(r->fs, r->node, r->open, &obj);
 	if (err < 0) {
 		cv_reply_err(r, err);
 		return;
@@ -555,12 +491,23 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 static void setattr_done(struct cv_op *op, ssize_t result)
 {
 	struct cv_request *r = cv_request_of(op);
+	struct cv_nodes *t = &r->fs->nodes;
+	struct cv_node *node = r->node;
+	/* Another client has changed it before: the kernel gets new attributes now, which must not
+	 * vouch for its old pages. */
+	bool foreign =
+		op->before && node->record->own_change && op->before != node->record->own_change;
 
-	cv_node_touch(&r->fs->nodes, r->node);
-	if (result < 0)
+	cv_node_touch(t, node);
+	if (result < 0) {
 		cv_reply_err(r, (int)result);
-	else
-		cv_reply_attr(r, r->node, &op->attr);
+		return;
+	}
+	cv_node_hold(node);
+	cv_reply_attr(r, node, &op->attr);
+	if (foreign)
+		node->record->seen_change = 0;
+	cv_node_drop(t, node);
 }
 
 static void setattr_go(struct cv_request *r)
@@ -668,7 +615,7 @@ static void make_done(struct cv_op *op, ssize_t result)
 	/* link: the directory is node2 */
 	struct cv_node *dir = r->node2 ? r->node2 : r->node;
 
-	cv_node_touch(&r->fs->nodes, dir);
+	cv_fs_dir_changed(r->fs, dir, &op->dir, r->clock);
 	if (r->node2)
 		cv_node_touch(&r->fs->nodes, r->node);
 	if (result < 0)
@@ -765,7 +712,7 @@ static void unlink_done(struct cv_op *op, ssize_t result)
 	struct cv_request *r = cv_request_of(op);
 	struct cv_node *node = cv_node_find(&r->fs->nodes, r->node->id, r->name);
 
-	cv_node_touch(&r->fs->nodes, r->node);
+	cv_fs_dir_changed(r->fs, r->node, &op->dir, r->clock);
 	if ((result == 0 || result == -ENOENT) && node) {
 		cv_node_touch(&r->fs->nodes, node);
 		cv_node_unlink(&r->fs->nodes, node);
@@ -825,8 +772,9 @@ static void rename_done(struct cv_op *op, ssize_t result)
 	struct cv_nodes *t = &r->fs->nodes;
 	struct cv_node *from, *to;
 
-	cv_node_touch(t, r->node);
-	cv_node_touch(t, r->node2);
+	cv_fs_dir_changed(r->fs, r->node, &op->dir, r->clock);
+	if (r->node2 != r->node)
+		cv_fs_dir_changed(r->fs, r->node2, &op->newdir, r->clock);
 	if (result < 0) {
 		if (r->victim)
 			cv_hidden_undo(r);
@@ -1198,35 +1146,6 @@ static void idle_fire(struct cv_timer *timer)
 	cv_shm_trim(&fs->shm);
 }
 
-static void set_ttls(struct cv_fs *fs, const struct cv_dict *o)
-{
-	const char *cache = cv_options_str(o, "cache", "default");
-	bool local = fs->local;
-
-	fs->ttl_file_min_ms = local ? 1000 : 3000;
-	fs->ttl_file_max_ms = local ? 1000 : 60000;
-	fs->ttl_dir_min_ms = local ? 1000 : 30000;
-	fs->ttl_dir_max_ms = local ? 1000 : 60000;
-	fs->ttl_negative_ms = 1000;
-	if (cv_str_eq(cache, "strict"))
-		fs->ttl_file_min_ms = fs->ttl_file_max_ms = fs->ttl_dir_min_ms =
-			fs->ttl_dir_max_ms = fs->ttl_negative_ms = 0;
-	if (cv_str_eq(cache, "relaxed")) {
-		fs->ttl_file_min_ms = fs->ttl_dir_min_ms = 60000;
-		fs->ttl_file_max_ms = fs->ttl_dir_max_ms = 600000;
-		fs->ttl_negative_ms = 5000;
-	}
-	if (cv_dict_get(o, "attr_timeout"))
-		fs->ttl_file_min_ms = fs->ttl_file_max_ms = fs->ttl_dir_min_ms =
-			fs->ttl_dir_max_ms = (unsigned)cv_options_ms(o, "attr_timeout", 0);
-	fs->ttl_file_min_ms =
-		(unsigned)cv_options_ms(o, "attr_timeout_file_min", fs->ttl_file_min_ms);
-	fs->ttl_file_max_ms =
-		(unsigned)cv_options_ms(o, "attr_timeout_file_max", fs->ttl_file_max_ms);
-	fs->ttl_dir_min_ms = (unsigned)cv_options_ms(o, "attr_timeout_dir_min", fs->ttl_dir_min_ms);
-	fs->ttl_dir_max_ms = (unsigned)cv_options_ms(o, "attr_timeout_dir_max", fs->ttl_dir_max_ms);
-}
-
 /* max_read must be given here and in init, with the same value, or libfuse refuses. */
 static int session_new(struct cv_fs *fs, int fuse_fd, struct cv_err *err)
 {
@@ -1267,7 +1186,7 @@ int cv_fs_start(struct cv_fs *fs, const struct cv_dict *options, int fuse_fd, st
 
 	fs->local = !(features & CV_FEAT_WRITE_BEHIND);
 	fs->write_behind = !fs->local && cv_options_bool(options, "write_behind", true);
-	set_ttls(fs, options);
+	cv_fs_set_ttls(fs, options);
 	fs->fuse_watch = (struct cv_watch)CV_WATCH_INIT(fuse_ready);
 	fs->idle = (struct cv_timer)CV_TIMER_INIT(idle_fire);
 	fs->open_sequence = 1;

@@ -177,6 +177,13 @@ static int table_reserve(struct cv_nodes *t, uint32_t id)
 	return 0;
 }
 
+static void node_free(struct cv_node *node)
+{
+	if (node)
+		free(node->known);
+	free(node);
+}
+
 static struct cv_node *node_attach(struct cv_nodes *t, uint32_t id)
 {
 	struct cv_node *node;
@@ -245,7 +252,7 @@ nomem:
 void cv_nodes_release(struct cv_nodes *t)
 {
 	for (uint32_t id = 0; id < t->size; id++)
-		free(t->nodes[id]);
+		node_free(t->nodes[id]);
 	free(t->nodes);
 	index_release(&t->names);
 	index_release(&t->handles);
@@ -369,7 +376,7 @@ static struct cv_node *node_new(struct cv_nodes *t, uint32_t parent, const char 
 	r->mode = entry->attr.mode & S_IFMT;
 	r->nlink = entry->attr.nlink;
 	r->seen_size = 0;
-	r->seen_mtime_ns = r->seen_ctime_ns = 0;
+	r->seen_change = r->own_change = 0;
 	r->handle = entry->handle;
 	r->ino = cv_node_ino(t, parent, name, entry->attr.ino);
 	/* A file renamed away keeps its number; the next one of that name needs another. */
@@ -436,7 +443,7 @@ static void node_free_if_unused(struct cv_nodes *t, struct cv_node *node)
 	t->count--;
 	if (node->id < t->free_hint)
 		t->free_hint = node->id;
-	free(node);
+	node_free(node);
 	parent_drop(t, parent);
 }
 
@@ -485,6 +492,21 @@ void cv_node_rename(struct cv_nodes *t, struct cv_node *node, uint32_t parent, c
 void cv_node_touch(struct cv_nodes *t, struct cv_node *node)
 {
 	node->changed = ++t->clock;
+	cv_node_unknow(node);
+}
+
+void cv_node_know(struct cv_node *node, const struct cv_attr *attr, uint64_t until_ns)
+{
+	if (!node->known)
+		node->known = malloc(sizeof(*node->known));
+	if (node->known)
+		*node->known = (struct cv_known){ .attr = *attr, .until_ns = until_ns };
+}
+
+void cv_node_unknow(struct cv_node *node)
+{
+	free(node->known);
+	node->known = NULL;
 }
 
 const char *cv_node_path(struct cv_nodes *t, const struct cv_node *node, char *buf)

@@ -19,6 +19,13 @@
 
 struct cv_wb_file;
 
+/* What the server said of an object along with our own change of it, and how long it is believed.
+ */
+struct cv_known {
+	struct cv_attr attr;
+	uint64_t until_ns; /* cv_now_ns() */
+};
+
 /* Private state of a node; forgotten with the worker, derived again from the tables. */
 struct cv_node {
 	struct cv_node_record *record;
@@ -30,6 +37,9 @@ struct cv_node {
 	uint64_t landed;       /* the same when the server last answered a delayed write: what it
 				  told us before may not count that write */
 	struct cv_wb_file *wb; /* owned by writeback.c; NULL when it has nothing to keep */
+	/* Owned; NULL: ask the server. The kernel forgets attributes with each of its changes; this
+	 * answers when it asks again. Only a hint: a successor of the worker has none. */
+	struct cv_known *known;
 };
 
 struct cv_node_index {
@@ -80,8 +90,13 @@ void cv_node_drop(struct cv_nodes *t, struct cv_node *node);
 void cv_node_unlink(struct cv_nodes *t, struct cv_node *node);
 void cv_node_rename(struct cv_nodes *t, struct cv_node *node, uint32_t parent, const char *name);
 
-/* Notes that we changed it; listings fetched before must not bring back older attributes. */
+/* Notes that we changed it; listings fetched before must not bring back older attributes, and what
+ * was known of it is not true any more. */
 void cv_node_touch(struct cv_nodes *t, struct cv_node *node);
+
+/* Its attributes after our last change. Running out of memory only costs a question. */
+void cv_node_know(struct cv_node *node, const struct cv_attr *attr, uint64_t until_ns);
+void cv_node_unknow(struct cv_node *node);
 
 /*
  * Path relative to the root into buf (of CV_PATH_MAX bytes). Returns a pointer into buf, or NULL

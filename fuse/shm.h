@@ -70,8 +70,9 @@ struct cv_node_record {
 	/* What the kernel was told last: decides at open whether its cached pages are still good.
 	 */
 	uint64_t seen_size;
-	int64_t seen_mtime_ns;
-	int64_t seen_ctime_ns;
+	uint64_t seen_change; /* cv_change(); 0: equals none */
+	uint64_t own_change;  /* what it is now if nobody but us has written since; 0: the server
+				 does not say what our writes found */
 	struct cv_handle handle;
 	uint8_t name_size;
 	char name[CV_NAME_MAX + 1];

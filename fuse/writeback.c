@@ -23,6 +23,7 @@ struct extent {
 	struct extent *next; /* of the same file, in order of arrival */
 	uint32_t index;
 	bool in_commit; /* covered by the COMMIT under way */
+	uint64_t began; /* cv_nodes.clock when it was sent */
 	uint64_t born_ns;
 	struct cv_cred cred;
 };
@@ -38,9 +39,11 @@ struct cv_wb_file {
 	struct cv_cred commit_cred;
 	bool committing;
 	bool want_commit;
-	int error;	      /* the latest */
-	uint64_t error_count; /* of failed extents and commits */
+	int error;	       /* the latest */
+	uint64_t error_count;  /* of failed extents and commits */
+	uint64_t commit_began; /* cv_nodes.clock when the COMMIT was sent */
 	struct cv_attr attr;
+	uint64_t attr_began, attr_got_ns; /* see cv_wb_attr() */
 	bool have_attr;
 };
 
@@ -187,21 +190,50 @@ static void tick_arm(struct cv_wb *wb)
 		(void)cv_timer_set(wb->loop, &wb->tick, TICK_MS);
 }
 
+static bool before(const struct timespec *a, const struct timespec *b)
+{
+	return a->tv_sec < b->tv_sec || (a->tv_sec == b->tv_sec && a->tv_nsec < b->tv_nsec);
+}
+
+/* The answers to writes come in any order: the newest attributes stay. Those asked for when all
+ * writes had landed are the newest, even if the server's clock was set back. */
+static void take_attr(struct cv_wb_file *f, const struct cv_attr *attr, uint64_t began)
+{
+	if (f->have_attr && began < f->node->landed && before(&attr->ctime, &f->attr.ctime))
+		return;
+	f->attr = *attr;
+	f->attr_began = began;
+	f->attr_got_ns = cv_loop_now_ns(f->wb->loop);
+	f->have_attr = true;
+}
+
+/*
+ * Each of our writes leads from the state it found to the state it left. Added up, in whatever
+ * order, they lead from what we knew to what is there now: if not, somebody else has written.
+ */
+static void follow_change(struct cv_node_record *r, const struct cv_op *op)
+{
+	if (r->own_change && op->have_attr && op->before)
+		r->own_change += cv_change(&op->attr) - op->before;
+	else
+		r->own_change = 0;
+}
+
 static void write_done(struct cv_op *op, ssize_t result)
 {
 	struct extent *e = cv_container_of(op, struct extent, op);
 	struct cv_extent_record *r = record_of(e);
 	struct cv_wb_file *f = e->file;
+	bool alone;
 
 	if (result >= 0 && (size_t)result != r->size)
 		result = -EIO;
+	alone = f->node->landed <= e->began;
 	f->node->landed = ++e->wb->nodes->clock;
-	if (result >= 0 && op->have_attr &&
-	    (!f->have_attr || op->attr.ctime.tv_sec > f->attr.ctime.tv_sec ||
-	     (op->attr.ctime.tv_sec == f->attr.ctime.tv_sec &&
-	      op->attr.ctime.tv_nsec >= f->attr.ctime.tv_nsec))) {
-		f->attr = op->attr;
-		f->have_attr = true;
+	if (result >= 0) {
+		follow_change(f->node->record, op);
+		if (op->have_attr)
+			take_attr(f, &op->attr, alone ? f->node->landed : e->began);
 	}
 	if (result < 0)
 		note_error(f, (int)result);
@@ -231,6 +263,7 @@ static void extent_send(struct extent *e)
 		return;
 	}
 	e->cred = *h.cred;
+	e->began = wb->nodes->clock;
 	cv_op_init(&e->op, write_done, &e->cred);
 	cv_write(wb->mount, &e->op, h.file, cv_shm_wb_buffer(wb->shm, e->index), r->size, r->off);
 }
@@ -256,7 +289,7 @@ static void commit_done(struct cv_op *op, ssize_t result)
 	if (result < 0)
 		note_error(f, (int)result);
 	else if (op->have_attr)
-		f->attr = op->attr;
+		take_attr(f, &op->attr, f->commit_began);
 	for (struct extent *e = f->extents, *next; e; e = next) {
 		struct cv_extent_record *r = record_of(e);
 
@@ -309,6 +342,7 @@ static void file_commit(struct cv_wb_file *f)
 	}
 	f->committing = true;
 	f->commit_cred = *h.cred;
+	f->commit_began = f->wb->nodes->clock;
 	cv_op_init(&f->commit, commit_done, &f->commit_cred);
 	cv_fsync(f->wb->mount, &f->commit, h.file, true);
 }
@@ -639,11 +673,16 @@ int cv_wb_error(const struct cv_node *node, uint64_t *mark)
 	return node->wb->error;
 }
 
-bool cv_wb_attr(const struct cv_node *node, struct cv_attr *ret_attr)
+bool cv_wb_attr(const struct cv_node *node, struct cv_attr *ret_attr, uint64_t *ret_began,
+		uint64_t *ret_got_ns)
 {
-	if (!node->wb || !node->wb->have_attr || cv_wb_pending(node, NULL))
+	const struct cv_wb_file *f = node->wb;
+
+	if (!f || !f->have_attr || cv_wb_pending(node, NULL))
 		return false;
-	*ret_attr = node->wb->attr;
+	*ret_attr = f->attr;
+	*ret_began = f->attr_began;
+	*ret_got_ns = f->attr_got_ns;
 	return true;
 }
 

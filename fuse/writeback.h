@@ -81,8 +81,10 @@ bool cv_wb_pending(const struct cv_node *node, uint64_t *ret_end);
 uint64_t cv_wb_error_mark(const struct cv_node *node);
 int cv_wb_error(const struct cv_node *node, uint64_t *mark);
 
-/* Attributes the server sent along with the last write to the node, if none is pending. */
-bool cv_wb_attr(const struct cv_node *node, struct cv_attr *ret_attr);
+/* Attributes the server sent along with the last write to the node, if none is pending; when they
+ * came, and cv_nodes.clock when they were asked for: nothing newer than that is surely in them. */
+bool cv_wb_attr(const struct cv_node *node, struct cv_attr *ret_attr, uint64_t *ret_began,
+		uint64_t *ret_got_ns);
 
 /* A handle is being closed (drained before): its extents that wait for a COMMIT elsewhere. */
 void cv_wb_node_closed(struct cv_wb *wb, struct cv_node *node);

@@ -642,14 +642,56 @@ static void test_readdir(void **state)
 	assert_true(r.op.eof);
 }
 
+/* What comes along about the directory: after, and before if the server says so. */
+static void test_directory_after(void **state)
+{
+	struct cv_attr before = { .size = 9, .mtime = { 11, 12 }, .ctime = { 13, 14 } };
+	struct out removed = status(ST_OK), renamed = status(ST_OK), spoilt = status(ST_OK);
+	struct run r;
+
+	(void)state;
+	put(&removed, 1);
+	put64(&removed, 9);
+	for (uint32_t i = 11; i <= 14; i++)
+		put(&removed, i);
+	put_post(&removed, TYPE_DIR, 0755, 10);
+	engine->unlink(nfs, op_of(&r), &dir, "a");
+	serve(CV_NFS_REMOVE, removed);
+	expect(&r, 0);
+	assert_true(r.op.dir.have);
+	assert_int_equal(r.op.dir.attr.size, 10);
+	assert_true(r.op.dir.before == cv_change(&before));
+	before.ctime.tv_nsec++;
+	assert_false(r.op.dir.before == cv_change(&before));
+
+	put_wcc(&renamed, TYPE_DIR, 0755, 20);
+	put_wcc(&renamed, TYPE_DIR, 0755, 30);
+	engine->rename(nfs, op_of(&r), &dir, "a", &dir, "b", 0);
+	serve(CV_NFS_RENAME, renamed);
+	expect(&r, 0);
+	assert_true(r.op.dir.have && r.op.newdir.have);
+	assert_int_equal(r.op.dir.attr.size, 20);
+	assert_int_equal(r.op.newdir.attr.size, 30);
+	assert_true(r.op.dir.before == 0 && r.op.newdir.before == 0);
+
+	put(&spoilt, 0);
+	put(&spoilt, 1);
+	engine->rmdir(nfs, op_of(&r), &dir, "a");
+	serve(CV_NFS_RMDIR, spoilt);
+	expect(&r, 0);
+	assert_false(r.op.dir.have);
+}
+
 int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(test_removed_before), TEST(test_renamed_before), TEST(test_made_before),
-		TEST(test_noreplace),	   TEST(test_create),	      TEST(test_jukebox),
-		TEST(test_owner),	   TEST(test_read),	      TEST(test_write),
-		TEST(test_readdir),
+		TEST(test_removed_before),  TEST(test_renamed_before),
+		TEST(test_made_before),	    TEST(test_noreplace),
+		TEST(test_create),	    TEST(test_jukebox),
+		TEST(test_owner),	    TEST(test_read),
+		TEST(test_write),	    TEST(test_readdir),
+		TEST(test_directory_after),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -27,6 +27,7 @@ static struct server {
 		size_t size;
 		uint64_t off;
 		bool commit;
+		uint64_t found; /* state of the file that it finds; it leaves the next one */
 	} pending[PENDING];
 	size_t npending, nwrites, ncommits;
 	bool stable;
@@ -50,6 +51,7 @@ static void srv_write(void *conn, struct cv_op *op, struct cv_file *file, const 
 	server.pending[server.npending].data = data;
 	server.pending[server.npending].size = size;
 	server.pending[server.npending].off = off;
+	server.pending[server.npending].found = 0;
 	server.pending[server.npending++].commit = false;
 	server.nwrites++;
 }
@@ -60,6 +62,7 @@ static void srv_fsync(void *conn, struct cv_op *op, struct cv_file *file, bool d
 	(void)file;
 	(void)datasync;
 	server.pending[server.npending].op = op;
+	server.pending[server.npending].found = 0;
 	server.pending[server.npending++].commit = true;
 	server.ncommits++;
 }
@@ -72,6 +75,7 @@ static void answer(size_t i, int err)
 	struct cv_op *op = server.pending[i].op;
 	bool commit = server.pending[i].commit;
 	size_t size = server.pending[i].size;
+	uint64_t found = server.pending[i].found;
 
 	if (!commit && err == 0)
 		memcpy(server.content + server.pending[i].off, server.pending[i].data, size);
@@ -80,6 +84,12 @@ static void answer(size_t i, int err)
 	server.npending--;
 	op->stable = server.stable;
 	op->verifier = server.verifier;
+	if (found) {
+		op->have_attr = true;
+		op->attr.change = commit ? found : found + 1;
+		op->attr.ctime.tv_sec = (time_t)op->attr.change;
+		op->before = found;
+	}
 	op->done(op, err ? err : commit ? 0 : (ssize_t)size);
 }
 
@@ -438,6 +448,70 @@ static void random_writes(void **state)
 	}
 }
 
+/* The states our writes lead through end where the file is, in whatever order answers come; with
+ * another client's write in between they do not. */
+static void others_changes_are_noticed(void **state)
+{
+	struct fixture *f = *state;
+	struct cv_node_record *rec = f->node->record;
+	uint64_t began, got_ns;
+	struct cv_attr attr;
+	struct wait w, d;
+
+	for (int others = 0; others < 2; others++) {
+		rec->own_change = 100;
+		for (unsigned i = 0; i < 3; i++)
+			put(f, &w, 1 << 20, (uint64_t)i << 20, 1);
+		assert_int_equal(server.npending, 3);
+		server.pending[0].found = 100;
+		server.pending[1].found = others ? 105 : 101;
+		server.pending[2].found = server.pending[1].found + 1;
+		answer(1, 0);
+		answer(1, 0);
+		answer(0, 0);
+		drain(f, &d, CV_WB_WRITTEN);
+		turn(f);
+		assert_true(d.done);
+		assert_true(cv_wb_attr(f->node, &attr, &began, &got_ns));
+		assert_int_equal(attr.change, others ? 107 : 103);
+		assert_int_equal(rec->own_change == cv_change(&attr), !others);
+	}
+	/* A server that does not say leaves it open. */
+	rec->own_change = 100;
+	put(f, &w, 1 << 20, 0, 1);
+	answer(0, 0);
+	assert_true(rec->own_change == 0);
+}
+
+/* Attributes are the state after all writes only if they were asked for when those had landed. */
+static void commit_brings_the_last_attributes(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t began, got_ns;
+	struct cv_attr attr;
+	struct wait w, d;
+
+	server.stable = false;
+	put(f, &w, 1 << 20, 0, 1);
+	put(f, &w, 1 << 20, 1 << 20, 1);
+	server.pending[0].found = 5;
+	server.pending[1].found = 6;
+	answer(0, 0);
+	answer(0, 0);
+	assert_true(cv_wb_attr(f->node, &attr, &began, &got_ns));
+	assert_true(began < f->node->landed);
+	drain(f, &d, CV_WB_STABLE);
+	turn(f);
+	assert_int_equal(server.ncommits, 1);
+	server.pending[0].found = 7;
+	answer(0, 0);
+	turn(f);
+	assert_true(d.done);
+	assert_true(cv_wb_attr(f->node, &attr, &began, &got_ns));
+	assert_true(began >= f->node->landed);
+	assert_int_equal(attr.change, 7);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -449,6 +523,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(rewriting_supersedes_uncommitted, setup, teardown),
 		cmocka_unit_test_setup_teardown(replacing_waits_with_the_old_data, setup, teardown),
 		cmocka_unit_test_setup_teardown(rewriting_does_not_end_a_sync, setup, teardown),
+		cmocka_unit_test_setup_teardown(others_changes_are_noticed, setup, teardown),
+		cmocka_unit_test_setup_teardown(commit_brings_the_last_attributes, setup, teardown),
 		cmocka_unit_test_setup_teardown(random_writes, setup, teardown),
 	};
 

@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# TIME LIMIT: 120
+# What an operation asks the server, counted in the worker's log. Time is not measured: a count is
+# the same on any machine.
+# shellcheck source=tests/lib.sh
+. "$(dirname "$0")/../lib.sh"
+sandbox "$@"
+
+# Anybody on the machine may drop the kernel's caches, which then has to ask: such a run counts
+# nothing.
+drops() {
+	awk '/^drop_slab/ { print $2 }' /proc/vmstat
+}
+
+# asked ENGINE OPERATION COMMAND…: how many OPERATIONs the command caused, into $COUNT.
+asked() {
+	local engine=$1 operation=$2 before dropped try
+	shift 2
+	for try in 1 2 3 4 5; do
+		dropped=$(drops)
+		before=$(grep -c "$engine: .*: $operation = " "$LOG")
+		"$@" "$try" || return
+		COUNT=$(($(grep -c "$engine: .*: $operation = " "$LOG") - before))
+		[ "$dropped" != "$(drops)" ] || return 0
+	done
+	note "the kernel's caches were dropped during each of 5 tries"
+	return 1
+}
+
+asks() {
+	local name=$1 expected=$2
+	shift 2
+	asked "$@" && check_equal "$name" "$expected" "$COUNT"
+}
+
+create_files() {
+	local i
+	for ((i = 0; i < 10; i++)); do : >"c$1-$i"; done
+}
+make_dirs() {
+	local i
+	for ((i = 0; i < 10; i++)); do mkdir "m$1-$i"; done
+}
+rename_files() {
+	local i
+	for ((i = 0; i < 10; i++)); do mv "c$1-$i" "r$1-$i"; done
+}
+remove_files() {
+	local i
+	for ((i = 0; i < 10; i++)); do rm -f "w$1-$i"; done
+}
+write_and_stat() {
+	local i
+	for ((i = 0; i < 10; i++)); do
+		echo data >"w$1-$i"
+		[ "$(stat -c %s "w$1-$i")" = 5 ] || return
+	done
+}
+stat_after_change() {
+	local i links
+	for ((i = 0; i < 10; i++)); do
+		links=$(stat -c %h .)
+		mkdir "s$1-$i"
+		[ "$(stat -c %h .)" = $((links + 1)) ] || return
+	done
+}
+
+start_engine nfs
+mount_volume "$SOURCE" "$T/mnt" "$OPTIONS" --log-level debug || bail "mount"
+LOG=$(find /run/cvol -name '*.log')
+mkdir "$T/mnt/work" && cd "$T/mnt/work" || bail "mkdir"
+: >first
+asks "nfs: creating does not ask for the directory" 0 nfs getattr create_files
+asks "nfs: nor does making directories" 0 nfs getattr make_dirs
+asks "nfs: nor renaming" 0 nfs getattr rename_files
+asks "nfs: a file just written need not be asked for" 0 nfs getattr write_and_stat
+asks "nfs: removing does not ask, either" 0 nfs getattr remove_files
+asks "nfs: the directory's new state is shown without asking" 0 nfs getattr stat_after_change
+cd /
+check "unmount" unmount_volume "$T/mnt"
+
+# A directory that somebody else has changed as well: the server's answers are believed, not ours.
+mount_volume "$SOURCE" "$T/mnt" "$OPTIONS" || bail "mount"
+mount_volume "$SOURCE" "$T/mnt2" "$OPTIONS" || bail "mount"
+mkdir "$T/mnt/two" || bail "mkdir"
+mkdir "$T/mnt2/two/theirs" || bail "mkdir"
+mkdir "$T/mnt/two/ours" || bail "mkdir"
+check_equal "nfs: another client's change is in what our own brings" 4 "$(stat -c %h "$T/mnt/two")"
+finish
