@@ -13,62 +13,16 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <json-c/json.h>
-
 #include "config/cleanup.h"
 #include "config/log.h"
 #include "config/options.h"
 #include "config/str.h"
 #include "plugin/files.h"
+#include "plugin/json.h"
 
-#define DEPTH_MAX  16
 #define RECORD_IDS 100000 /* more IDs than any host has containers */
 #define SECRET_MAX (64 * 1024)
 #define SUFFIX	   ".json"
-
-static void put_json(struct json_object **object)
-{
-	(void)json_object_put(*object);
-}
-#define cv_cleanup_json __attribute__((cleanup(put_json)))
-
-static void free_tokener(struct json_tokener **tok)
-{
-	if (*tok)
-		json_tokener_free(*tok);
-}
-
-/* ---- reading JSON strictly: our own files have no reason to be sloppy ---- */
-
-static struct json_object *parse_object(const char *data, size_t size, struct cv_err *err)
-{
-	__attribute__((cleanup(free_tokener))) struct json_tokener *tok =
-		json_tokener_new_ex(DEPTH_MAX);
-	cv_cleanup_json struct json_object *root = NULL;
-	enum json_tokener_error e;
-
-	if (!tok || size > CV_STATE_MAX) {
-		(void)cv_fail(err, EBADMSG, "%s", tok ? "file too long" : "out of memory");
-		return NULL;
-	}
-	json_tokener_set_flags(tok, JSON_TOKENER_VALIDATE_UTF8);
-	root = json_tokener_parse_ex(tok, data, (int)size);
-	e = json_tokener_get_error(tok);
-	if (e != json_tokener_success || !json_object_is_type(root, json_type_object)) {
-		(void)cv_fail(err, EBADMSG, "not a JSON object (%s)",
-			      size == 0			   ? "the file is empty"
-			      : e == json_tokener_continue ? "it is cut short"
-							   : json_tokener_error_desc(e));
-		return NULL;
-	}
-	for (size_t i = json_tokener_get_parse_end(tok); i < size; i++) {
-		if (data[i] == '\0' || !strchr(" \t\r\n", data[i])) {
-			(void)cv_fail(err, EBADMSG, "text after the end of the JSON object");
-			return NULL;
-		}
-	}
-	return cv_steal(&root);
-}
 
 static int check_version(struct json_object *root, struct cv_err *err)
 {
@@ -89,58 +43,6 @@ static int check_version(struct json_object *root, struct cv_err *err)
 	return 0;
 }
 
-static int get_text(struct json_object *root, const char *key, char **ret, struct cv_err *err)
-{
-	struct json_object *value;
-	const char *text;
-
-	if (!json_object_object_get_ex(root, key, &value) ||
-	    !json_object_is_type(value, json_type_string))
-		return cv_fail(err, EBADMSG, "'%s' is missing or not a string", key);
-	text = json_object_get_string(value);
-	if (strlen(text) != (size_t)json_object_get_string_len(value))
-		return cv_fail(err, EBADMSG, "'%s' contains a NUL character", key);
-	*ret = strdup(text);
-	return *ret ? 0 : cv_fail(err, ENOMEM, "out of memory");
-}
-
-static int get_number(struct json_object *root, const char *key, int64_t min, int64_t max,
-		      int64_t *ret, struct cv_err *err)
-{
-	struct json_object *value;
-	int64_t number;
-
-	if (!json_object_object_get_ex(root, key, &value) ||
-	    !json_object_is_type(value, json_type_int))
-		return cv_fail(err, EBADMSG, "'%s' is missing or not a number", key);
-	number = json_object_get_int64(value);
-	if (number < min || number > max)
-		return cv_fail(err, EBADMSG, "'%s' is out of range", key);
-	*ret = number;
-	return 0;
-}
-
-static int get_options(struct json_object *root, struct cv_dict *ret, struct cv_err *err)
-{
-	struct json_object *options;
-
-	if (!json_object_object_get_ex(root, "options", &options) ||
-	    !json_object_is_type(options, json_type_object))
-		return cv_fail(err, EBADMSG, "'options' is missing or not an object");
-	json_object_object_foreach(options, key, value)
-	{
-		const char *text;
-
-		if (!json_object_is_type(value, json_type_string))
-			return cv_fail(err, EBADMSG, "option '%.64s' is not a string", key);
-		text = json_object_get_string(value);
-		if (strlen(text) != (size_t)json_object_get_string_len(value) ||
-		    cv_dict_set(ret, key, text) < 0)
-			return cv_fail(err, EBADMSG, "option '%.64s' cannot be taken", key);
-	}
-	return 0;
-}
-
 /* ---- volumes ---- */
 
 void cv_state_release(struct cv_state *state)
@@ -152,7 +54,7 @@ void cv_state_release(struct cv_state *state)
 
 int cv_state_parse(const char *data, size_t size, struct cv_state *ret, struct cv_err *err)
 {
-	cv_cleanup_json struct json_object *root = parse_object(data, size, err);
+	cv_cleanup_json struct json_object *root = cv_json_parse(data, size, CV_STATE_MAX, err);
 	cv_cleanup_state struct cv_state state = CV_STATE_INIT;
 	int r;
 
@@ -160,13 +62,13 @@ int cv_state_parse(const char *data, size_t size, struct cv_state *ret, struct c
 		return -EBADMSG;
 	r = check_version(root, err);
 	if (r == 0)
-		r = get_text(root, "name", &state.name, err);
+		r = cv_json_get_text(root, "name", &state.name, err);
 	if (r == 0 && cv_name_check(state.name, err) < 0)
 		r = -EBADMSG;
 	if (r == 0)
-		r = get_number(root, "created", 0, INT64_MAX, &state.created, err);
+		r = cv_json_get_number(root, "created", 0, INT64_MAX, &state.created, err);
 	if (r == 0)
-		r = get_options(root, &state.options, err);
+		r = cv_json_get_dict(root, "options", false, &state.options, err);
 	if (r < 0)
 		return r;
 	*ret = state;
@@ -174,49 +76,14 @@ int cv_state_parse(const char *data, size_t size, struct cv_state *ret, struct c
 	return 0;
 }
 
-static bool add(struct json_object *object, const char *key, struct json_object *value)
-{
-	if (value && json_object_object_add(object, key, value) == 0)
-		return true;
-	(void)json_object_put(value);
-	return false;
-}
-
-static bool add_text(struct json_object *object, const char *key, const char *text)
-{
-	return add(object, key, json_object_new_string(text ? text : ""));
-}
-
-static bool add_number(struct json_object *object, const char *key, int64_t number)
-{
-	return add(object, key, json_object_new_int64(number));
-}
-
-static char *finish(struct json_object *root, bool ok)
-{
-	const char *text = ok ? json_object_to_json_string_ext(
-					root, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
-						      JSON_C_TO_STRING_NOSLASHESCAPE)
-			      : NULL;
-
-	return text ? cv_sprintf("%s\n", text) : NULL;
-}
-
 char *cv_state_format(const struct cv_state *state)
 {
 	cv_cleanup_json struct json_object *root = json_object_new_object();
-	struct json_object *options = json_object_new_object();
-	bool ok = root && options && add_number(root, "version", CV_STATE_VERSION) &&
-		  add_text(root, "name", state->name) &&
-		  add_number(root, "created", state->created);
 
-	for (size_t i = 0; ok && i < state->options.count; i++)
-		ok = add_text(options, state->options.items[i].key, state->options.items[i].value);
-	if (!ok) {
-		(void)json_object_put(options);
-		return NULL;
-	}
-	return finish(root, add(root, "options", options));
+	return cv_json_format(root, root && cv_json_add_number(root, "version", CV_STATE_VERSION) &&
+					    cv_json_add_text(root, "name", state->name) &&
+					    cv_json_add_number(root, "created", state->created) &&
+					    cv_json_add_dict(root, "options", &state->options));
 }
 
 int cv_store_open(const char *path, struct cv_store *store, struct cv_err *err)
@@ -472,12 +339,12 @@ static int get_ids(struct json_object *root, struct cv_record *ret, struct cv_er
 
 		if (!json_object_is_type(item, json_type_object))
 			return cv_fail(err, EBADMSG, "an id is not an object");
-		r = get_text(item, "id", &ret->ids[i].id, err);
+		r = cv_json_get_text(item, "id", &ret->ids[i].id, err);
 		ret->id_count = i + 1;
 		if (r == 0)
-			r = get_number(item, "count", 1, INT32_MAX, &uses, err);
+			r = cv_json_get_number(item, "count", 1, INT32_MAX, &uses, err);
 		if (r == 0)
-			r = get_number(item, "epoch", 0, INT32_MAX, &epoch, err);
+			r = cv_json_get_number(item, "epoch", 0, INT32_MAX, &epoch, err);
 		if (r < 0)
 			return r;
 		ret->ids[i].count = (unsigned)uses;
@@ -488,7 +355,7 @@ static int get_ids(struct json_object *root, struct cv_record *ret, struct cv_er
 
 int cv_record_parse(const char *data, size_t size, struct cv_record *ret, struct cv_err *err)
 {
-	cv_cleanup_json struct json_object *root = parse_object(data, size, err);
+	cv_cleanup_json struct json_object *root = cv_json_parse(data, size, CV_STATE_MAX, err);
 	cv_cleanup_record struct cv_record rec = { 0 };
 	int64_t pid = 0, start = 0, sup = 0, sup_start = 0, dev = 0;
 	int r;
@@ -497,23 +364,23 @@ int cv_record_parse(const char *data, size_t size, struct cv_record *ret, struct
 		return -EBADMSG;
 	r = check_version(root, err);
 	if (r == 0)
-		r = get_text(root, "volume", &rec.volume, err);
+		r = cv_json_get_text(root, "volume", &rec.volume, err);
 	if (r == 0)
-		r = get_text(root, "mountpoint", &rec.mountpoint, err);
+		r = cv_json_get_text(root, "mountpoint", &rec.mountpoint, err);
 	if (r == 0)
-		r = get_text(root, "source", &rec.source, err);
+		r = cv_json_get_text(root, "source", &rec.source, err);
 	if (r == 0)
-		r = get_text(root, "server", &rec.server, err);
+		r = cv_json_get_text(root, "server", &rec.server, err);
 	if (r == 0)
-		r = get_number(root, "worker", 0, INT32_MAX, &pid, err);
+		r = cv_json_get_number(root, "worker", 0, INT32_MAX, &pid, err);
 	if (r == 0)
-		r = get_number(root, "worker_start", 0, INT64_MAX, &start, err);
+		r = cv_json_get_number(root, "worker_start", 0, INT64_MAX, &start, err);
 	if (r == 0)
-		r = get_number(root, "supervisor", 0, INT32_MAX, &sup, err);
+		r = cv_json_get_number(root, "supervisor", 0, INT32_MAX, &sup, err);
 	if (r == 0)
-		r = get_number(root, "supervisor_start", 0, INT64_MAX, &sup_start, err);
+		r = cv_json_get_number(root, "supervisor_start", 0, INT64_MAX, &sup_start, err);
 	if (r == 0)
-		r = get_number(root, "dev", 0, INT64_MAX, &dev, err);
+		r = cv_json_get_number(root, "dev", 0, INT64_MAX, &dev, err);
 	if (r == 0)
 		r = get_ids(root, &rec, err);
 	if (r < 0)
@@ -535,9 +402,9 @@ static struct json_object *ids_array(const struct cv_record *record)
 	for (size_t i = 0; list && i < record->id_count; i++) {
 		struct json_object *item = json_object_new_object();
 
-		if (!item || !add_text(item, "id", record->ids[i].id) ||
-		    !add_number(item, "count", record->ids[i].count) ||
-		    !add_number(item, "epoch", record->ids[i].epoch) ||
+		if (!item || !cv_json_add_text(item, "id", record->ids[i].id) ||
+		    !cv_json_add_number(item, "count", record->ids[i].count) ||
+		    !cv_json_add_number(item, "epoch", record->ids[i].epoch) ||
 		    json_object_array_add(list, item) != 0) {
 			(void)json_object_put(item);
 			return NULL;
@@ -550,18 +417,20 @@ char *cv_record_format(const struct cv_record *rec)
 {
 	cv_cleanup_json struct json_object *root = json_object_new_object();
 
-	return finish(root, root && add_number(root, "version", CV_STATE_VERSION) &&
-				    add_text(root, "volume", rec->volume) &&
-				    add_text(root, "mountpoint", rec->mountpoint) &&
-				    add_text(root, "source", rec->source) &&
-				    add_text(root, "server", rec->server) &&
-				    add_number(root, "worker", rec->worker) &&
-				    add_number(root, "worker_start", (int64_t)rec->worker_start) &&
-				    add_number(root, "supervisor", rec->supervisor) &&
-				    add_number(root, "supervisor_start",
-					       (int64_t)rec->supervisor_start) &&
-				    add_number(root, "dev", (int64_t)rec->dev) &&
-				    add(root, "ids", ids_array(rec)));
+	return cv_json_format(
+		root,
+		root && cv_json_add_number(root, "version", CV_STATE_VERSION) &&
+			cv_json_add_text(root, "volume", rec->volume) &&
+			cv_json_add_text(root, "mountpoint", rec->mountpoint) &&
+			cv_json_add_text(root, "source", rec->source) &&
+			cv_json_add_text(root, "server", rec->server) &&
+			cv_json_add_number(root, "worker", rec->worker) &&
+			cv_json_add_number(root, "worker_start", (int64_t)rec->worker_start) &&
+			cv_json_add_number(root, "supervisor", rec->supervisor) &&
+			cv_json_add_number(root, "supervisor_start",
+					   (int64_t)rec->supervisor_start) &&
+			cv_json_add_number(root, "dev", (int64_t)rec->dev) &&
+			cv_json_add(root, "ids", ids_array(rec)));
 }
 
 int cv_record_load(int dirfd, const char *name, struct cv_record *ret, struct cv_err *err)
