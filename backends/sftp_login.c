@@ -270,6 +270,12 @@ static int resolve_root(struct login *l, const char *path, struct sftp_session *
 	if (l->in.bad || name.name_len == 0 || name.name[0] != '/' ||
 	    memchr(name.name, '\0', name.name_len)) {
 		r = l->type == CV_FXP_STATUS ? sftp_status_errno(cv_sftp_get_u32(&l->in)) : -EPROTO;
+		if (r == -ENOENT)
+			return cv_fail(l->err, ENOENT,
+				       "sftp: directory '%s' does not exist on %s, nor does the "
+				       "one it is in: create it there or correct the path (subdir "
+				       "creates what is missing below an existing path)",
+				       path, l->host);
 		return cv_fail(l->err, r ? r : -EPROTO, "sftp: path '%s' not found on %s: %s", path,
 			       l->host, cv_strerror(r ? r : -EPROTO));
 	}

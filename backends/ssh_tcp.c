@@ -106,8 +106,10 @@ static int resolve(const char *host, unsigned port, struct addrinfo **ret_list, 
 	}
 	if (r == 0)
 		return 0;
-	return cv_fail(err, EHOSTUNREACH, "sftp: cannot resolve host '%s': %s", host,
-		       r == EAI_SYSTEM ? cv_strerror(errno) : gai_strerror(r));
+	return cv_fail(err, EHOSTUNREACH,
+		       "sftp: cannot resolve host '%s': %s; is the name right, and known on this "
+		       "host?",
+		       host, r == EAI_SYSTEM ? cv_strerror(errno) : gai_strerror(r));
 }
 
 int cv_ssh_tcp_connect(const char *host, unsigned port, unsigned user_timeout_ms,

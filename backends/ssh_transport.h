@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A byte stream to a server's SFTP subsystem. All of libssh is behind this header: login on a
- * helper thread, then a non-blocking stream on whichever one thread owns it. Nothing here knows
+ * A byte stream to a server's SFTP subsystem. The SFTP engine sees libssh through nothing else: login
+ * on a helper thread, then a non-blocking stream on whichever one thread owns it. Nothing here knows
  * SFTP. Calls other than cv_ssh_open() never block.
  */
 #ifndef CV_BACKENDS_SSH_TRANSPORT_H
@@ -20,8 +20,7 @@ struct cv_ssh;
 
 /*
  * Resolves, connects, exchanges keys, checks the host key, authenticates and starts the SFTP
- * subsystem, as options say: host, port, user, known_hosts, host_key, host_key_policy, key_file,
- * key_passphrase_file, password_file, agent_socket, timeout. Blocks until limit->deadline_ns at
+ * subsystem, as options say (see ssh_target.h). Blocks until limit->deadline_ns at
  * most (except for name resolution). err: one line that names the step and the remedy.
  */
 int cv_ssh_open(const struct cv_dict *options, struct cv_ssh_limit *limit, struct cv_ssh **ret_ssh,
