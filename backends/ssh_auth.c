@@ -7,7 +7,9 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 
+#include "backends/ssh_cert.h"
 #include "backends/ssh_login.h"
 #include "config/cleanup.h"
 #include "config/log.h"
@@ -15,7 +17,6 @@
 #include "config/str.h"
 
 #define PASSWORD_MAX 4096
-#define CERTS_MAX    (CV_SSH_LIST_MAX + 1)
 
 static void note_tried(struct cv_ssh_login *l, const char *what)
 {
@@ -112,16 +113,53 @@ static int try_one(struct cv_ssh_login *l, const char *kind, const char *file, s
 	return r;
 }
 
+/* Returns 0, -errno (unreadable), or -EINVAL (no certificate). */
+static int read_certificate(const char *file, const char *user, struct cv_ssh_cert *ret_cert)
+{
+	cv_cleanup_fclose FILE *f = fopen(file, "re");
+	cv_cleanup_free char *text = NULL;
+	size_t size = 0;
+
+	if (!f)
+		return -errno;
+	return getline(&text, &size, f) > 0 ? cv_ssh_cert_parse(text, user, ret_cert) : -EINVAL;
+}
+
+static bool certificate_fits(const struct cv_ssh_cert *info, const ssh_key key)
+{
+	char *base64 = NULL;
+	bool fits = ssh_pki_export_pubkey_base64(key, &base64) == SSH_OK &&
+		    cv_ssh_cert_fits(info, base64);
+
+	ssh_string_free_char(base64);
+	return fits;
+}
+
+/* A server only says no. Keeps what we can see to be wrong, for the error. */
+static void note_trouble(struct cv_ssh_login *l, const char *file, const struct cv_ssh_cert *info)
+{
+	char why[320];
+
+	cv_ssh_cert_trouble(info, l->target->user, (uint64_t)time(NULL), why, sizeof(why));
+	if (*why && !*l->trouble)
+		(void)snprintf(l->trouble, sizeof(l->trouble),
+			       "; the certificate '%s' will not do: %s", file, why);
+}
+
 /* Tries key with the certificate in file, if that belongs to it. */
 static int try_certificate(struct cv_ssh_login *l, const char *key_file, const char *file)
 {
+	struct cv_ssh_cert info;
 	ssh_key cert = NULL;
 	ssh_key key = NULL; /* of its own: a certificate stays with the key it is put on */
 	int r = SSH_AUTH_DENIED;
 
-	if (ssh_pki_import_cert_file(file, &cert) == SSH_OK && load_key(l, key_file, &key) == 0 &&
+	if (read_certificate(file, l->target->user, &info) == 0 &&
+	    load_key(l, key_file, &key) == 0 && certificate_fits(&info, key) &&
+	    ssh_pki_import_cert_file(file, &cert) == SSH_OK &&
 	    ssh_pki_copy_cert_to_privkey(cert, key) == SSH_OK) {
 		l->certificate_used = true;
+		note_trouble(l, file, &info);
 		r = try_one(l, "certificate", file, key);
 	}
 	ssh_key_free(cert);
@@ -161,17 +199,17 @@ static int check_certificates(struct cv_ssh_login *l)
 
 	for (size_t i = 0; i < certs->count; i++) {
 		const char *file = certs->item[i];
-		ssh_key cert = NULL;
+		struct cv_ssh_cert info;
+		int r = read_certificate(file, l->target->user, &info);
 
-		if (access(file, R_OK) < 0)
-			return cv_fail(l->err, errno, "sftp: cannot read cert_file '%s': %s", file,
-				       cv_strerror(errno));
-		if (ssh_pki_import_cert_file(file, &cert) != SSH_OK)
+		if (r == -EINVAL)
 			return cv_fail(l->err, EINVAL,
 				       "sftp: cert_file '%s' is not an OpenSSH certificate (a "
 				       "file like id_ed25519-cert.pub)",
 				       file);
-		ssh_key_free(cert);
+		if (r < 0)
+			return cv_fail(l->err, r, "sftp: cannot read cert_file '%s': %s", file,
+				       cv_strerror(r));
 	}
 	return 0;
 }
@@ -206,8 +244,7 @@ static int try_public_keys(struct cv_ssh_login *l)
 	r = SSH_AUTH_DENIED;
 	for (size_t i = 0; i < t->keys.count && r == SSH_AUTH_DENIED; i++)
 		r = try_key(l, t->keys.item[i]);
-	if (r == SSH_AUTH_DENIED && t->certs.count > 0 && t->keys.count > 0 &&
-	    !l->certificate_used)
+	if (r == SSH_AUTH_DENIED && t->certs.count > 0 && t->keys.count > 0 && !l->certificate_used)
 		return cv_fail(l->err, EINVAL, "sftp: cert_file '%s' belongs to none of the keys",
 			       t->certs.item[0]);
 	if (t->agent && r == SSH_AUTH_DENIED)
@@ -313,16 +350,12 @@ static int auth_failed(struct cv_ssh_login *l, unsigned methods, int result)
 			       ssh_get_error(l->session));
 	methods_text(methods, accepts, sizeof(accepts));
 	return cv_fail(l->err, EACCES,
-		       "sftp: %s%s refused to let in '%s': tried %s; the server accepts %s. Check "
-		       "%s",
+		       "sftp: %s%s refused to let in '%s': tried %s; the server accepts %s%s. "
+		       "Check user, key_file, password_file or agent_socket",
 		       t->jump ? "jump host " : "", t->name, t->user,
 		       *l->tried ? l->tried
 				 : "nothing (no key_file, password_file or agent_socket)",
-		       *accepts ? accepts : "nothing",
-		       l->certificate_used
-			       ? "user, key_file, and that the certificate is still valid and names "
-				 "the user (ssh-keygen -Lf)"
-			       : "user, key_file, password_file or agent_socket");
+		       *accepts ? accepts : "nothing", l->trouble);
 }
 
 int cv_ssh_authenticate(struct cv_ssh_login *l)

@@ -340,10 +340,10 @@ static int include(struct reader *r, char *words[], int n, bool active, int dept
 		return bad_line(r, "Include: too deep");
 	for (int i = 1; rc == 0 && i < n; i++) {
 		const char *w = words[i];
-		cv_cleanup_free char *pattern =
-			w[0] == '/'		     ? strdup(w)
-			: w[0] == '~' && w[1] == '/' ? cv_sprintf("%s%s", r->conf->home, w + 1)
-						     : cv_sprintf("%s/%s", r->dir, w);
+		cv_cleanup_free char *pattern = w[0] == '/' ? strdup(w)
+						: w[0] == '~' && w[1] == '/'
+							? cv_sprintf("%s%s", r->conf->home, w + 1)
+							: cv_sprintf("%s/%s", r->dir, w);
 		glob_t found;
 
 		if (!pattern)
@@ -415,8 +415,7 @@ static void find_home(uid_t owner, char *home, size_t size)
 	struct passwd *found = NULL;
 	char buf[4096];
 
-	if (owner != geteuid() &&
-	    getpwuid_r(owner, &pw, buf, sizeof(buf), &found) == 0 && found &&
+	if (owner != geteuid() && getpwuid_r(owner, &pw, buf, sizeof(buf), &found) == 0 && found &&
 	    found->pw_dir[0] == '/')
 		(void)cv_strcpy(home, size, found->pw_dir);
 	else

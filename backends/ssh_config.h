@@ -24,7 +24,7 @@ struct cv_ssh_list {
 
 /* What the file says of a host; paths and tokens (%h, ~) as written. */
 struct cv_ssh_conf {
-	struct cv_dict one; /* keyword in lower case -> value; the first one met counts */
+	struct cv_dict one;	  /* keyword in lower case -> value; the first one met counts */
 	struct cv_ssh_list keys;  /* IdentityFile */
 	struct cv_ssh_list certs; /* CertificateFile */
 	struct cv_ssh_list known; /* UserKnownHostsFile */

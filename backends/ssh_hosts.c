@@ -65,7 +65,7 @@ static int take_line(const struct cv_ssh_target *t, const char *file, unsigned n
 	if (!names || *names == '#')
 		return 0;
 	if (*names == '@') {
-		l.mark = strcmp(names, "@revoked") == 0	  ? CV_SSH_MARK_REVOKED
+		l.mark = strcmp(names, "@revoked") == 0		 ? CV_SSH_MARK_REVOKED
 			 : strcmp(names, "@cert-authority") == 0 ? CV_SSH_MARK_CA
 								 : CV_SSH_MARK_NONE;
 		if (l.mark == CV_SSH_MARK_NONE)

@@ -25,8 +25,8 @@ struct cv_ssh_host_line {
 	const char *file; /* the target's */
 	unsigned line;
 	enum cv_ssh_mark mark;
-	bool plain;  /* matched without the port, which only ever speaks for a key */
-	char *type;  /* owned, "ssh-ed25519" */
+	bool plain;   /* matched without the port, which only ever speaks for a key */
+	char *type;   /* owned, "ssh-ed25519" */
 	char *base64; /* owned */
 };
 
@@ -47,8 +47,9 @@ void cv_ssh_hosts_release(struct cv_ssh_hosts *hosts);
 void cv_ssh_hosts_algorithms(const struct cv_ssh_hosts *hosts, char *buf, size_t size);
 
 /*
- * Judges the key a server shows; pinned: only whether it is revoked. Returns 0 (known), -ENOENT (nothing is known of this host), or
- * -EKEYREJECTED with err set: changed, or revoked; the text names file and line.
+ * Judges the key a server shows; pinned: only whether it is revoked. Returns 0 (known), -ENOENT
+ * (nothing is known of this host), or -EKEYREJECTED with err set: changed, or revoked; the text
+ * names file and line.
  */
 int cv_ssh_hosts_check(const struct cv_ssh_hosts *hosts, const struct cv_ssh_target *t,
 		       const char *type, const char *base64, const char *fingerprint, bool pinned,

@@ -240,7 +240,8 @@ int cv_ssh_jump(const struct cv_ssh_target *target, unsigned hops, struct cv_ssh
 	int r;
 
 	if (hops == CV_SSH_HOPS_MAX)
-		return cv_fail(err, ELOOP, "sftp: more than %d jump hosts: does one lead to itself?",
+		return cv_fail(err, ELOOP,
+			       "sftp: more than %d jump hosts: does one lead to itself?",
 			       CV_SSH_HOPS_MAX);
 	r = cv_ssh_target_init(&hop, target->options, comma ? comma + 1 : target->via, err);
 	if (r < 0)

@@ -257,11 +257,12 @@ static int host_unknown(struct cv_ssh_login *l, const char *type, const char *ba
 	else
 		(void)snprintf(remedy, sizeof(remedy), "set host_key=%s", fingerprint);
 	if (ca)
-		return cv_fail(l->err, EKEYREJECTED,
-			       "sftp: host key of %s is not known: %s line %u trusts an authority "
-			       "for it, but certificates of hosts cannot be checked here. It offers "
-			       "%s %s; if that is the server's key, %s",
-			       t->key_name, ca->file, ca->line, type, fingerprint, remedy);
+		return cv_fail(
+			l->err, EKEYREJECTED,
+			"sftp: host key of %s is not known: %s line %u trusts an authority "
+			"for it, but certificates of hosts cannot be checked here. It offers "
+			"%s %s; if that is the server's key, %s",
+			t->key_name, ca->file, ca->line, type, fingerprint, remedy);
 	return cv_fail(l->err, EKEYREJECTED,
 		       "sftp: host key of %s is not known: it offers %s %s and %s has no line for "
 		       "it. If that is the server's key, %s",

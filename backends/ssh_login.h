@@ -35,6 +35,7 @@ struct cv_ssh_login {
 	char first[80];		/* what the peer said before the SSH greeting was complete */
 	char tried[1024];	/* authentication methods, for the error */
 	bool certificate_used;
+	char trouble[500]; /* what is wrong with a certificate, for the error */
 };
 
 /* Fills in session and fd, or returns -errno with err set and nothing left behind. */

@@ -73,8 +73,8 @@ static const char *token(const struct cv_ssh_target *t, const struct cv_ssh_conf
 }
 
 /* ~ and the tokens of ssh_config(5). Returns NULL with err set. */
-static char *expand(const struct cv_ssh_target *t, const struct cv_ssh_conf *conf,
-		    const char *text, struct cv_err *err)
+static char *expand(const struct cv_ssh_target *t, const struct cv_ssh_conf *conf, const char *text,
+		    struct cv_err *err)
 {
 	char out[4096];
 	size_t n = 0;

@@ -16,7 +16,7 @@ struct cv_ssh_target {
 	const struct cv_dict *options; /* the volume's; outlives the target */
 	char *name;		       /* as the user wrote it, for messages */
 	char *host;		       /* to connect to */
-	char *key_name; /* what known_hosts files call it: "host", "[host]:port" */
+	char *key_name;		       /* what known_hosts files call it: "host", "[host]:port" */
 	char *user;
 	unsigned port;
 	bool jump;		  /* a host on the way to the volume's */
@@ -25,8 +25,8 @@ struct cv_ssh_target {
 	struct cv_ssh_list certs; /* beside KEY-cert.pub */
 	struct cv_ssh_list known; /* known_hosts files; the first takes new keys */
 	char *agent;		  /* socket, or NULL */
-	char *via;		  /* jump hosts on the way, first to last, comma-separated; or NULL */
-	char *policy;		  /* of unknown host keys: strict, accept-new */
+	char *via;     /* jump hosts on the way, first to last, comma-separated; or NULL */
+	char *policy;  /* of unknown host keys: strict, accept-new */
 	char *ciphers; /* lists in order of preference; NULL: ours */
 	char *macs;
 	char *kex;
@@ -35,8 +35,8 @@ struct cv_ssh_target {
 
 /*
  * hop: NULL for the volume's own host, else a jump host, "[user@]host[:port]". A jump host shares
- * the volume's keys, agent and known_hosts; its password and pinned host key are the volume's alone.
- * Returns 0 or -errno with err set; then nothing is left.
+ * the volume's keys, agent and known_hosts; its password and pinned host key are the volume's
+ * alone. Returns 0 or -errno with err set; then nothing is left.
  */
 int cv_ssh_target_init(struct cv_ssh_target *t, const struct cv_dict *options, const char *hop,
 		       struct cv_err *err);

@@ -24,8 +24,8 @@
 #include "config/options.h"
 #include "config/str.h"
 
-#define TURNS_MAX	16	     /* dopoll calls per cv_ssh_turn(); each reads at most 4 KiB */
-#define UNSENT_MAX	(512 * 1024) /* bytes in libssh's output buffer */
+#define TURNS_MAX  16		/* dopoll calls per cv_ssh_turn(); each reads at most 4 KiB */
+#define UNSENT_MAX (512 * 1024) /* bytes in libssh's output buffer */
 
 struct cv_ssh {
 	ssh_session session;
@@ -34,7 +34,7 @@ struct cv_ssh {
 	struct ssh_channel_callbacks_struct callbacks;
 	struct ssh_counter_struct counter; /* of the socket */
 	int fd;				   /* libssh's */
-	bool ended; /* peer sent EOF or closed the channel */
+	bool ended;			   /* peer sent EOF or closed the channel */
 	void (*data)(void *user, const uint8_t *p, size_t n);
 	void *user;
 	uint64_t handed;   /* bytes given to libssh, ever */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A byte stream to a server's SFTP subsystem. The SFTP engine sees libssh through nothing else: login
- * on a helper thread, then a non-blocking stream on whichever one thread owns it. Nothing here knows
- * SFTP. Calls other than cv_ssh_open() never block.
+ * A byte stream to a server's SFTP subsystem. The SFTP engine sees libssh through nothing else:
+ * login on a helper thread, then a non-blocking stream on whichever one thread owns it. Nothing
+ * here knows SFTP. Calls other than cv_ssh_open() never block.
  */
 #ifndef CV_BACKENDS_SSH_TRANSPORT_H
 #define CV_BACKENDS_SSH_TRANSPORT_H
