@@ -1198,25 +1198,31 @@ static void dir_stats(void *conn, struct cv_stats *ret_stats)
 }
 
 /* One component of subdir. Takes and replaces *fd. */
-static int descend(int *fd, const char *name, uint32_t mode)
+static int descend(int *fd, const char *name, const struct cv_dict *options)
 {
+	uint32_t mode = (uint32_t)cv_options_uint(options, "mode", 0755) & 07777, uid, gid;
 	struct open_how how = {
 		.flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC,
 		.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
 	};
+	bool made;
 	long next;
 
-	if (mkdirat(*fd, name, mode) < 0 && errno != EEXIST)
+	made = mkdirat(*fd, name, mode) == 0;
+	if (!made && errno != EEXIST)
 		return -errno;
 	next = syscall(SYS_openat2, *fd, name, &how, sizeof(how));
 	if (next < 0)
 		return -errno;
 	(void)close(*fd);
 	*fd = (int)next;
+	if (made && cv_options_owner(options, &uid, &gid) && fchown(*fd, uid, gid) < 0)
+		return -errno;
 	return 0;
 }
 
-static int open_subdir(struct dir *d, const char *subdir, uint32_t mode, struct cv_err *err)
+static int open_subdir(struct dir *d, const char *subdir, const struct cv_dict *options,
+		       struct cv_err *err)
 {
 	cv_cleanup_free char *copy = strdup(subdir);
 	char *rest = copy, *save = NULL, *name;
@@ -1232,7 +1238,7 @@ static int open_subdir(struct dir *d, const char *subdir, uint32_t mode, struct 
 		if (strcmp(name, "..") == 0)
 			return cv_fail(err, EINVAL, "dir: subdir '%s' must not contain '..'",
 				       subdir);
-		r = descend(&d->root_fd, name, mode);
+		r = descend(&d->root_fd, name, options);
 		if (r == -ELOOP)
 			return cv_fail(err, r, "dir: '%s' in subdir '%s' is a symbolic link", name,
 				       subdir);
@@ -1247,7 +1253,6 @@ static int open_root(struct dir *d, const struct cv_dict *options, struct cv_err
 {
 	const char *path = cv_options_str(options, "path", "");
 	const char *subdir = cv_options_str(options, "subdir", "");
-	uint32_t mode = (uint32_t)cv_options_uint(options, "mode", 0755) & 07777;
 
 	if (path[0] != '/')
 		return cv_fail(err, EINVAL, "dir: path '%s' must be absolute", path);
@@ -1259,7 +1264,7 @@ static int open_root(struct dir *d, const struct cv_dict *options, struct cv_err
 		return cv_fail(err, ENOTDIR, "dir: '%s' is not a directory", path);
 	if (d->root_fd < 0)
 		return cv_fail(err, errno, "dir: cannot open '%s': %s", path, cv_strerror(errno));
-	return open_subdir(d, subdir, mode, err);
+	return open_subdir(d, subdir, options, err);
 }
 
 /* Can handles be made and opened here? */

@@ -403,11 +403,13 @@ static int lookup(struct mount *m, const struct cv_handle *dir, const char *name
 
 static int make_dir(struct mount *m, const struct cv_handle *dir, const char *name, uint32_t mode)
 {
-	const struct cv_setattr set = { .mask = CV_SET_MODE, .mode = mode & 07777 };
+	struct cv_setattr set = { .mask = CV_SET_MODE, .mode = mode & 07777 };
 	cv_cleanup_free uint8_t *reply = NULL;
 	struct cv_nfs_args a;
 	struct cv_xdr x;
 
+	if (cv_options_owner(m->options, &set.uid, &set.gid))
+		set.mask |= CV_SET_UID | CV_SET_GID;
 	cv_nfs_put_mkdir(&a, dir, name, &set);
 	return call(m, CV_NFS_MKDIR, &a, &reply, &x);
 }

@@ -344,9 +344,12 @@ static int require_entry(struct login *l, const char *path)
 	return 0;
 }
 
-static int make_directory(struct login *l, const char *path, uint32_t mode)
+static int make_directory(struct login *l, const char *path, const struct cv_dict *options)
 {
-	struct cv_sftp_attrs attrs = { .flags = CV_FXA_PERMISSIONS, .permissions = mode };
+	struct cv_sftp_attrs attrs = {
+		.flags = CV_FXA_PERMISSIONS,
+		.permissions = (uint32_t)cv_options_uint(options, "mode", 0755),
+	};
 	struct cv_sftp_attrs found;
 	uint32_t status;
 	int r = stat_path(l, path, &found);
@@ -362,12 +365,23 @@ static int make_directory(struct login *l, const char *path, uint32_t mode)
 		return cv_fail(l->err, sftp_status_errno(status),
 			       "sftp: cannot create subdir '%s' on %s: %s", path, l->host,
 			       cv_strerror(sftp_status_errno(status)));
+	if (status != CV_FX_OK)
+		return 0;
 	/* The server's umask may have taken bits away. */
-	return status == CV_FX_OK ? ask_path(l, CV_FXP_SETSTAT, path, &attrs) : 0;
+	if (cv_options_owner(options, &attrs.uid, &attrs.gid))
+		attrs.flags |= CV_FXA_UIDGID;
+	r = ask_path(l, CV_FXP_SETSTAT, path, &attrs);
+	if (r < 0 || !(attrs.flags & CV_FXA_UIDGID) || answer_status(l) == CV_FX_OK)
+		return r;
+	return cv_fail(l->err, EPERM,
+		       "sftp: the subdir '%s' was created on %s, but its owner could not be set: "
+		       "log in as root, or leave the option owner out",
+		       path, l->host);
 }
 
 /* Appends subdir to the root, creating what is missing. */
-static int enter_subdir(struct login *l, const char *subdir, uint32_t mode, struct sftp_session *s)
+static int enter_subdir(struct login *l, const char *subdir, const struct cv_dict *options,
+			struct sftp_session *s)
 {
 	cv_cleanup_free char *copy = strdup(subdir);
 	char *save = NULL;
@@ -386,7 +400,7 @@ static int enter_subdir(struct login *l, const char *subdir, uint32_t mode, stru
 			return cv_fail(l->err, ENOMEM, "sftp: out of memory");
 		free(s->root);
 		s->root = path;
-		r = make_directory(l, path, mode);
+		r = make_directory(l, path, options);
 		if (r < 0)
 			return r;
 	}
@@ -410,8 +424,7 @@ static int find_root(struct login *l, const struct cv_dict *options, const char 
 		if (r == 0 && subdir)
 			r = require_directory(l, s->root, &s->root_attrs);
 		if (r == 0 && subdir)
-			r = enter_subdir(l, subdir,
-					 (uint32_t)cv_options_uint(options, "mode", 0755), s);
+			r = enter_subdir(l, subdir, options, s);
 	}
 	if (r == 0)
 		r = require_entry(l, s->root);

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "config/cleanup.h"
-#include "config/log.h"
+#include "config/spellings.h"
 #include "config/str.h"
 
 #define ANY CV_ENGINE_ALL
@@ -22,25 +22,39 @@ static const struct cv_option_def table[] = {
 	{ "source", NULL, CV_OPT_STRING, ANY, 0, NULL, NULL,
 	  "the storage: nfs://host/export, sftp://user@host/path, dir:///path, host:/export, "
 	  "user@host:/path" },
+	{ "remote", NULL, CV_OPT_STRING, ANY, 0, NULL, "the default one, if there is one",
+	  "a remote named in /etc/cvol/remotes.d" },
 	{ "type", NULL, CV_OPT_CHOICE, ANY, 0, "dir|nfs|sftp|mem", NULL,
 	  "the kind of storage, when there is no source" },
-	{ "host", "server addr sftp_host", CV_OPT_STRING, NET, 0, NULL, NULL,
+	{ "host", "server addr hostname sharehost sftp_host", CV_OPT_STRING, NET, 0, NULL, NULL,
 	  "the server's name or address" },
 	{ "port", "sftp_port nfsport", CV_OPT_UINT, NET, 65535, NULL, "22 (sftp), asked (nfs)",
 	  "TCP port of the server" },
 	{ "user", "username sftp_user", CV_OPT_STRING, SSH, 0, NULL, "root", "the login user" },
-	{ "path", NULL, CV_OPT_STRING, ANY, 0, NULL, NULL, "export or directory on the server" },
-	{ "subdir", NULL, CV_OPT_STRING, ANY, 0, NULL, NULL,
-	  "directory below path, created when missing" },
-	{ "mode", NULL, CV_OPT_OCTAL, ANY, 07777, NULL, "0755", "permissions of a created subdir" },
+	{ "path", "sharebasepath", CV_OPT_STRING, ANY, 0, NULL, NULL,
+	  "export or directory on the server" },
+	{ "subdir", "sub_dir", CV_OPT_STRING, ANY, 0, NULL, NULL,
+	  "directory below path, created when missing; ${name} is the volume's name" },
+	{ "mode", "dirpermissionsmode", CV_OPT_OCTAL, ANY, 07777, NULL, "0755",
+	  "permissions of a created subdir" },
+
+	{ "owner", NULL, CV_OPT_STRING, ANY, 0, NULL, "the login user, or root",
+	  "UID:GID of a created subdir" },
+	{ "on_delete", "ondelete", CV_OPT_CHOICE, NET | CV_ENGINE_DIR, 0, "retain", "retain",
+	  "what becomes of the data when the volume is removed" },
 
 	/* identity and secrets */
-	{ "key_file", "identityfile sftp_key_file", CV_OPT_FILE, SSH, 0, NULL, "root's own keys",
+	{ "key_file", "identityfile privatekey sftp_key_file", CV_OPT_FILE, SSH, 0, NULL,
+	  "root's own keys",
 	  "private key to log in with; several, tried in order, with ':' between them" },
+	{ "key", "sftp_key_pem", CV_OPT_SECRET, SSH, 0, NULL, NULL,
+	  "the private key itself; moved to a file that only root can read" },
 	{ "cert_file", "certificatefile", CV_OPT_FILE, SSH, 0, NULL, "key_file with -cert.pub",
 	  "OpenSSH certificate of the key" },
 	{ "key_passphrase_file", "sftp_key_file_pass sftp_key_file_pass_file", CV_OPT_FILE, SSH, 0,
 	  NULL, NULL, "file with the key's passphrase" },
+	{ "key_passphrase", NULL, CV_OPT_SECRET, SSH, 0, NULL, NULL,
+	  "the passphrase itself; moved to a file that only root can read" },
 	{ "password_file", NULL, CV_OPT_FILE, SSH, 0, NULL, NULL, "file with the login password" },
 	{ "password", "sftp_password", CV_OPT_SECRET, SSH, 0, NULL, NULL,
 	  "the login password itself; moved to a file that only root can read" },
@@ -93,8 +107,8 @@ static const struct cv_option_def table[] = {
 	  "what may symbolic links point to" },
 	{ "cache", NULL, CV_OPT_CHOICE, ANY, 0, "strict|default|relaxed", "default",
 	  "how long names and attributes are believed" },
-	{ "attr_timeout", "actimeo dcache_timeout dir_cache_time", CV_OPT_DURATION, ANY, 0, NULL,
-	  "3s to 60s", "the same, as one fixed time" },
+	{ "attr_timeout", "actimeo", CV_OPT_DURATION, ANY, 0, NULL, "3s to 60s",
+	  "the same, as one fixed time" },
 	{ "attr_timeout_file_min", "acregmin", CV_OPT_DURATION, ANY, 0, NULL, "3s", "for files" },
 	{ "attr_timeout_file_max", "acregmax", CV_OPT_DURATION, ANY, 0, NULL, "60s", "for files" },
 	{ "attr_timeout_dir_min", "acdirmin", CV_OPT_DURATION, ANY, 0, NULL, "30s",
@@ -107,25 +121,6 @@ static const struct cv_option_def table[] = {
 	  "answer writes before the server has them (close and fsync always wait)" },
 	{ "context", NULL, CV_OPT_STRING, ANY, 0, NULL, NULL, "SELinux context of the mount" },
 	{ 0 },
-};
-
-/* Written by habit for other drivers; without meaning, or always on, here. */
-static const char *const ignored[] = {
-	"allow_other", "allow_root", "default_permissions",
-	"big_writes",  "nolock",     "intr",
-	"nointr",      "_netdev",    "fsc",
-	"size",	       "inodes",     "noquota",
-	"copy",	       "nocopy",     "persist",
-	"mount_type",  "reconnect",  "tcp",
-	"noatime",     "nodiratime", "nosuid",
-	"nodev",
-};
-
-/* Would run programs, as root. */
-static const char *const refused[] = {
-	"ssh_command",	      "proxycommand",	"localcommand",
-	"permitlocalcommand", "sftp_server",	"sftp_server_command",
-	"sftp_ssh",	      "sftp_subsystem", "knownhostscommand",
 };
 
 const struct cv_option_def *cv_option_table(void)
@@ -154,10 +149,9 @@ unsigned cv_engine_parse(const char *type)
 
 /* ---- names ---- */
 
-#define KEY_MAX 64
+#define KEY_MAX CV_OPTION_KEY_MAX
 
-/* Lower case, '-' as '_', leading dashes gone. False: too long to be any option. */
-static bool normalise(const char *key, char out[KEY_MAX])
+bool cv_option_normalise(const char *key, char out[KEY_MAX])
 {
 	size_t n = 0;
 
@@ -199,16 +193,7 @@ const struct cv_option_def *cv_option_find(const char *name_or_alias)
 {
 	char key[KEY_MAX];
 
-	return normalise(name_or_alias, key) ? find_normal(key) : NULL;
-}
-
-static bool in_list(const char *const *list, size_t count, const char *key)
-{
-	for (size_t i = 0; i < count; i++) {
-		if (strcmp(list[i], key) == 0)
-			return true;
-	}
-	return false;
+	return cv_option_normalise(name_or_alias, key) ? find_normal(key) : NULL;
 }
 
 /* Levenshtein distance; both shorter than KEY_MAX. */
@@ -362,6 +347,60 @@ static int set_path(struct cv_dict *out, const char *key, const char *value, str
 	return r < 0 ? cv_fail(err, r, "option %s: %s", key, cv_strerror(r)) : 0;
 }
 
+/* "${name}" is all that can be filled in. */
+static int set_subdir(struct cv_dict *out, const char *value, struct cv_err *err)
+{
+	for (const char *p = strstr(value, "${"); p; p = strstr(p + 1, "${")) {
+		if (!cv_str_starts(p, "${name}"))
+			return cv_fail(err, EINVAL,
+				       "option subdir: in '%s', only ${name} can be filled in",
+				       value);
+	}
+	return set_path(out, "subdir", value, err);
+}
+
+/* "1000" or "1000:100". */
+static int set_owner(struct cv_dict *out, const char *value, struct cv_err *err)
+{
+	const char *colon = strchr(value, ':');
+	cv_cleanup_free char *first = strndup(value, strcspn(value, ":"));
+	uint64_t uid, gid = 0;
+	int r;
+
+	if (!first)
+		return cv_fail(err, ENOMEM, "out of memory");
+	if (cv_parse_u64(first, 10, UINT32_MAX - 1, &uid) < 0 ||
+	    (colon && cv_parse_u64(colon + 1, 10, UINT32_MAX - 1, &gid) < 0))
+		return cv_fail(err, EINVAL, "option owner: '%s' is not UID or UID:GID, in numbers",
+			       value);
+	r = cv_dict_setf(out, "owner", "%" PRIu64 ":%" PRIu64, uid, colon ? gid : uid);
+	return r < 0 ? cv_fail(err, r, "option owner: %s", cv_strerror(r)) : 0;
+}
+
+static int set_string(struct cv_dict *out, const char *name, const char *value, struct cv_err *err)
+{
+	int r;
+
+	if (!*value)
+		return cv_fail(err, EINVAL, "option %s: is empty", name);
+	if (cv_str_eq(name, "path"))
+		return set_path(out, name, value, err);
+	if (cv_str_eq(name, "subdir"))
+		return set_subdir(out, value, err);
+	if (cv_str_eq(name, "owner"))
+		return set_owner(out, value, err);
+	if (cv_str_eq(name, "remote") && !cv_remote_name_ok(value))
+		return cv_fail(err, EINVAL, "option remote: '%s' is not the name of a remote",
+			       value);
+	r = cv_dict_set(out, name, value);
+	return r < 0 ? cv_fail(err, r, "option %s: %s", name, cv_strerror(r)) : 0;
+}
+
+static bool is_secret_name(const char *value)
+{
+	return cv_str_starts(value, "secret:") && cv_remote_name_ok(value + strlen("secret:"));
+}
+
 /* Checks value and puts its canonical form under d->name. */
 static int set_value(struct cv_dict *out, const struct cv_option_def *d, const char *value,
 		     struct cv_err *err)
@@ -375,12 +414,7 @@ static int set_value(struct cv_dict *out, const struct cv_option_def *d, const c
 			       d->name);
 	switch (d->type) {
 	case CV_OPT_STRING:
-		if (!*value)
-			return cv_fail(err, EINVAL, "option %s: is empty", d->name);
-		if (cv_str_eq(d->name, "path") || cv_str_eq(d->name, "subdir"))
-			return set_path(out, d->name, value, err);
-		r = cv_dict_set(out, d->name, value);
-		break;
+		return set_string(out, d->name, value, err);
 	case CV_OPT_SECRET:
 		if (!*value)
 			return cv_fail(err, EINVAL, "option %s: is empty", d->name);
@@ -428,60 +462,26 @@ static int set_value(struct cv_dict *out, const struct cv_option_def *d, const c
 		break;
 	case CV_OPT_FILE:
 		/* The value is not repeated: it may be the secret that belongs into the file. */
-		if (*value != '/')
+		if (*value != '/' && !is_secret_name(value))
 			return cv_fail(err, EINVAL,
-				       "option %s: must be an absolute path on this host", d->name);
+				       "option %s: must be an absolute path on this host, or "
+				       "secret:NAME",
+				       d->name);
 		r = cv_dict_set(out, d->name, value);
 		break;
 	}
 	return r < 0 ? cv_fail(err, r, "option %s: %s", d->name, cv_strerror(r)) : 0;
 }
 
-/* Spellings of other drivers whose value, too, needs translation. */
-static const char *translate(const char *key, const char *value, const char **ret_key)
-{
-	bool flag;
-
-	*ret_key = key;
-	if (strcmp(key, "hard") == 0 || strcmp(key, "soft") == 0) {
-		*ret_key = "recovery";
-		if (cv_parse_bool(value, &flag) == 0)
-			return flag == (*key == 'h') ? "hard" : "soft";
-	}
-	if (strcmp(key, "rw") == 0) {
-		*ret_key = "readonly";
-		if (cv_parse_bool(value, &flag) == 0)
-			return flag ? "false" : "true";
-	}
-	if (strcmp(key, "type") == 0) {
-		if (strcasecmp(value, "nfs4") == 0)
-			return "nfs";
-		if (strcasecmp(value, "ssh") == 0 || strcasecmp(value, "sshfs") == 0)
-			return "sftp";
-	}
-	if (strcmp(key, "stricthostkeychecking") == 0 && cv_parse_bool(value, &flag) == 0)
-		return flag ? "strict" : "no"; /* "no" is refused: host keys are always verified */
-	return value;
-}
-
-static int parse_one(struct cv_dict *out, const char *name, const char *value, struct cv_err *err)
+int cv_option_put(struct cv_dict *out, const char *name, const char *value, struct cv_err *err)
 {
 	const struct cv_option_def *d;
-	const char *known;
 	char key[KEY_MAX];
 
-	if (!normalise(name, key) || has_control(name))
+	if (!cv_option_normalise(name, key) || has_control(name))
 		return cv_fail(err, EINVAL, "unknown option '%.64s' ('cvol options' lists all)",
 			       name);
-	if (in_list(refused, CV_ARRAY_SIZE(refused), key))
-		return cv_fail(err, EINVAL, "option %s is refused: it would run programs as root",
-			       name);
-	if (in_list(ignored, CV_ARRAY_SIZE(ignored), key)) {
-		cv_debug("option %s has no meaning here and is ignored", key);
-		return 0;
-	}
-	value = translate(key, value, &known);
-	d = find_normal(known);
+	d = find_normal(key);
 	if (!d)
 		return fail_unknown(key, err);
 	if (cv_dict_get(out, d->name)) {
@@ -515,7 +515,7 @@ static int apply_source(struct cv_dict *o, struct cv_err *err)
 		cv_cleanup_dict struct cv_dict part = CV_DICT_INIT;
 		const char *key = parts.items[i].key, *given = cv_dict_get(o, key);
 
-		r = parse_one(&part, key, parts.items[i].value, err);
+		r = cv_option_put(&part, key, parts.items[i].value, err);
 		if (r < 0)
 			return r;
 		if (given && !cv_str_eq(given, cv_dict_get(&part, key)))
@@ -568,23 +568,50 @@ static int check_nonzero(const struct cv_dict *o, struct cv_err *err)
 	return 0;
 }
 
+static int check_secrets(const struct cv_dict *o, struct cv_err *err)
+{
+	for (const struct cv_option_def *d = table; d->name; d++) {
+		char file[KEY_MAX];
+
+		(void)snprintf(file, sizeof(file), "%s_file", d->name);
+		if (d->type == CV_OPT_SECRET && cv_dict_get(o, d->name) && cv_dict_get(o, file))
+			return cv_fail(err, EINVAL, "give %s or %s, not both", d->name, file);
+	}
+	return 0;
+}
+
+/* A remote says where; what is said besides can only be about how. */
+static int check_remote(const struct cv_dict *o, struct cv_err *err)
+{
+	static const char *const places[] = { "type", "host", "path" };
+
+	for (size_t i = 0; cv_dict_get(o, "remote") && i < CV_ARRAY_SIZE(places); i++) {
+		if (cv_dict_get(o, places[i]))
+			return cv_fail(err, EINVAL,
+				       "option %s: the remote '%s' says where; for a directory "
+				       "below it use subdir",
+				       places[i], cv_dict_get(o, "remote"));
+	}
+	return 0;
+}
+
 static int check_together(struct cv_dict *o, struct cv_err *err)
 {
 	const char *type = cv_dict_get(o, "type"), *pin = cv_dict_get(o, "host_key");
 	unsigned engine = type ? cv_engine_parse(type) : 0;
-	int r = 0;
+	int r = check_remote(o, err);
 
-	for (size_t i = 0; engine && i < o->count; i++) {
+	for (size_t i = 0; r == 0 && engine && i < o->count; i++) {
 		const struct cv_option_def *d = find_normal(o->items[i].key);
 
 		if (d && !(d->engines & engine))
 			return cv_fail(err, EINVAL, "option %s is not for %s volumes", d->name,
 				       type);
 	}
-	if ((engine & NET) && !cv_dict_get(o, "host"))
+	if (r == 0 && (engine & NET) && !cv_dict_get(o, "host"))
 		return cv_fail(err, EINVAL, "a %s volume needs a host: source=%s", type,
 			       engine == NFS ? "nfs://host/export" : "sftp://user@host/path");
-	if (cv_dict_get(o, "host"))
+	if (r == 0 && cv_dict_get(o, "host"))
 		r = check_host(cv_dict_get(o, "host"), err);
 	if (r == 0 && engine == NFS && !cv_dict_get(o, "path"))
 		return cv_fail(err, EINVAL,
@@ -597,8 +624,8 @@ static int check_together(struct cv_dict *o, struct cv_err *err)
 		r = check_nonzero(o, err);
 	if (r == 0)
 		r = check_paths(o, engine, err);
-	if (r == 0 && cv_dict_get(o, "password") && cv_dict_get(o, "password_file"))
-		return cv_fail(err, EINVAL, "give password or password_file, not both");
+	if (r == 0)
+		r = check_secrets(o, err);
 	if (r == 0 && pin && (!cv_str_starts(pin, "SHA256:") || !pin[strlen("SHA256:")]))
 		return cv_fail(err, EINVAL,
 			       "option host_key: expected SHA256:fingerprint, as "
@@ -610,15 +637,13 @@ int cv_options_parse(const struct cv_dict *in, struct cv_dict *ret_options, stru
 {
 	cv_cleanup_dict struct cv_dict o = CV_DICT_INIT;
 	const char *type;
-	int r = 0;
+	int r = cv_spellings_resolve(in, &o, err);
 
-	for (size_t i = 0; r == 0 && i < in->count; i++)
-		r = parse_one(&o, in->items[i].key, in->items[i].value, err);
 	if (r == 0)
 		r = apply_source(&o, err);
 	if (r < 0)
 		return r;
-	if (!cv_dict_get(&o, "type")) {
+	if (!cv_dict_get(&o, "type") && !cv_dict_get(&o, "remote")) {
 		type = infer_type(&o);
 		if (type && cv_dict_set(&o, "type", type) < 0)
 			return cv_fail(err, ENOMEM, "out of memory");
@@ -703,6 +728,13 @@ uint64_t cv_options_uint(const struct cv_dict *o, const char *name, uint64_t def
 	else if (value)
 		(void)cv_parse_size(value, &def);
 	return def;
+}
+
+bool cv_options_owner(const struct cv_dict *o, uint32_t *ret_uid, uint32_t *ret_gid)
+{
+	const char *owner = cv_dict_get(o, "owner");
+
+	return owner && sscanf(owner, "%" SCNu32 ":%" SCNu32, ret_uid, ret_gid) == 2;
 }
 
 uint64_t cv_options_ms(const struct cv_dict *o, const char *name, uint64_t def_ms)

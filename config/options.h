@@ -60,15 +60,30 @@ unsigned cv_engine_parse(const char *type); /* one bit, or 0 when unknown */
  */
 int cv_options_parse(const struct cv_dict *in, struct cv_dict *ret_options, struct cv_err *err);
 
+/*
+ * One option of the table, under any of its names: checks value and puts its canonical form into
+ * out. The same again is fine, something else refused.
+ */
+int cv_option_put(struct cv_dict *out, const char *name, const char *value, struct cv_err *err);
+#define CV_OPTION_KEY_MAX 64
+/* Lower case, '-' as '_', leading dashes gone. False: too long, or too short, to be an option. */
+bool cv_option_normalise(const char *key, char out[CV_OPTION_KEY_MAX]);
+
 /* "k=v,k2=v2" (backslash escapes ',' and '\\') added to dict, uninterpreted. */
 int cv_options_split(const char *text, struct cv_dict *dict, struct cv_err *err);
 
 /*
  * A source: nfs://host[:port]/export, sftp://[user@]host[:port]/path, ssh://…, dir:///path, mem://,
- * host:/export (nfs), user@host:/path (sftp); IPv6 hosts in brackets. Sets type, user, host, port,
- * path in out. A password in the URL is refused. %XX is decoded in the URL forms.
+ * host:/export (nfs), user@host:/path (sftp), name or name:path (a remote, path not absolute); IPv6
+ * hosts in brackets. Sets type, user, host, port, path in out, or remote and subdir. A password in
+ * the URL is refused. %XX is decoded in the URL forms.
  */
 int cv_source_parse(const char *source, struct cv_dict *out, struct cv_err *err);
+/* [user@]host:[path], which is an SSH server's whatever it looks like. */
+int cv_source_parse_scp(const char *target, struct cv_dict *out, struct cv_err *err);
+/* name or name:path. */
+int cv_source_parse_remote(const char *source, struct cv_dict *out, struct cv_err *err);
+bool cv_remote_name_ok(const char *name); /* letters, digits, '_', '.', '-'; one safe file name */
 /* The canonical short text for people and mount tables, e.g. "nfs://nas/export"; caller frees. */
 char *cv_source_format(const struct cv_dict *options);
 
@@ -77,6 +92,8 @@ const char *cv_options_str(const struct cv_dict *o, const char *name, const char
 bool cv_options_bool(const struct cv_dict *o, const char *name, bool def);
 uint64_t cv_options_uint(const struct cv_dict *o, const char *name,
 			 uint64_t def); /* also octal, size */
+/* The owner of a created subdir; false: none is wanted. */
+bool cv_options_owner(const struct cv_dict *o, uint32_t *ret_uid, uint32_t *ret_gid);
 uint64_t cv_options_ms(const struct cv_dict *o, const char *name, uint64_t def_ms);
 
 #endif

@@ -11,8 +11,8 @@
 #include "config/str.h"
 
 #define FORMS                                                                                      \
-	"expected nfs://host/export, sftp://user@host/path, dir:///path, host:/export or "         \
-	"user@host:/path"
+	"expected nfs://host/export, sftp://user@host/path, dir:///path, host:/export, "           \
+	"user@host:/path or the name of a remote"
 #define NO_PASSWORD "a password in the URL is refused; use password_file"
 
 static int put(struct cv_dict *out, const char *key, const char *value, size_t n,
@@ -158,13 +158,12 @@ static int parse_url(const char *type, const char *rest, struct cv_dict *out, st
 	return r;
 }
 
-/* host:/export or user@host:path */
-static int parse_short(const char *source, struct cv_dict *out, struct cv_err *err)
+/* host:/export or user@host:path; ssh: host:path, too */
+static int parse_short(const char *source, bool ssh, struct cv_dict *out, struct cv_err *err)
 {
 	const char *bracket = *source == '[' || strstr(source, "@[") ? strchr(source, ']') : NULL;
 	const char *colon = strchr(bracket ? bracket : source, ':');
 	cv_cleanup_free char *authority = NULL;
-	bool ssh;
 	int r;
 
 	if (!colon || colon == source)
@@ -172,7 +171,7 @@ static int parse_short(const char *source, struct cv_dict *out, struct cv_err *e
 	authority = strndup(source, (size_t)(colon - source));
 	if (!authority)
 		return cv_fail(err, ENOMEM, "out of memory");
-	ssh = strchr(authority, '@') != NULL;
+	ssh = ssh || strchr(authority, '@');
 	if ((!ssh && colon[1] != '/') || strchr(authority, '/'))
 		return fail_form(source, "", err);
 	r = put(out, "type", ssh ? "sftp" : "nfs", ssh ? 4 : 3, err);
@@ -181,6 +180,50 @@ static int parse_short(const char *source, struct cv_dict *out, struct cv_err *e
 	if (r == 0 && colon[1])
 		r = put(out, "path", colon + 1, strlen(colon + 1), err);
 	return r;
+}
+
+int cv_source_parse_scp(const char *target, struct cv_dict *out, struct cv_err *err)
+{
+	return parse_short(target, true, out, err);
+}
+
+bool cv_remote_name_ok(const char *name)
+{
+	size_t n = strlen(name);
+
+	if (n == 0 || n > 100 || *name == '.' || *name == '-')
+		return false;
+	for (; *name; name++) {
+		if (!isalnum((unsigned char)*name) && !strchr("_.-", *name))
+			return false;
+	}
+	return true;
+}
+
+int cv_source_parse_remote(const char *source, struct cv_dict *out, struct cv_err *err)
+{
+	const char *path = strchrnul(source, ':');
+	cv_cleanup_free char *name = strndup(source, (size_t)(path - source));
+	int r;
+
+	if (!name)
+		return cv_fail(err, ENOMEM, "out of memory");
+	/* Who writes "user:password@host" has something else in mind. */
+	if (!cv_remote_name_ok(name) || strchr(source, '@'))
+		return fail_form(source, "", err);
+	r = put(out, "remote", name, strlen(name), err);
+	if (*path)
+		path += 1 + strspn(path + 1, "/");
+	return r < 0 || !*path ? r : put(out, "subdir", path, strlen(path), err);
+}
+
+/* "name" or "name:path" with a path that is not absolute: host:/export is NFS. */
+static bool is_remote(const char *source)
+{
+	size_t n = strcspn(source, ":");
+
+	return !strchr(source, '@') && *source != '[' && !memchr(source, '/', n) &&
+	       (!source[n] || source[n + 1] != '/');
 }
 
 int cv_source_parse(const char *source, struct cv_dict *out, struct cv_err *err)
@@ -199,7 +242,8 @@ int cv_source_parse(const char *source, struct cv_dict *out, struct cv_err *err)
 	}
 	if (strstr(source, "://"))
 		return fail_form(source, "unknown kind of URL; ", err);
-	return parse_short(source, out, err);
+	return is_remote(source) ? cv_source_parse_remote(source, out, err)
+				 : parse_short(source, false, out, err);
 }
 
 /* In a URL, what would be read as something else is written as %XX; special: more of that. */
@@ -238,8 +282,11 @@ char *cv_source_format(const struct cv_dict *o)
 	const char *path = cv_options_str(o, "path", ""), *port = cv_dict_get(o, "port");
 	cv_cleanup_free char *user = encode(cv_options_str(o, "user", ""), "/:@");
 	cv_cleanup_free char *coded = NULL;
+	const char *remote = cv_dict_get(o, "remote"), *subdir = cv_options_str(o, "subdir", "");
 	bool v6 = strchr(host, ':') != NULL;
 
+	if (remote && !cv_dict_get(o, "type"))
+		return cv_sprintf("%s%s%s", remote, *subdir ? ":" : "", subdir);
 	/* no path at all is the login directory */
 	if (cv_str_eq(type, "sftp") && cv_str_eq(path, "."))
 		path = "";

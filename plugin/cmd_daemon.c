@@ -29,6 +29,7 @@
 #include "plugin/message.h"
 #include "plugin/mountpoint.h"
 #include "plugin/process.h"
+#include "plugin/remotes.h"
 #include "plugin/server.h"
 #include "plugin/supervisor.h"
 #include "plugin/systemd.h"
@@ -44,6 +45,7 @@
 struct daemon {
 	const char *socket_path;
 	const char *state_dir;
+	const char *config_dir;
 	const char *run_dir;
 	const char *worker_path;
 	const char *scope;
@@ -165,6 +167,7 @@ static int start_parts(struct daemon *d, struct cv_err *err)
 						   .socket_dir = sockets,
 						   .worker_stderr = -1 };
 	struct cv_volumes_config volumes = { .state_dir = d->state_dir,
+					     .config_dir = d->config_dir,
 					     .run_dir = d->run_real,
 					     .mounter = &supervisor_mounter };
 	int fd = -1;
@@ -415,6 +418,7 @@ static int run(int argc, char **argv)
 	static const struct option options[] = {
 		{ "socket", required_argument, NULL, 's' },
 		{ "state-dir", required_argument, NULL, 'S' },
+		{ "config-dir", required_argument, NULL, 'C' },
 		{ "run-dir", required_argument, NULL, 'r' },
 		{ "log-level", required_argument, NULL, 'l' },
 		{ "worker", required_argument, NULL, 'w' },
@@ -423,6 +427,7 @@ static int run(int argc, char **argv)
 	};
 	struct daemon d = { .socket_path = CV_DEFAULT_SOCKET,
 			    .state_dir = CV_DEFAULT_STATE_DIR,
+			    .config_dir = CV_DEFAULT_CONFIG_DIR,
 			    .run_dir = CV_DEFAULT_RUN_DIR,
 			    .scope = "local",
 			    .inherited = -1,
@@ -439,6 +444,9 @@ static int run(int argc, char **argv)
 			break;
 		case 'S':
 			d.state_dir = optarg;
+			break;
+		case 'C':
+			d.config_dir = optarg;
 			break;
 		case 'r':
 			d.run_dir = optarg;
@@ -472,11 +480,13 @@ static int run(int argc, char **argv)
 
 const struct cv_command cv_cmd_daemon = {
 	.name = "daemon",
-	.args = "[--socket PATH] [--state-dir DIR] [--run-dir DIR] [--log-level LEVEL]",
+	.args = "[--socket PATH] [--state-dir DIR] [--run-dir DIR] [--config-dir DIR] "
+		"[--log-level LEVEL]",
 	.summary = "Serve Docker's volume plugin protocol",
 	.help = "  --socket PATH      where Docker looks for it (" CV_DEFAULT_SOCKET ");\n"
 		"                     a socket handed over by systemd is preferred\n"
 		"  --state-dir DIR    what must survive a reboot (" CV_DEFAULT_STATE_DIR ")\n"
+		"  --config-dir DIR   cvol.json, remotes and secrets (" CV_DEFAULT_CONFIG_DIR ")\n"
 		"  --run-dir DIR      mountpoints and what is mounted (" CV_DEFAULT_RUN_DIR ")\n"
 		"  --log-level LEVEL  error, warning, notice, info (default) or debug\n"
 		"  --scope SCOPE      local (default) or global, as reported to Docker\n"

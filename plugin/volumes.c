@@ -12,9 +12,11 @@
 #include "config/cleanup.h"
 #include "config/log.h"
 #include "config/options.h"
+#include "config/spellings.h"
 #include "config/str.h"
 #include "plugin/files.h"
 #include "plugin/process.h"
+#include "plugin/remotes.h"
 
 #define REMOVE_MS      40000
 #define REMOVE_SYNC_MS 10000
@@ -129,33 +131,83 @@ char *cv_volume_default_path(const struct cv_volumes *vs, const char *encoded)
 	return cv_sprintf("%s/data/%s", vs->store.path, encoded);
 }
 
-/* What the user wrote, made canonical; without a source the volume lives in the embedded default.
- */
-static int canonical_options(const struct cv_volumes *vs, const char *encoded,
-			     const struct cv_dict *opts, struct cv_dict *ret, struct cv_err *err)
+/* On the default remote, or on this host. */
+static int default_place(const struct cv_volumes *vs, const struct volume *existing,
+			 const char *encoded, struct cv_dict *place, struct cv_err *err)
 {
-	cv_cleanup_dict struct cv_dict with_default = CV_DICT_INIT;
-	cv_cleanup_free char *path = NULL;
-	int r = cv_options_parse(opts, ret, err);
+	cv_cleanup_site struct cv_site site = CV_SITE_INIT;
+	cv_cleanup_free char *path = cv_volume_default_path(vs, encoded);
+	const char *remote = existing ? cv_dict_get(&existing->options, "remote") : NULL;
+	int r = 0;
 
-	if (r < 0 || cv_dict_get(ret, "type"))
-		return r;
-	if (cv_dict_get(ret, "path")) {
-		cv_dict_release(ret);
-		return cv_fail(err, EINVAL,
-			       "option path: say where: source=dir:///path, or type "
-			       "and host as well");
+	if (!path)
+		return cv_fail(err, ENOMEM, "out of memory");
+	/* Another default does not make another volume of one that exists. */
+	if (!existing) {
+		r = cv_site_load(vs->config_dir, &site, err);
+		remote = site.default_remote;
 	}
-	cv_dict_release(ret);
-	path = cv_volume_default_path(vs, encoded);
-	r = path ? cv_dict_copy(&with_default, opts) : -ENOMEM;
-	if (r == 0)
-		r = cv_dict_set(&with_default, "type", "dir");
-	if (r == 0)
-		r = cv_dict_set(&with_default, "path", path);
 	if (r < 0)
-		return cv_fail(err, -r, "options: %s", cv_strerror(r));
-	return cv_options_parse(&with_default, ret, err);
+		return r;
+	r = remote ? cv_dict_set(place, "remote", remote) : cv_dict_set(place, "type", "dir");
+	if (r == 0)
+		r = remote ? cv_dict_set(place, "subdir", "${name}")
+			   : cv_dict_set(place, "path", path);
+	return r < 0 ? cv_fail(err, -r, "options: %s", cv_strerror(r)) : 0;
+}
+
+/* For a volume that does not say where it is: by its name, or by default. */
+static int choose_place(const struct cv_volumes *vs, const struct volume *existing,
+			const char *name, const char *encoded, struct cv_dict *opts,
+			struct cv_err *err)
+{
+	cv_cleanup_dict struct cv_dict place = CV_DICT_INIT;
+	int r = cv_spellings_name(name, &place, err);
+
+	if (r == 0)
+		r = default_place(vs, existing, encoded, &place, err);
+	if (r < 0)
+		return r;
+	if (cv_dict_get(opts, "subdir"))
+		(void)cv_dict_remove(&place, "subdir");
+	r = 0;
+	for (size_t i = 0; r == 0 && i < place.count; i++)
+		r = cv_dict_set(opts, place.items[i].key, place.items[i].value);
+	return r < 0 ? cv_fail(err, -r, "options: %s", cv_strerror(r)) : 0;
+}
+
+/* What the user wrote, made canonical, and with a place to be. */
+static int canonical_options(const struct cv_volumes *vs, const struct volume *existing,
+			     const char *name, const char *encoded, const struct cv_dict *opts,
+			     struct cv_dict *ret, struct cv_err *err)
+{
+	cv_cleanup_dict struct cv_dict o = CV_DICT_INIT, effective = CV_DICT_INIT;
+	int r = cv_options_parse(opts, &o, err);
+
+	if (r == 0 && !cv_dict_get(&o, "type") && !cv_dict_get(&o, "remote")) {
+		cv_cleanup_dict struct cv_dict placed = CV_DICT_INIT;
+
+		if (cv_dict_get(&o, "path"))
+			return cv_fail(err, EINVAL,
+				       "option path: say where: source=dir:///path, or type "
+				       "and host as well");
+		r = choose_place(vs, existing, name, encoded, &o, err);
+		if (r == 0)
+			r = cv_options_parse(&o, &placed, err);
+		if (r == 0) {
+			cv_dict_release(&o);
+			o = placed;
+			placed = (struct cv_dict)CV_DICT_INIT;
+		}
+	}
+	/* That it all fits together is better said now than at the first mount. */
+	if (r == 0)
+		r = cv_remotes_resolve(vs->config_dir, name, &o, &effective, err);
+	if (r < 0)
+		return r;
+	*ret = o;
+	o = (struct cv_dict)CV_DICT_INIT;
+	return 0;
 }
 
 static void add_difference(char *text, size_t size, const char *key, const char *old_value,
@@ -188,14 +240,29 @@ static int compare_options(const struct volume *v, const struct cv_dict *wanted,
 		       v->name, text);
 }
 
-int cv_volume_set_options(struct volume *v, struct cv_dict *options)
+/* For people: where it is in the end, if that can be said. */
+static char *show_source(const struct cv_volumes *vs, const char *name,
+			 const struct cv_dict *options)
 {
-	char *source = cv_source_format(options);
+	cv_cleanup_dict struct cv_dict effective = CV_DICT_INIT;
+	struct cv_err err = { 0 };
+
+	if (cv_remotes_resolve(vs->config_dir, name, options, &effective, &err) < 0) {
+		cv_debug("volume '%s': %s", name, err.text);
+		return cv_source_format(options);
+	}
+	return cv_source_format(&effective);
+}
+
+int cv_volume_set_options(const struct cv_volumes *vs, struct volume *v, struct cv_dict *options)
+{
+	char *source = show_source(vs, v->name, options);
 
 	if (!source)
 		return -ENOMEM;
 	free(v->source);
 	v->source = source;
+	cv_dict_release(&v->options);
 	v->options = *options;
 	*options = (struct cv_dict)CV_DICT_INIT;
 	return 0;
@@ -229,7 +296,7 @@ static int create_new(struct cv_volumes *vs, struct volume *v, struct cv_dict *o
 		return r;
 	state.options = *options; /* borrowed */
 	r = cv_store_save(&vs->store, v->encoded, &state, err);
-	if (r == 0 && cv_volume_set_options(v, options) < 0)
+	if (r == 0 && cv_volume_set_options(vs, v, options) < 0)
 		r = cv_fail(err, ENOMEM, "out of memory");
 	if (r < 0) {
 		(void)cv_store_delete(&vs->store, v->encoded, NULL);
@@ -240,6 +307,19 @@ static int create_new(struct cv_volumes *vs, struct volume *v, struct cv_dict *o
 	v->next = vs->list;
 	vs->list = v;
 	return 0;
+}
+
+static void warn_of_secrets(const struct cv_volumes *vs, const char *name,
+			    const struct cv_dict *options)
+{
+	for (size_t i = 0; i < options->count; i++) {
+		const struct cv_option_def *d = cv_option_find(options->items[i].key);
+
+		if (d && d->type == CV_OPT_SECRET)
+			cv_warning("volume '%s': the %s given is kept in a file under %s/secrets; "
+				   "dockerd may keep a copy of its own, %s_file avoids that",
+				   name, d->name, vs->store.path, d->name);
+	}
 }
 
 int cv_volumes_create(struct cv_volumes *vs, const char *name, const struct cv_dict *opts,
@@ -253,20 +333,18 @@ int cv_volumes_create(struct cv_volumes *vs, const char *name, const struct cv_d
 	if (r < 0)
 		return r;
 	cv_name_encode(name, CV_ENCODED_MAX, encoded);
-	r = canonical_options(vs, encoded, opts, &options, err);
-	if (r < 0)
-		return cv_fail_context(err, "volume '%s'", name);
-	if (cv_dict_get(&options, "password"))
-		cv_warning("volume '%s': the password given is kept in a file under %s/secrets; "
-			   "dockerd may keep a copy of its own, password_file avoids that",
-			   name, vs->store.path);
 	CV_SCOPED_LOCK(&vs->create);
 	v = cv_volume_get(vs, name);
-	if (v) {
+	r = canonical_options(vs, v, name, encoded, opts, &options, err);
+	if (r < 0)
+		(void)cv_fail_context(err, "volume '%s'", name);
+	else if (v)
 		r = create_existing(vs, v, &options, err);
+	if (v || r < 0) {
 		cv_volume_unref(vs, v);
 		return r;
 	}
+	warn_of_secrets(vs, name, &options);
 	v = cv_volume_new(vs, name, encoded);
 	if (!v)
 		return cv_fail(err, ENOMEM, "out of memory");
@@ -504,6 +582,9 @@ static int open_dirs(struct cv_volumes *vs, const struct cv_volumes_config *conf
 	vs->run_dir = realpath(config->run_dir, NULL); /* as the mount table shows it */
 	if (!vs->run_dir)
 		return cv_fail(err, errno, "%s: %s", config->run_dir, cv_strerror(errno));
+	vs->config_dir = strdup(config->config_dir ? config->config_dir : CV_DEFAULT_CONFIG_DIR);
+	if (!vs->config_dir)
+		return cv_fail(err, ENOMEM, "out of memory");
 	vs->records = cv_dir_open(run, "volumes", 0700, err);
 	if (vs->records < 0)
 		return vs->records;
@@ -551,6 +632,7 @@ void cv_volumes_free(struct cv_volumes *vs)
 	cv_store_release(&vs->store);
 	cv_close_fd(&vs->records);
 	free(vs->run_dir);
+	free(vs->config_dir);
 	(void)pthread_mutex_destroy(&vs->create);
 	(void)pthread_mutex_destroy(&vs->lock);
 	free(vs);

@@ -51,7 +51,8 @@ struct cv_mounter {
 
 struct cv_volumes_config {
 	const char *state_dir;
-	const char *run_dir; /* absolute, exists */
+	const char *config_dir; /* of remotes.h */
+	const char *run_dir;	/* absolute, exists */
 	const struct cv_mounter *mounter;
 	void *mounter_ctx;
 };

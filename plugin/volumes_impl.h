@@ -18,15 +18,15 @@ struct volume {
 	unsigned refs;	     /* likewise; the list holds one */
 	pthread_mutex_t op;
 
-	/* Fixed after creation. */
+	/* Fixed after creation, options and source apart: they change with op and lock held. */
 	char *name; /* owned */
 	char encoded[CV_ENCODED_MAX + 1];
 	char socket_name[CV_ENCODED_SOCKET + 8];
 	char *mountpoint; /* owned */
 	char *source;	  /* owned */
 	int64_t created;
-	struct cv_dict options;
-	char *broken; /* owned: why the state file cannot be used; NULL: it can */
+	struct cv_dict options; /* canonical, as stored */
+	char *broken;		/* owned: why the state file cannot be used; NULL: it can */
 
 	/* Protected by volumes->lock; worker changes only with op held as well. */
 	bool removed;
@@ -46,8 +46,9 @@ struct cv_volumes {
 	struct volume *list; /* protected by lock */
 	unsigned epoch;	     /* protected by lock */
 	struct cv_store store;
-	char *run_dir; /* owned */
-	int records;   /* owned: RUN_DIR/volumes */
+	char *config_dir; /* owned */
+	char *run_dir;	  /* owned */
+	int records;	  /* owned: RUN_DIR/volumes */
 	const struct cv_mounter *mounter;
 	void *ctx;
 };
@@ -63,8 +64,8 @@ struct volume *cv_volume_find_locked(struct cv_volumes *vs, const char *name);
 int cv_volume_unknown(const char *name, struct cv_err *err); /* -ENOENT, and says so */
 /* Waits for the volume's turn (op), until deadline. -ENOENT when it was removed meanwhile. */
 int cv_volume_lock(struct cv_volumes *vs, struct volume *v, uint64_t deadline, struct cv_err *err);
-/* Takes options over on success. */
-int cv_volume_set_options(struct volume *v, struct cv_dict *options);
+/* Takes options over on success. With lock held once others know the volume. */
+int cv_volume_set_options(const struct cv_volumes *vs, struct volume *v, struct cv_dict *options);
 /* Where a volume without a source lives; caller frees. */
 char *cv_volume_default_path(const struct cv_volumes *vs, const char *encoded);
 

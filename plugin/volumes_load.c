@@ -22,12 +22,12 @@ static int load_options(const struct cv_volumes *vs, struct volume *v, const str
 	cv_cleanup_dict struct cv_dict options = CV_DICT_INIT;
 	int r = cv_options_parse(&state->options, &options, err);
 
-	if (r == 0 && !cv_dict_get(&options, "type"))
+	if (r == 0 && !cv_dict_get(&options, "type") && !cv_dict_get(&options, "remote"))
 		r = cv_fail(err, EBADMSG, "no type");
 	if (r < 0)
 		return cv_fail_context(err, "state file %s/volumes/%s.json", vs->store.path,
 				       v->encoded);
-	return cv_volume_set_options(v, &options);
+	return cv_volume_set_options(vs, v, &options);
 }
 
 static void load_one(void *ctx, const char *encoded)

@@ -13,6 +13,7 @@
 #include "config/log.h"
 #include "config/options.h"
 #include "config/str.h"
+#include "plugin/remotes.h"
 #include "plugin/files.h"
 #include "plugin/process.h"
 
@@ -226,18 +227,21 @@ static int make_default_path(const struct cv_volumes *vs, const struct volume *v
 static int start_mount(struct cv_volumes *vs, struct volume *v, uint64_t deadline,
 		       struct cv_err *err)
 {
+	cv_cleanup_dict struct cv_dict options = CV_DICT_INIT;
 	struct cv_mount_spec spec = {
 		.volume = v->name,
 		.socket_name = v->socket_name,
 		.mountpoint = v->mountpoint,
-		.options = &v->options,
+		.options = &options,
 		.bare = true,
 	};
 	struct cv_worker *w = NULL;
 	int r;
 
 	cv_volume_drop_dead_worker(vs, v);
-	r = make_default_path(vs, v, err);
+	r = cv_remotes_resolve(vs->config_dir, v->name, &v->options, &options, err);
+	if (r == 0)
+		r = make_default_path(vs, v, err);
 	if (r == 0)
 		r = vs->mounter->prepare(v->mountpoint, err);
 	if (r == 0) {

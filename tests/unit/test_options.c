@@ -170,7 +170,12 @@ static void sources(void **state)
 	expect_option("source=dir:///srv/x", "path", "/srv/x");
 	expect_option("source=mem://", "type", "mem");
 	expect_option("source=nas:/e,host=nas", "source", NULL);
-	expect_refused("source=nas", "source", "expected");
+	expect_option("source=nas", "remote", "nas");
+	expect_option("source=nas:a/b", "subdir", "a/b");
+	expect_option("source=nas:/a/b", "host", "nas");
+	expect_refused("source=nas,path=/x", "path", "remote");
+	expect_refused("source=-nas", "source", "expected");
+	expect_refused("source=n*s:x", "source", "expected");
 	expect_refused("source=http://nas/e", "unknown kind", "expected");
 	expect_refused("source=nfs://me@nas/e", "sftp", "user");
 	expect_refused("source=sftp://me:secret@nas/e", "password", "refused");
@@ -231,13 +236,19 @@ static void refusals(void **state)
 	expect_refused("source=u@h:/x,ssh_command=sh", "refused", "run programs");
 	expect_refused("source=h:/x,key_file=/k", "key_file", "not for nfs");
 	expect_refused("source=u@h:/x,key_file=k", "key_file", "absolute");
-	expect_refused("source=u@h:/x,StrictHostKeyChecking=no", "host_key_policy", "strict");
+	expect_refused("source=u@h:/x,host_key_policy=no", "host_key_policy", "strict");
 	expect_refused("source=u@h:/x,host_key=abc", "host_key", "SHA256");
 	expect_refused("source=h:/x,timeout=soon", "timeout", "duration");
 	expect_refused("source=h:/x,readonly=perhaps", "readonly", "true or false");
 	expect_refused("source=h:/x,hard,soft", "recovery", "twice");
 	expect_refused("source=h:/x,subdir=../y", "subdir", "..");
 	expect_refused("source=h:/x,subdir=/y", "subdir", "relative");
+	expect_refused("source=h:/x,subdir=a/${nme}", "subdir", "${name}");
+	expect_option("source=h:/x,subdir=a/${name}", "subdir", "a/${name}");
+	expect_option("source=h:/x,owner=7", "owner", "7:7");
+	expect_option("source=h:/x,owner=7:08", "owner", "7:8");
+	expect_refused("source=h:/x,owner=me", "owner", "numbers");
+	expect_refused("source=h:/x,owner=7:", "owner", "numbers");
 	expect_refused("source=u@h:/x,password=a,password_file=/f", "password", "both");
 	expect_refused("type=nfs,host=h", "export", "nfs");
 	expect_refused("type=sftp", "host", "sftp");
@@ -369,7 +380,7 @@ static void suggestions(void **state)
 	unsigned commas = 0;
 
 	(void)state;
-	expect_refused("source=h:/x,sftp-key-fil=/k", "did you mean key_file?", "sftp_key_fil");
+	expect_refused("source=h:/x,sftp-key-fil=/k", "did you mean key_file", "sftp_key_fil");
 	expect_refused("source=h:/x,rzise=1", "did you mean", "rsize");
 	expect_refused("source=h:/x,nfsver=3", "did you mean version", "nfsver");
 	assert_true(parse("source=h:/x,attr_timeout_file=1", &o, &err) < 0);
