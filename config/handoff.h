@@ -14,8 +14,6 @@
  *   daemon connects:
  *     sync {} ->                            write every write-behind byte to the server
  *                                        <- synced {} or fail {errno, text}
- *     status {} ->
- *                                        <- status {state, counters}
  *     fds {} ->
  *                                        <- fds {} [fuse, shm]
  *     log {level} ->

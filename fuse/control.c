@@ -2,7 +2,6 @@
 #include "fuse/control.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -89,34 +88,6 @@ static void do_sync(struct peer *p)
 	cv_wb_drain_all(fs->wb, &p->sync, cv_fs_settled(fs));
 }
 
-static void do_status(struct peer *p)
-{
-	cv_cleanup_dict struct cv_dict a = CV_DICT_INIT;
-	struct cv_fs *fs = p->control->fs;
-	struct cv_stats st;
-	uint64_t errors;
-
-	cv_mount_stats(&fs->mount, &st);
-	(void)cv_wb_last_error(fs->wb, &errors);
-	(void)cv_dict_set(&a, "state", st.connected ? "connected" : "reconnecting");
-	(void)cv_dict_set(&a, "server", fs->mount.info.server);
-	(void)cv_dict_setf(&a, "pid", "%d", (int)getpid());
-	(void)cv_dict_setf(&a, "reconnects", "%" PRIu64, st.reconnects);
-	(void)cv_dict_setf(&a, "in_flight", "%" PRIu64, st.in_flight);
-	(void)cv_dict_setf(&a, "requests", "%" PRIu64, fs->served);
-	(void)cv_dict_setf(&a, "waiting", "%" PRIu64, fs->request_count);
-	(void)cv_dict_setf(&a, "bytes_read", "%" PRIu64, st.bytes_read);
-	(void)cv_dict_setf(&a, "bytes_written", "%" PRIu64, st.bytes_written);
-	(void)cv_dict_setf(&a, "bytes_pending", "%" PRIu64, cv_wb_bytes(fs->wb));
-	(void)cv_dict_setf(&a, "write_errors", "%" PRIu64, errors);
-	(void)cv_dict_setf(&a, "nodes", "%u", fs->nodes.count);
-	(void)cv_dict_setf(&a, "handles", "%u", fs->opens_count);
-	(void)cv_dict_setf(&a, "rtt_us", "%u", fs->mount.info.rtt_us);
-	(void)cv_dict_set(&a, "last_error", st.last_error);
-	(void)cv_dict_setf(&a, "last_error_s", "%" PRIu64, st.last_error_s);
-	answer(p, "status", &a, NULL, 0);
-}
-
 static void do_log(struct peer *p, const struct cv_dict *args)
 {
 	const char *level = cv_dict_get(args, "level");
@@ -150,8 +121,6 @@ static void peer_ready(struct cv_watch *watch, uint32_t events)
 	}
 	if (cv_str_eq(msg.verb, "sync")) {
 		do_sync(p);
-	} else if (cv_str_eq(msg.verb, "status")) {
-		do_status(p);
 	} else if (cv_str_eq(msg.verb, "fds")) {
 		int fds[2] = { fs->fuse_watch.fd, fs->shm.fd };
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The worker's side of config/handoff.h once it serves: the first control socket and those accepted
- * from the listening socket. Answers sync, status, fds and log. A socket that closes is forgotten;
+ * from the listening socket. Answers sync, fds and log. A socket that closes is forgotten;
  * that never ends the worker.
  */
 #ifndef CV_FUSE_CONTROL_H

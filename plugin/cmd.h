@@ -20,12 +20,14 @@ struct cv_command {
 };
 
 extern const struct cv_command cv_cmd_daemon, cv_cmd_mount, cv_cmd_unmount, cv_cmd_status,
-	cv_cmd_volume, cv_cmd_options, cv_cmd_gc;
+	cv_cmd_volume, cv_cmd_options, cv_cmd_gc, cv_cmd_top, cv_cmd_check;
 
 /* "cvol: text" on stderr; returns CV_EXIT_USAGE and CV_EXIT_FAILURE. */
 __attribute__((format(printf, 2, 3))) int cv_usage_error(const struct cv_command *command,
 							 const char *fmt, ...);
 int cv_print_failure(const struct cv_err *err);
+/* "2", "500ms", "1m": 100 ms to an hour. 0, or -1 when it is none. */
+int cv_parse_interval(const char *text, double *ret_s);
 /* The help text of a command, on stdout; returns CV_EXIT_OK. */
 int cv_print_help(const struct cv_command *command);
 

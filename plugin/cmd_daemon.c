@@ -26,6 +26,7 @@
 #include "plugin/cmd.h"
 #include "plugin/driver.h"
 #include "plugin/files.h"
+#include "plugin/history.h"
 #include "plugin/message.h"
 #include "plugin/mountpoint.h"
 #include "plugin/process.h"
@@ -60,6 +61,7 @@ struct daemon {
 	struct cv_supervisor *supervisor;
 	struct cv_driver driver;
 	struct cv_server *server;
+	struct cv_history *history;
 
 	pthread_t ticker;
 	bool have_ticker;
@@ -160,6 +162,19 @@ static int make_socket_parent(const char *path, struct cv_err *err)
 	return dir ? cv_mkdir_p(dir, 0755, err) : cv_fail(err, ENOMEM, "out of memory");
 }
 
+static int list_volumes(void *ctx, struct cv_view **ret_views, size_t *ret_count)
+{
+	return cv_volumes_list(ctx, ret_views, ret_count, NULL);
+}
+
+static void start_history(struct daemon *d)
+{
+	d->history = cv_history_new();
+	if (!d->history || cv_history_start(d->history, list_volumes, d->driver.volumes) < 0)
+		cv_warning("no thread for measuring: there will be no rates");
+	d->driver.history = d->history;
+}
+
 static int start_parts(struct daemon *d, struct cv_err *err)
 {
 	cv_cleanup_free char *sockets = cv_sprintf("%s/workers", d->run_real);
@@ -184,6 +199,7 @@ static int start_parts(struct daemon *d, struct cv_err *err)
 	if (r < 0)
 		return r;
 	cv_systemd_drop_parked();
+	start_history(d);
 	fd = d->inherited;
 	if (fd < 0)
 		r = make_socket_parent(d->socket_path, err);
@@ -226,7 +242,6 @@ static void *tick_thread(void *arg)
 		(void)pthread_mutex_unlock(&d->stop_lock);
 		if (stopping)
 			return NULL;
-		cv_supervisor_poll(d->supervisor);
 		cv_volumes_tick(d->driver.volumes);
 	}
 }
@@ -288,6 +303,7 @@ static void stop(struct daemon *d)
 		_exit(CV_EXIT_OK);
 	}
 	cv_server_free(d->server);
+	cv_history_free(d->history);
 	cv_volumes_free(d->driver.volumes);
 	cv_supervisor_free(d->supervisor);
 	cv_dict_release(&d->driver.status);

@@ -77,7 +77,6 @@ static int save_record(const struct mount_args *a, struct cv_worker *w, struct c
 	rec.dev = info.dev;
 	rec.supervisor = getpid();
 	rec.supervisor_start = cv_process_start(getpid());
-	cv_worker_info_release(&info);
 	return cv_record_save(a->own.dir, a->own.record, &rec, err); /* rec owns nothing here */
 }
 

@@ -182,6 +182,7 @@ RUN(status)
 	UNUSED;
 	if (r < 0)
 		return r;
+	cv_history_fill(d->history, views, count);
 	reply->body = cv_message_status(views, count, &d->status);
 	cv_views_free(views, count);
 	return 0;

@@ -8,13 +8,15 @@
 #define CV_PLUGIN_DRIVER_H
 
 #include "config/dict.h"
+#include "plugin/history.h"
 #include "plugin/server.h"
 #include "plugin/volumes.h"
 
 struct cv_driver {
 	struct cv_volumes *volumes;
-	const char *scope;     /* "local" or "global" */
-	struct cv_dict status; /* about the daemon itself, for /cvol/status */
+	struct cv_history *history; /* borrowed; may be NULL: no rates */
+	const char *scope;	    /* "local" or "global" */
+	struct cv_dict status;	    /* about the daemon itself, for /cvol/status */
 };
 
 /* ctx is a struct cv_driver. */

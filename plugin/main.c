@@ -12,8 +12,8 @@
 #include "plugin/cmd.h"
 
 static const struct cv_command *const commands[] = {
-	&cv_cmd_daemon,	 &cv_cmd_status,  &cv_cmd_volume, &cv_cmd_mount,
-	&cv_cmd_unmount, &cv_cmd_options, &cv_cmd_gc,
+	&cv_cmd_daemon, &cv_cmd_status,	 &cv_cmd_top,	  &cv_cmd_check, &cv_cmd_volume,
+	&cv_cmd_mount,	&cv_cmd_unmount, &cv_cmd_options, &cv_cmd_gc,
 };
 
 int cv_usage_error(const struct cv_command *command, const char *fmt, ...)
@@ -27,6 +27,16 @@ int cv_usage_error(const struct cv_command *command, const char *fmt, ...)
 	(void)fprintf(stderr, " (see: cvol %s%s--help)\n", command ? command->name : "",
 		      command ? " " : "");
 	return CV_EXIT_USAGE;
+}
+
+int cv_parse_interval(const char *text, double *ret_s)
+{
+	uint64_t ms;
+
+	if (cv_parse_duration_ms(text, &ms) < 0 || ms < 100 || ms > 3600000)
+		return -1;
+	*ret_s = (double)ms / 1000;
+	return 0;
 }
 
 int cv_print_failure(const struct cv_err *err)

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -279,15 +280,157 @@ static bool add_time(struct json_object *object, const char *key, int64_t second
 	return add_text(object, key, text);
 }
 
+/* ---- status ---- */
+
+static const char *const state_names[CV_VOLUME_STATES] = {
+	[CV_VOLUME_IDLE] = "idle",     [CV_VOLUME_CONNECTING] = "connecting",
+	[CV_VOLUME_OK] = "ok",	       [CV_VOLUME_WAITING] = "waiting",
+	[CV_VOLUME_HUNG] = "hung",     [CV_VOLUME_DRAINING] = "draining",
+	[CV_VOLUME_FAILED] = "failed", [CV_VOLUME_BROKEN] = "broken",
+};
+
+const char *cv_volume_state_name(enum cv_volume_state state)
+{
+	return state < CV_VOLUME_STATES ? state_names[state] : "?";
+}
+
+/* Numbers that are the same in memory and on the wire. */
+static const struct {
+	const char *key;
+	size_t at; /* in struct cv_counters */
+} numbers[] = {
+	{ "workers", offsetof(struct cv_counters, workers) },
+	{ "started", offsetof(struct cv_counters, started_s) },
+	{ "connected", offsetof(struct cv_counters, connected) },
+	{ "reconnects", offsetof(struct cv_counters, reconnects) },
+	{ "rtt_us", offsetof(struct cv_counters, rtt_us) },
+	{ "in_flight", offsetof(struct cv_counters, in_flight) },
+	{ "bytes_read", offsetof(struct cv_counters, bytes_read) },
+	{ "bytes_written", offsetof(struct cv_counters, bytes_written) },
+	{ "requests", offsetof(struct cv_counters, requests) },
+	{ "waiting", offsetof(struct cv_counters, waiting) },
+	{ "pending_bytes", offsetof(struct cv_counters, pending_bytes) },
+	{ "write_errors", offsetof(struct cv_counters, write_errors) },
+	{ "nodes", offsetof(struct cv_counters, nodes) },
+	{ "handles", offsetof(struct cv_counters, handles) },
+};
+
+/* The same for reading them back. */
+static const struct {
+	const char *key;
+	size_t at; /* in struct cv_rates */
+} rates[] = {
+	{ "interval_s", offsetof(struct cv_rates, interval_s) },
+	{ "operations", offsetof(struct cv_rates, operations) },
+	{ "errors", offsetof(struct cv_rates, errors) },
+	{ "bytes_read", offsetof(struct cv_rates, bytes_read) },
+	{ "bytes_written", offsetof(struct cv_rates, bytes_written) },
+	{ "latency_us", offsetof(struct cv_rates, latency_us) },
+};
+
+static bool add_number(struct json_object *object, const char *key, uint64_t value)
+{
+	return add(object, key, json_object_new_uint64(value));
+}
+
+/* An empty object in object; NULL: out of memory. */
+static struct json_object *add_object(struct json_object *object, const char *key)
+{
+	struct json_object *inner = json_object_new_object();
+
+	return add(object, key, inner) ? inner : NULL;
+}
+
+static bool add_calls(struct json_object *object, const struct cv_counters *c)
+{
+	struct json_object *calls = add_object(object, "calls");
+
+	for (int i = 0; calls && i < CV_CALL_COUNT; i++) {
+		struct json_object *call;
+
+		if (!c->calls[i].done)
+			continue;
+		call = add_object(calls, cv_call_name((enum cv_call)i));
+		if (!call || !add_number(call, "done", c->calls[i].done) ||
+		    !add_number(call, "errors", c->calls[i].errors))
+			return false;
+	}
+	return calls != NULL;
+}
+
+static bool add_histogram(struct json_object *object, const struct cv_histogram *h)
+{
+	struct json_object *buckets = json_object_new_array();
+
+	for (size_t i = 0; buckets && i < CV_BUCKETS; i++)
+		(void)json_object_array_add(buckets, json_object_new_uint64(h->bucket[i]));
+	return add(object, "buckets", buckets) && add_number(object, "sum_ns", h->sum_ns) &&
+	       add_number(object, "p50_us", cv_histogram_quantile_us(h, 0.5)) &&
+	       add_number(object, "p99_us", cv_histogram_quantile_us(h, 0.99));
+}
+
+static bool add_counters(struct json_object *object, const struct cv_counters *c)
+{
+	struct json_object *latency = add_object(object, "latency");
+	struct json_object *caches = add_object(object, "caches");
+
+	for (size_t i = 0; i < CV_ARRAY_SIZE(numbers); i++) {
+		const uint64_t *n = (const void *)((const char *)c + numbers[i].at);
+
+		if (!add_number(object, numbers[i].key, *n))
+			return false;
+	}
+	for (int i = 0; latency && i < CV_LATENCY_COUNT; i++) {
+		struct json_object *one =
+			add_object(latency, cv_latency_name((enum cv_latency_class)i));
+
+		if (!one || !add_histogram(one, &c->latency[i]))
+			return false;
+	}
+	for (int i = 0; caches && i < CV_CACHE_COUNT; i++) {
+		struct json_object *one = add_object(caches, cv_cache_name((enum cv_cache)i));
+
+		if (!one || !add_number(one, "hits", c->caches[i].hits) ||
+		    !add_number(one, "misses", c->caches[i].misses))
+			return false;
+	}
+	return latency && caches && add_calls(object, c);
+}
+
+static bool add_rates(struct json_object *object, const struct cv_rates *r)
+{
+	for (size_t i = 0; i < CV_ARRAY_SIZE(rates); i++) {
+		const double *n = (const void *)((const char *)r + rates[i].at);
+		char text[32];
+
+		(void)snprintf(text, sizeof(text), "%.3f", *n);
+		if (!add(object, rates[i].key, json_object_new_double_s(*n, text)))
+			return false;
+	}
+	return true;
+}
+
+/* What everybody sees in `docker volume inspect`. */
 static bool add_status(struct json_object *object, const struct cv_view *v)
 {
-	return add_text(object, "source", v->source) && add_text(object, "state", v->state) &&
+	const struct cv_counters *c = &v->counters;
+
+	return add_text(object, "kind", v->own ? "mount" : "volume") &&
+	       add_text(object, "backend", v->backend) && add_text(object, "source", v->source) &&
+	       add_text(object, "server", v->server) &&
+	       add_text(object, "state", cv_volume_state_name(v->state)) &&
+	       (!v->since || add_time(object, "since", v->since)) &&
 	       add(object, "mounts", json_object_new_int64(v->mounts)) &&
 	       add(object, "worker", json_object_new_int64(v->worker)) &&
-	       add_text(object, "server", v->server) && add_text(object, "last_error", v->error) &&
+	       add_text(object, "last_error", v->error) &&
+	       (!v->error_s || add_time(object, "last_error_at", v->error_s)) &&
+	       (!v->counted || (add_number(object, "operations", cv_counters_operations(c)) &&
+				add_number(object, "errors", cv_counters_errors(c)) &&
+				add_number(object, "reconnects", c->reconnects) &&
+				add_number(object, "bytes_read", c->bytes_read) &&
+				add_number(object, "bytes_written", c->bytes_written))) &&
 	       add(object, "options", dict_object(&v->options)) &&
-	       (v->worker_status.count == 0 ||
-		add(object, "counters", dict_object(&v->worker_status)));
+	       add_text(object, "version", CV_VERSION);
 }
 
 /* For the command line only: in `docker volume inspect` the numbers would tell nobody anything. */
@@ -310,13 +453,26 @@ static bool add_holders(struct json_object *object, const struct cv_view *v)
 	return add(object, "holders", array);
 }
 
-enum shown {
-	SHOW_NAME,
-	SHOW_STATUS,
-	SHOW_HOLDERS, /* and status */
-};
+static bool add_details(struct json_object *object, const struct cv_view *v)
+{
+	struct json_object *inner;
 
-static struct json_object *volume_object(const struct cv_view *v, enum shown shown)
+	if (!add_holders(object, v))
+		return false;
+	if (v->rates.interval_s > 0) {
+		inner = add_object(object, "rates");
+		if (!inner || !add_rates(inner, &v->rates))
+			return false;
+	}
+	if (!v->counted)
+		return true;
+	inner = add_object(object, "counters");
+	return inner && add_counters(inner, &v->counters);
+}
+
+enum detail { DETAIL_NAME, DETAIL_STATUS, DETAIL_ALL };
+
+static struct json_object *volume_object(const struct cv_view *v, enum detail detail)
 {
 	cv_cleanup_json struct json_object *volume = json_object_new_object();
 	struct json_object *inner;
@@ -325,15 +481,10 @@ static struct json_object *volume_object(const struct cv_view *v, enum shown sho
 	    !add_text(volume, "Mountpoint", v->mountpoint) ||
 	    !add_time(volume, "CreatedAt", v->created))
 		return NULL;
-	if (shown != SHOW_NAME) {
-		inner = json_object_new_object();
-		if (!inner)
-			return NULL;
-		if (!add_status(inner, v) || (shown == SHOW_HOLDERS && !add_holders(inner, v))) {
-			(void)json_object_put(inner);
-			return NULL;
-		}
-		if (!add(volume, "Status", inner))
+	if (detail >= DETAIL_STATUS) {
+		inner = add_object(volume, "Status");
+		if (!inner || !add_status(inner, v) ||
+		    (detail == DETAIL_ALL && !add_details(inner, v)))
 			return NULL;
 	}
 	return cv_steal(&volume);
@@ -343,17 +494,17 @@ char *cv_message_volume(const struct cv_view *view)
 {
 	cv_cleanup_json struct json_object *root = json_object_new_object();
 
-	return finish(root, root && add(root, "Volume", volume_object(view, SHOW_STATUS)) &&
+	return finish(root, root && add(root, "Volume", volume_object(view, DETAIL_STATUS)) &&
 				    add_text(root, "Err", ""));
 }
 
 static bool add_volumes(struct json_object *root, const struct cv_view *views, size_t count,
-			enum shown shown)
+			enum detail detail)
 {
 	struct json_object *array = json_object_new_array();
 
 	for (size_t i = 0; array && i < count; i++) {
-		struct json_object *v = volume_object(&views[i], shown);
+		struct json_object *v = volume_object(&views[i], detail);
 
 		if (!v || json_object_array_add(array, v) != 0) {
 			(void)json_object_put(v);
@@ -368,7 +519,7 @@ char *cv_message_list(const struct cv_view *views, size_t count)
 {
 	cv_cleanup_json struct json_object *root = json_object_new_object();
 
-	return finish(root, root && add_volumes(root, views, count, SHOW_NAME) &&
+	return finish(root, root && add_volumes(root, views, count, DETAIL_NAME) &&
 				    add_text(root, "Err", ""));
 }
 
@@ -376,8 +527,8 @@ char *cv_message_status(const struct cv_view *views, size_t count, const struct 
 {
 	cv_cleanup_json struct json_object *root = json_object_new_object();
 
-	return finish(root, root && add(root, "Daemon", dict_object(daemon)) &&
-				    add_volumes(root, views, count, SHOW_HOLDERS) &&
+	return finish(root, root && (!daemon || add(root, "Daemon", dict_object(daemon))) &&
+				    add_volumes(root, views, count, DETAIL_ALL) &&
 				    add_text(root, "Err", ""));
 }
 
@@ -398,18 +549,29 @@ char *cv_message_lines(const char *key, char *const *lines, size_t count)
 
 /* ---- answers, for the command line ---- */
 
+/* NULL also when object is none. */
 static struct json_object *member(struct json_object *object, const char *key)
 {
 	struct json_object *value = NULL;
 
-	return json_object_object_get_ex(object, key, &value) ? value : NULL;
+	return json_object_is_type(object, json_type_object) &&
+			       json_object_object_get_ex(object, key, &value)
+		       ? value
+		       : NULL;
 }
 
 static const char *member_text(struct json_object *object, const char *key)
 {
-	struct json_object *value = object ? member(object, key) : NULL;
+	struct json_object *value = member(object, key);
 
 	return value ? json_object_get_string(value) : "";
+}
+
+static uint64_t member_number(struct json_object *object, const char *key)
+{
+	struct json_object *value = member(object, key);
+
+	return value ? json_object_get_uint64(value) : 0;
 }
 
 char *cv_answer_err(const char *body)
@@ -452,29 +614,90 @@ static int take_holders(struct json_object *list, struct cv_view *view)
 	return view->holders ? 0 : -ENOMEM;
 }
 
+static void take_counters(struct json_object *object, struct cv_counters *c)
+{
+	struct json_object *calls = member(object, "calls");
+	struct json_object *latency = member(object, "latency");
+	struct json_object *caches = member(object, "caches");
+
+	for (size_t i = 0; i < CV_ARRAY_SIZE(numbers); i++) {
+		uint64_t *n = (void *)((char *)c + numbers[i].at);
+
+		*n = member_number(object, numbers[i].key);
+	}
+	for (int i = 0; i < CV_CALL_COUNT; i++) {
+		struct json_object *call = member(calls, cv_call_name((enum cv_call)i));
+
+		c->calls[i].done = member_number(call, "done");
+		c->calls[i].errors = member_number(call, "errors");
+	}
+	for (int i = 0; i < CV_LATENCY_COUNT; i++) {
+		struct json_object *one =
+			member(latency, cv_latency_name((enum cv_latency_class)i));
+		struct json_object *buckets = member(one, "buckets");
+		bool array = json_object_is_type(buckets, json_type_array);
+
+		c->latency[i].sum_ns = member_number(one, "sum_ns");
+		for (size_t b = 0; array && b < CV_BUCKETS; b++)
+			c->latency[i].bucket[b] =
+				json_object_get_uint64(json_object_array_get_idx(buckets, b));
+	}
+	for (int i = 0; i < CV_CACHE_COUNT; i++) {
+		struct json_object *one = member(caches, cv_cache_name((enum cv_cache)i));
+
+		c->caches[i].hits = member_number(one, "hits");
+		c->caches[i].misses = member_number(one, "misses");
+	}
+}
+
+static void take_rates(struct json_object *object, struct cv_rates *ret)
+{
+	for (size_t i = 0; i < CV_ARRAY_SIZE(rates); i++) {
+		double *n = (void *)((char *)ret + rates[i].at);
+		struct json_object *value = member(object, rates[i].key);
+
+		*n = value ? json_object_get_double(value) : 0;
+	}
+}
+
+static void take_dict(struct json_object *object, struct cv_dict *ret)
+{
+	if (!json_object_is_type(object, json_type_object))
+		return;
+	json_object_object_foreach(object, key, value)
+	{
+		(void)cv_dict_set(ret, key, value ? json_object_get_string(value) : "");
+	}
+}
+
 static int take_view(struct json_object *v, struct cv_view *view)
 {
-	static const char *const states[] = { "created",  "mounting", "mounted",
-					      "draining", "failed",   "broken" };
 	struct json_object *status = member(v, "Status");
-	struct json_object *number;
+	struct json_object *counters = member(status, "counters");
 
 	view->name = strdup(member_text(v, "Name"));
 	view->mountpoint = strdup(member_text(v, "Mountpoint"));
 	view->source = strdup(member_text(status, "source"));
+	view->backend = strdup(member_text(status, "backend"));
 	view->server = strdup(member_text(status, "server"));
 	view->error = strdup(member_text(status, "last_error"));
+	view->error_s = parse_time(member_text(status, "last_error_at"));
 	view->created = parse_time(member_text(v, "CreatedAt"));
-	view->state = "";
-	for (size_t i = 0; i < CV_ARRAY_SIZE(states); i++) {
-		if (cv_str_eq(states[i], member_text(status, "state")))
-			view->state = states[i];
+	view->since = parse_time(member_text(status, "since"));
+	view->own = cv_str_eq(member_text(status, "kind"), "mount");
+	for (int i = 0; i < CV_VOLUME_STATES; i++) {
+		if (cv_str_eq(state_names[i], member_text(status, "state")))
+			view->state = (enum cv_volume_state)i;
 	}
-	number = status ? member(status, "mounts") : NULL;
-	view->mounts = number ? (unsigned)json_object_get_int64(number) : 0;
-	number = status ? member(status, "worker") : NULL;
-	view->worker = number ? (pid_t)json_object_get_int64(number) : 0;
-	if (!view->name || !view->mountpoint || !view->source || !view->server || !view->error)
+	view->mounts = (unsigned)member_number(status, "mounts");
+	view->worker = (pid_t)member_number(status, "worker");
+	take_dict(member(status, "options"), &view->options);
+	take_rates(member(status, "rates"), &view->rates);
+	view->counted = counters != NULL;
+	if (counters)
+		take_counters(counters, &view->counters);
+	if (!view->name || !view->mountpoint || !view->source || !view->backend || !view->server ||
+	    !view->error)
 		return -ENOMEM;
 	return take_holders(status ? member(status, "holders") : NULL, view);
 }
@@ -508,16 +731,14 @@ int cv_answer_views(const char *body, struct cv_view **ret_views, size_t *ret_co
 	return 0;
 }
 
-int cv_answer_lines(const char *body, const char *key, void (*each)(void *ctx, const char *line),
-		    void *ctx)
+int cv_answer_daemon(const char *body, struct cv_dict *ret)
 {
 	cv_cleanup_json struct json_object *root = parse(body, strlen(body), ANSWER_MAX, NULL);
-	struct json_object *list = root ? member(root, key) : NULL;
+	struct json_object *daemon = member(root, "Daemon");
 
-	if (!json_object_is_type(list, json_type_array))
+	if (!daemon)
 		return -EBADMSG;
-	for (size_t i = 0; i < json_object_array_length(list); i++)
-		each(ctx, json_object_get_string(json_object_array_get_idx(list, i)));
+	take_dict(daemon, ret);
 	return 0;
 }
 
@@ -536,13 +757,13 @@ void cv_view_release(struct cv_view *view)
 	free(view->name);
 	free(view->mountpoint);
 	free(view->source);
+	free(view->backend);
 	free(view->server);
 	free(view->error);
 	for (size_t i = 0; i < view->holder_count; i++)
 		free(view->holders[i].id);
 	free(view->holders);
 	cv_dict_release(&view->options);
-	cv_dict_release(&view->worker_status);
 	memset(view, 0, sizeof(*view));
 }
 

@@ -12,8 +12,10 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "config/counters.h"
 #include "config/dict.h"
 #include "config/err.h"
+#include "plugin/rates.h"
 
 #define CV_BODY_MAX	(1u << 20) /* bytes of a request */
 #define CV_CONTENT_TYPE "application/vnd.docker.plugins.v1.2+json"
@@ -44,22 +46,40 @@ struct cv_holder {
 	unsigned mounts;
 	bool stale; /* of a dockerd before today's */
 };
+enum cv_volume_state {
+	CV_VOLUME_IDLE,	      /* not mounted */
+	CV_VOLUME_CONNECTING, /* being mounted */
+	CV_VOLUME_OK,
+	CV_VOLUME_WAITING,  /* mounted; the server does not answer */
+	CV_VOLUME_HUNG,	    /* mounted; the worker shows no sign of life */
+	CV_VOLUME_DRAINING, /* nobody uses it; written data is still on its way */
+	CV_VOLUME_FAILED,   /* in use, but its worker is gone */
+	CV_VOLUME_BROKEN,   /* its state file cannot be read */
+	CV_VOLUME_STATES
+};
+const char *cv_volume_state_name(enum cv_volume_state state);
 
 /* What is shown of a volume. Never a secret. */
 struct cv_view {
-	char *name;	   /* owned */
-	char *mountpoint;  /* owned; never empty */
-	char *source;	   /* owned */
-	char *server;	   /* owned; "" while not mounted */
-	char *error;	   /* owned; the last one, "" if none */
-	const char *state; /* static text: created, mounting, mounted, draining, failed, broken */
-	int64_t created;   /* seconds, CLOCK_REALTIME */
+	char *name;	  /* owned */
+	char *mountpoint; /* owned; never empty */
+	char *source;	  /* owned */
+	char *backend;	  /* owned; the engine's name: nfs, sftp, dir, mem */
+	char *server;	  /* owned; "" while not mounted */
+	char *error;	  /* owned; the last one, "" if none */
+	int64_t error_s;  /* seconds, CLOCK_REALTIME; 0: unknown */
+	enum cv_volume_state state;
+	int64_t since;	 /* seconds, CLOCK_REALTIME: the beginning of the state; 0: unknown */
+	int64_t created; /* seconds, CLOCK_REALTIME */
 	unsigned mounts;
 	struct cv_holder *holders; /* owned */
 	size_t holder_count;
+	bool own;     /* made by `cvol mount`; name is its directory */
 	pid_t worker; /* 0: none */
 	struct cv_dict options;
-	struct cv_dict worker_status; /* counters as the worker sent them last */
+	bool counted; /* counters are there: it is, or was, mounted */
+	struct cv_counters counters;
+	struct cv_rates rates; /* zero when nothing is known */
 };
 void cv_view_release(struct cv_view *view);
 void cv_views_free(struct cv_view *views, size_t count);
@@ -71,6 +91,7 @@ char *cv_message_capabilities(const char *scope);
 char *cv_message_mountpoint(const char *path);
 char *cv_message_volume(const struct cv_view *view);
 char *cv_message_list(const struct cv_view *views, size_t count);
+/* Everything that is known: docs/status.md. daemon may be NULL: there is none. */
 char *cv_message_status(const struct cv_view *views, size_t count, const struct cv_dict *daemon);
 /* {"key": ["line", …], "Err": ""} */
 char *cv_message_lines(const char *key, char *const *lines, size_t count);
@@ -84,6 +105,8 @@ int cv_answer_views(const char *body, struct cv_view **ret_views, size_t *ret_co
 /* What cv_message_lines() wrote, each with each(); 0 or -EBADMSG. */
 int cv_answer_lines(const char *body, const char *key, void (*each)(void *ctx, const char *line),
 		    void *ctx);
+/* What cv_message_status() wrote about the daemon itself. */
+int cv_answer_daemon(const char *body, struct cv_dict *ret);
 /* The member of an answer, indented for people; NULL when absent. Caller frees. */
 char *cv_answer_pretty(const char *body, const char *member);
 

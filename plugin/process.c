@@ -101,3 +101,12 @@ struct timespec cv_clock_timespec(uint64_t deadline_ms)
 	return (struct timespec){ .tv_sec = (time_t)(deadline_ms / 1000),
 				  .tv_nsec = (long)(deadline_ms % 1000) * 1000000 };
 }
+
+void cv_sleep_s(double seconds)
+{
+	struct timespec left = { .tv_sec = (time_t)seconds };
+
+	left.tv_nsec = (long)((seconds - (double)left.tv_sec) * 1e9);
+	while (nanosleep(&left, &left) < 0 && errno == EINTR)
+		;
+}

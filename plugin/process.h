@@ -22,6 +22,7 @@ bool cv_wait_readable(int fd,
 /* A point in time, CLOCK_MONOTONIC milliseconds, and what is left until it (0: over). */
 uint64_t cv_clock_ms(void);
 int cv_clock_left_ms(uint64_t deadline_ms);
+void cv_sleep_s(double seconds); /* at least that long, unless a signal ends the process */
 /* For pthread_mutex_clocklock() and conditions on CLOCK_MONOTONIC. */
 struct timespec cv_clock_timespec(uint64_t deadline_ms);
 

@@ -34,7 +34,6 @@
 #define SOCKET_NAME_MAX (CV_ENCODED_SOCKET + 6)
 #define SERVE_MS	5000 /* from mounted to serving: no server is involved */
 #define ADOPT_MS	3000
-#define POLL_MS		500
 #define EXIT_WAIT_MS	2000 /* after unmounting */
 #define KILL_WAIT_MS	2000
 #define GRACE_MS	500 /* for the text of a worker that ran into its own time limit */
@@ -62,8 +61,7 @@ struct cv_worker {
 	int fuse_fd; /* owned; protected by sup->lock once serving */
 	int shm_fd;  /* owned; likewise */
 	char server[256];
-	char error[512];       /* protected by sup->lock */
-	struct cv_dict status; /* protected by sup->lock */
+	char error[512]; /* protected by sup->lock */
 };
 
 struct cv_supervisor {
@@ -86,7 +84,6 @@ static void worker_free(struct cv_worker *w)
 	cv_close_fd(&w->pidfd);
 	cv_close_fd(&w->fuse_fd);
 	cv_close_fd(&w->shm_fd);
-	cv_dict_release(&w->status);
 	free(w->volume);
 	free(w->mountpoint);
 	free(w);
@@ -473,6 +470,19 @@ int cv_worker_call(int dirfd, const char *name, const char *verb, unsigned timeo
 	return r;
 }
 
+int cv_worker_counters(int dirfd, const char *name, unsigned timeout_ms, struct cv_counters *ret,
+		       struct cv_err *err)
+{
+	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
+	int r = call(dirfd, name, "fds", "fds", timeout_ms, &msg, err);
+
+	if (r == 0 && msg.nfds < 2)
+		r = cv_fail(err, EPROTO, "the worker sent no descriptors");
+	if (r == 0 && (r = cv_counters_read(msg.fds[1], ret)) < 0)
+		(void)cv_fail(err, -r, "the worker has no counters");
+	return r;
+}
+
 int cv_worker_sync(struct cv_worker *w, unsigned timeout_ms, struct cv_err *err)
 {
 	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
@@ -831,54 +841,5 @@ void cv_worker_info(struct cv_worker *w, struct cv_worker_info *ret)
 	CV_SCOPED_LOCK(&w->sup->lock);
 	ret->alive = w->state == WORKER_SERVING;
 	(void)cv_strcpy(ret->error, sizeof(ret->error), w->error);
-	(void)cv_dict_copy(&ret->status, &w->status);
-}
-
-void cv_worker_info_release(struct cv_worker_info *info)
-{
-	cv_dict_release(&info->status);
-}
-
-static void poll_worker(struct cv_worker *w)
-{
-	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
-	struct cv_err err = { 0 };
-	int r = call(w->sup->socket_dir, w->socket_name, "status", "status", POLL_MS, &msg, &err);
-
-	CV_SCOPED_LOCK(&w->sup->lock);
-	if (r < 0) {
-		(void)cv_dict_set(&w->status, "state", "not answering");
-		cv_debug("volume '%s': status: %s", w->volume, err.text);
-		return;
-	}
-	cv_dict_release(&w->status);
-	w->status = msg.args;
-	msg.args = (struct cv_dict)CV_DICT_INIT;
-}
-
-void cv_supervisor_poll(struct cv_supervisor *sup)
-{
-	struct cv_worker **list = NULL;
-	size_t count = 0;
-
-	{
-		CV_SCOPED_LOCK(&sup->lock);
-		for (struct cv_worker *w = sup->workers; w; w = w->next)
-			count++;
-		list = calloc(count ? count : 1, sizeof(struct cv_worker *));
-		if (!list)
-			return;
-		count = 0;
-		for (struct cv_worker *w = sup->workers; w; w = w->next) {
-			if (w->state == WORKER_SERVING && !w->end_expected) {
-				w->refs++;
-				list[count++] = w;
-			}
-		}
-	}
-	for (size_t i = 0; i < count; i++) {
-		poll_worker(list[i]);
-		cv_worker_unref(list[i]);
-	}
-	free(list);
+	ret->counted = w->shm_fd >= 0 && cv_counters_read(w->shm_fd, &ret->counters) == 0;
 }

@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "config/counters.h"
 #include "config/dict.h"
 #include "config/err.h"
 #include "plugin/state.h"
@@ -71,18 +72,19 @@ struct cv_worker_info {
 	pid_t pid;
 	uint64_t start;
 	uint64_t dev;
-	char server[256];      /* for people */
-	char error[512];       /* how it ended; "" */
-	struct cv_dict status; /* counters, as of the last poll */
+	char server[256]; /* for people */
+	char error[512];  /* how it ended; "" */
+	bool counted;	  /* counters are there: it has begun to serve */
+	struct cv_counters counters;
 };
 void cv_worker_info(struct cv_worker *worker, struct cv_worker_info *ret); /* never waits */
-void cv_worker_info_release(struct cv_worker_info *info);
 
 /* Blocks until the worker has ended or timeout_ms are over (-1: no limit). True if it has ended. */
 bool cv_worker_wait(struct cv_worker *worker, int timeout_ms);
 
-/* Asks every worker for its counters; half a second at most for each. */
-void cv_supervisor_poll(struct cv_supervisor *sup);
+/* The counters of a worker whose descriptors somebody else holds. -ETIMEDOUT: it hangs. */
+int cv_worker_counters(int socket_dirfd, const char *socket_name, unsigned timeout_ms,
+		       struct cv_counters *ret, struct cv_err *err);
 
 /* For the process that has no supervisor, e.g. `cvol unmount`: one request over socket_dir/name. */
 int cv_worker_call(int socket_dirfd, const char *socket_name, const char *verb, unsigned timeout_ms,

@@ -11,6 +11,7 @@
 
 #include "config/cleanup.h"
 #include "config/log.h"
+#include "config/loop.h"
 #include "config/options.h"
 #include "config/spellings.h"
 #include "config/str.h"
@@ -435,17 +436,51 @@ int cv_volumes_remove(struct cv_volumes *vs, const char *name, bool leaked_count
 
 /* ---- get, list: volumes->lock alone ---- */
 
-static const char *state_locked(const struct volume *v, const struct cv_worker_info *info)
+/* ret_since: 0 where it is not known. */
+static enum cv_volume_state state_locked(const struct volume *v, const struct cv_worker_info *info,
+					 int64_t *ret_since)
 {
+	enum cv_health health;
+	uint64_t since;
+
+	*ret_since = 0;
 	if (v->broken)
-		return "broken";
+		return CV_VOLUME_BROKEN;
 	if (v->mounting)
-		return "mounting";
-	if (v->worker && info->alive)
-		return cv_volume_uses_locked(v) ? "mounted" : "draining";
-	if (v->worker || v->id_count)
-		return "failed";
-	return "created";
+		return CV_VOLUME_CONNECTING;
+	if (!v->worker || !info->alive) {
+		if (!v->worker && !v->id_count)
+			return CV_VOLUME_IDLE;
+		*ret_since = v->error_s;
+		return CV_VOLUME_FAILED;
+	}
+	if (!info->counted)
+		return cv_volume_uses_locked(v) ? CV_VOLUME_OK : CV_VOLUME_DRAINING;
+	health = cv_counters_health(&info->counters, cv_now_ns(), &since);
+	*ret_since = (int64_t)(health == CV_HEALTH_OK ? info->counters.started_s : since);
+	if (health == CV_HEALTH_HUNG)
+		return CV_VOLUME_HUNG;
+	if (cv_volume_uses_locked(v) == 0)
+		return CV_VOLUME_DRAINING;
+	return health == CV_HEALTH_WAITING ? CV_VOLUME_WAITING : CV_VOLUME_OK;
+}
+
+/* What went wrong last, be it with mounting or while mounted. */
+static const char *error_locked(const struct volume *v, const struct cv_worker_info *info,
+				int64_t *ret_when)
+{
+	const struct cv_counters *c = &info->counters;
+
+	*ret_when = v->broken ? 0 : v->error_s;
+	if (v->broken)
+		return v->broken;
+	if (v->worker && !info->alive && *info->error)
+		return info->error;
+	if (info->counted && c->last_error_s && (int64_t)c->last_error_s >= v->error_s) {
+		*ret_when = (int64_t)c->last_error_s;
+		return c->last_error;
+	}
+	return v->error;
 }
 
 static int view_holders_locked(const struct cv_volumes *vs, const struct volume *v,
@@ -468,28 +503,28 @@ static int view_holders_locked(const struct cv_volumes *vs, const struct volume 
 static int view_locked(const struct cv_volumes *vs, const struct volume *v, struct cv_view *view)
 {
 	struct cv_worker_info info = { 0 };
-	const char *error = v->broken ? v->broken : v->error;
+	const char *type = cv_dict_get(&v->options, "type");
 	int r;
 
 	if (v->worker)
 		vs->mounter->info(v->worker, &info);
-	if (v->worker && !info.alive && *info.error)
-		error = info.error;
 	view->name = strdup(v->name);
 	view->mountpoint = strdup(v->mountpoint);
 	view->source = strdup(v->source);
 	view->server = strdup(info.alive ? info.server : "");
-	view->error = strdup(error);
-	view->state = state_locked(v, &info);
+	view->backend = strdup(type ? type : "");
+	view->error = strdup(error_locked(v, &info, &view->error_s));
+	view->state = state_locked(v, &info, &view->since);
 	view->created = v->created;
 	view->mounts = cv_volume_uses_locked(v);
 	view->worker = info.alive ? info.pid : 0;
 	r = cv_dict_copy(&view->options, &v->options);
+	view->counted = info.counted;
+	view->counters = info.counters;
 	if (r == 0)
 		r = view_holders_locked(vs, v, view);
-	view->worker_status = info.status; /* moved */
 	if (r < 0 || !view->name || !view->mountpoint || !view->source || !view->server ||
-	    !view->error) {
+	    !view->error || !view->backend) {
 		cv_view_release(view);
 		return -ENOMEM;
 	}
@@ -565,7 +600,6 @@ void cv_volumes_count(struct cv_volumes *vs, size_t *ret_total, size_t *ret_moun
 			continue;
 		vs->mounter->info(v->worker, &info);
 		*ret_mounted += info.alive;
-		cv_worker_info_release(&info);
 	}
 }
 

@@ -136,7 +136,6 @@ static void collect_volume(struct gc *gc, struct volume *v)
 		if (v->worker)
 			gc->vs->mounter->info(v->worker, &info);
 		dead = v->worker && !info.alive;
-		cv_worker_info_release(&info);
 	}
 	if (dead)
 		collect_dead(gc, v);

@@ -35,6 +35,7 @@ struct volume {
 	struct cv_mount_id *ids; /* owned */
 	size_t id_count;
 	char error[CV_ERR_SIZE]; /* the last one, for people; "" */
+	int64_t error_s;	 /* when that was, CLOCK_REALTIME; 0: never */
 	unsigned attempts;	 /* mounts tried so far */
 	struct cv_err last;	 /* of the last attempt; code 0: it succeeded */
 	unsigned stale_ticks; /* how often only earlier dockerds' counts were seen, without users */

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "config/cleanup.h"
@@ -96,6 +97,7 @@ static void adopt_one(struct cv_volumes *vs, struct volume *v, struct cv_record 
 	}
 	cv_warning("volume '%s' was mounted, but %s", v->name, err.text);
 	(void)cv_strcpy(v->error, sizeof(v->error), err.text);
+	v->error_s = (int64_t)time(NULL);
 	cv_volume_record(vs, v);
 }
 

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "config/cleanup.h"
@@ -127,7 +128,6 @@ static int record_fill(struct cv_volumes *vs, struct volume *v, struct cv_record
 	rec->worker_start = info.start;
 	rec->dev = info.dev;
 	rec->ids = calloc(v->id_count ? v->id_count : 1, sizeof(*rec->ids));
-	cv_worker_info_release(&info);
 	if (!rec->volume || !rec->mountpoint || !rec->source || !rec->server || !rec->ids)
 		return -ENOMEM;
 	for (size_t i = 0; i < v->id_count; i++) {
@@ -169,10 +169,17 @@ void cv_volume_record(struct cv_volumes *vs, struct volume *v)
 			 v->name, err.text);
 }
 
+/* "": there is none any more. */
+static void set_error_locked(struct volume *v, const char *text)
+{
+	(void)cv_strcpy(v->error, sizeof(v->error), text);
+	v->error_s = *text ? (int64_t)time(NULL) : 0;
+}
+
 static void set_error(struct cv_volumes *vs, struct volume *v, const char *text)
 {
 	CV_SCOPED_LOCK(&vs->lock);
-	(void)cv_strcpy(v->error, sizeof(v->error), text);
+	set_error_locked(v, text);
 }
 
 /* ---- mount ---- */
@@ -208,7 +215,6 @@ bool cv_volume_is_mounted(struct cv_volumes *vs, struct volume *v)
 			   v->mountpoint);
 		usable = false;
 	}
-	cv_worker_info_release(&info);
 	return usable;
 }
 
@@ -275,7 +281,7 @@ static int attempt_mount(struct cv_volumes *vs, struct volume *v, uint64_t deadl
 		v->attempts++;
 		v->last = local;
 		v->last.code = r;
-		(void)cv_strcpy(v->error, sizeof(v->error), r < 0 ? local.text : "");
+		set_error_locked(v, r < 0 ? local.text : "");
 	}
 	if (r < 0) {
 		cv_error("mounting failed: %s", local.text);
@@ -416,7 +422,6 @@ int cv_volume_sync(struct cv_volumes *vs, struct volume *v, unsigned timeout_ms,
 		(void)cv_fail_context(err, "volume '%s': written data is not stored on %s yet%s",
 				      v->name, *info.server ? info.server : v->source,
 				      info.alive ? "; cvol goes on trying" : "");
-		cv_worker_info_release(&info);
 	}
 	vs->mounter->unref(w);
 	return r;
@@ -440,7 +445,6 @@ static void end_if_unused(struct cv_volumes *vs, struct volume *v, uint64_t dead
 		if (v->worker) {
 			vs->mounter->info(v->worker, &info);
 			alive = info.alive;
-			cv_worker_info_release(&info);
 		}
 	}
 	if (unused && (synced || !alive))
@@ -528,7 +532,6 @@ bool cv_volume_is_used(struct cv_volumes *vs, struct volume *v)
 		if (v->worker)
 			vs->mounter->info(v->worker, &info);
 	}
-	cv_worker_info_release(&info);
 	return info.alive && vs->mounter->in_use(v->mountpoint, info.dev);
 }
 

@@ -79,7 +79,7 @@ check_equal "and kept nowhere" "" "$(password_files)"
 start_engine dir
 check "status without a daemon: mount" mount_volume "$SOURCE" "$T/mnt" ''
 check "status without a daemon" "$CVOL" status
-check_match "shows the mount" "$T/mnt .*mounted" "$OUT"
+check_match "shows the mount" "$T/mnt .*ok" "$OUT"
 check "status without a daemon: unmount" "$CVOL" unmount "$T/mnt"
 check_fails "status with neither daemon nor mounts" "$CVOL" status
 check_fails "mounting on a missing directory" "$CVOL" mount "$SOURCE" "$T/missing"

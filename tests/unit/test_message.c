@@ -131,7 +131,7 @@ static void test_answers(void **state)
 			     .source = (char[]){ "nfs://nas/x" },
 			     .server = (char[]){ "" },
 			     .error = (char[]){ "cut in a charact\xc3" },
-			     .state = "created",
+			     .state = CV_VOLUME_WAITING,
 			     .created = 1700000000 };
 	struct cv_view *views = NULL;
 	size_t count = 0;
@@ -147,7 +147,7 @@ static void test_answers(void **state)
 	assert_int_equal(count, 1);
 	assert_string_equal(views[0].name, "v/1");
 	assert_int_equal(views[0].created, 1700000000);
-	assert_string_equal(views[0].state, "created");
+	assert_int_equal(views[0].state, CV_VOLUME_WAITING);
 	cv_views_free(views, count);
 	free(text);
 
@@ -159,6 +159,57 @@ static void test_answers(void **state)
 	free(text);
 	text = cv_message_capabilities("local");
 	assert_string_equal(text, "{\"Capabilities\":{\"Scope\":\"local\"}}\n");
+	free(text);
+}
+
+/* What the daemon says is what the command line gets to know. */
+static void test_status_round_trip(void **state)
+{
+	struct cv_view v = { .name = (char[]){ "v" },
+			     .mountpoint = (char[]){ "/m" },
+			     .source = (char[]){ "nfs://nas/x" },
+			     .backend = (char[]){ "nfs" },
+			     .server = (char[]){ "nas:2049" },
+			     .error = (char[]){ "connection lost" },
+			     .error_s = 1700000001,
+			     .since = 1700000002,
+			     .state = CV_VOLUME_WAITING,
+			     .mounts = 3,
+			     .counted = true,
+			     .counters = { .workers = 2, .in_flight = 4, .bytes_read = 1ull << 40 },
+			     .rates = { .interval_s = 5, .bytes_read = 1234.5 } };
+	struct cv_dict daemon = CV_DICT_INIT, got = CV_DICT_INIT;
+	struct cv_view *views = NULL;
+	size_t count = 0;
+	char *text;
+
+	(void)state;
+	v.counters.calls[CV_CALL_FSYNC] = (struct cv_call_counters){ .done = 5, .errors = 1 };
+	v.counters.latency[CV_LATENCY_SYNC].bucket[CV_BUCKETS - 1] = 5;
+	v.counters.latency[CV_LATENCY_SYNC].sum_ns = 77;
+	v.counters.caches[CV_CACHE_ATTR].hits = 9;
+	assert_int_equal(cv_dict_set(&daemon, "version", "1"), 0);
+	text = cv_message_status(&v, 1, &daemon);
+	assert_non_null(text);
+	assert_int_equal(cv_answer_views(text, &views, &count), 0);
+	assert_int_equal(cv_answer_daemon(text, &got), 0);
+	assert_string_equal(cv_dict_get(&got, "version"), "1");
+	assert_int_equal(count, 1);
+	assert_int_equal(views[0].state, CV_VOLUME_WAITING);
+	assert_int_equal(views[0].error_s, v.error_s);
+	assert_int_equal(views[0].since, v.since);
+	assert_int_equal(views[0].mounts, 3);
+	assert_false(views[0].own);
+	assert_true(views[0].counted);
+	assert_memory_equal(&views[0].counters, &v.counters, sizeof(v.counters));
+	assert_true(views[0].rates.bytes_read > 1234 && views[0].rates.bytes_read < 1235);
+	cv_views_free(views, count);
+	free(text);
+	cv_dict_release(&daemon);
+	cv_dict_release(&got);
+	text = cv_message_status(NULL, 0, NULL); /* no daemon */
+	assert_string_equal(text, "{\"Volumes\":[],\"Err\":\"\"}\n");
+	assert_int_equal(cv_answer_daemon(text, &got), -EBADMSG);
 	free(text);
 }
 
@@ -187,6 +238,7 @@ int main(void)
 		cmocka_unit_test(test_malformed_is_refused_with_a_reason),
 		cmocka_unit_test(test_bounds),
 		cmocka_unit_test(test_answers),
+		cmocka_unit_test(test_status_round_trip),
 		cmocka_unit_test(test_errors_of_answers),
 	};
 

@@ -259,7 +259,7 @@ static void expect(struct fixture *f, const char *name, const char *wanted, unsi
 	struct cv_err err = { 0 };
 
 	assert_int_equal(cv_volumes_get(f->vs, name, &v, &err), 0);
-	assert_string_equal(v.state, wanted);
+	assert_string_equal(cv_volume_state_name(v.state), wanted);
 	assert_int_equal(v.mounts, mounts);
 	assert_true(*v.mountpoint == '/');
 	cv_view_release(&v);
@@ -270,19 +270,19 @@ static void test_one_id_twice_is_two_users(void **state)
 	struct fixture *f = *state;
 
 	create(f, "v");
-	expect(f, "v", "created", 0);
+	expect(f, "v", "idle", 0);
 	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
 	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
 	assert_int_equal(mount_id(f, "v", "b", NULL), 0);
-	expect(f, "v", "mounted", 3);
+	expect(f, "v", "ok", 3);
 	assert_int_equal(fake.mounts, 1);
 	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
 	assert_int_equal(cv_volumes_unmount(f->vs, "v", "b", NULL), 0);
-	expect(f, "v", "mounted", 1);
+	expect(f, "v", "ok", 1);
 	assert_int_equal(fake.syncs, 2); /* each Unmount stores what was written */
 	assert_int_equal(fake.unmounts, 0);
 	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
-	expect(f, "v", "created", 0);
+	expect(f, "v", "idle", 0);
 	assert_int_equal(fake.unmounts, 1);
 }
 
@@ -295,7 +295,7 @@ static void test_unknown_ids_and_names_unmount_well(void **state)
 	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
 	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
 	assert_int_equal(cv_volumes_unmount(f->vs, "v", "other", NULL), 0);
-	expect(f, "v", "mounted", 1);
+	expect(f, "v", "ok", 1);
 	assert_int_equal(mount_id(f, "nobody", "a", NULL), -ENOENT);
 	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
 }
@@ -309,10 +309,10 @@ static void test_failed_mount_leaves_no_reference(void **state)
 	fake.mount_result = EHOSTUNREACH;
 	assert_int_equal(mount_id(f, "v", "a", &err), -EHOSTUNREACH);
 	assert_non_null(strstr(err.text, "volume 'v'"));
-	expect(f, "v", "created", 0);
+	expect(f, "v", "idle", 0);
 	fake.mount_result = 0;
 	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
-	expect(f, "v", "mounted", 1);
+	expect(f, "v", "ok", 1);
 	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
 }
 
@@ -347,10 +347,10 @@ static void test_mounts_at_once_share_one_attempt(void **state)
 	fake.mount_result = 0;
 	run_together(f, 0);
 	assert_int_equal(fake.mounts, 2);
-	expect(f, "v", "mounted", 8);
+	expect(f, "v", "ok", 8);
 	for (int i = 0; i < 8; i++)
 		assert_int_equal(cv_volumes_unmount(f->vs, "v", "same", NULL), 0);
-	expect(f, "v", "created", 0);
+	expect(f, "v", "idle", 0);
 }
 
 static void test_get_and_list_do_not_wait_for_a_mount(void **state)
@@ -367,7 +367,7 @@ static void test_get_and_list_do_not_wait_for_a_mount(void **state)
 	assert_int_equal(pthread_create(&thread, NULL, mount_thread, f), 0);
 	(void)nanosleep(&moment, NULL);
 	(void)clock_gettime(CLOCK_MONOTONIC, &a);
-	expect(f, "v", "mounting", 0);
+	expect(f, "v", "connecting", 0);
 	assert_int_equal(cv_volumes_list(f->vs, &views, &count, NULL), 0);
 	(void)clock_gettime(CLOCK_MONOTONIC, &b);
 	assert_true((b.tv_sec - a.tv_sec) * 1000 + (b.tv_nsec - a.tv_nsec) / 1000000 < 50);
@@ -400,7 +400,7 @@ static void test_unstored_data_keeps_the_mount(void **state)
 	assert_int_equal(cv_volumes_unmount(f->vs, "v", "b", &err), -ETIMEDOUT);
 	fake.sync_result = 0;
 	cv_volumes_tick(f->vs);
-	expect(f, "v", "created", 0);
+	expect(f, "v", "idle", 0);
 	assert_int_equal(fake.unmounts, 1);
 }
 
@@ -414,11 +414,11 @@ static void test_dead_worker_is_replaced_at_next_mount(void **state)
 	expect(f, "v", "failed", 1);
 	assert_int_equal(mount_id(f, "v", "b", NULL), 0);
 	assert_int_equal(fake.mounts, 2);
-	expect(f, "v", "mounted", 2);
+	expect(f, "v", "ok", 2);
 	fake.mounted = false; /* somebody used umount(8) */
 	assert_int_equal(mount_id(f, "v", "c", NULL), 0);
 	assert_int_equal(fake.mounts, 3);
-	expect(f, "v", "mounted", 3);
+	expect(f, "v", "ok", 3);
 }
 
 static void test_remove_is_refused_while_mounted(void **state)
@@ -429,7 +429,7 @@ static void test_remove_is_refused_while_mounted(void **state)
 	create(f, "v");
 	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
 	assert_int_equal(cv_volumes_remove(f->vs, "v", false, NULL), -EBUSY);
-	expect(f, "v", "mounted", 1);
+	expect(f, "v", "ok", 1);
 	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
 	assert_int_equal(cv_volumes_remove(f->vs, "v", false, NULL), 0);
 	assert_int_equal(cv_volumes_get(f->vs, "v", &v, NULL), -ENOENT);
@@ -446,7 +446,7 @@ static void test_dockerd_may_remove_what_leaked(void **state)
 	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
 	fake.in_use = true; /* a container is there, whatever dockerd thinks */
 	assert_int_equal(cv_volumes_remove(f->vs, "v", true, NULL), -EBUSY);
-	expect(f, "v", "mounted", 1);
+	expect(f, "v", "ok", 1);
 	fake.in_use = false;
 	assert_int_equal(cv_volumes_remove(f->vs, "v", true, NULL), 0);
 	assert_int_equal(fake.unmounts, 1);
@@ -468,17 +468,17 @@ static void test_epochs_are_counted_apart(void **state)
 	cv_volumes_new_epoch(f->vs);
 	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
 	assert_int_equal(mount_id(f, "v", "a", NULL), 0); /* docker cp */
-	expect(f, "v", "mounted", 3);
+	expect(f, "v", "ok", 3);
 	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
 	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
 	reopen(f); /* epochs survive */
-	expect(f, "v", "mounted", 1);
+	expect(f, "v", "ok", 1);
 	/* With live-restore the old container still runs, and is released at last. */
 	fake.in_use = true;
 	tick(f, 20);
-	expect(f, "v", "mounted", 1);
+	expect(f, "v", "ok", 1);
 	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
-	expect(f, "v", "created", 0);
+	expect(f, "v", "idle", 0);
 }
 
 static void test_what_an_earlier_dockerd_left_is_forgotten(void **state)
@@ -488,21 +488,21 @@ static void test_what_an_earlier_dockerd_left_is_forgotten(void **state)
 	create(f, "v");
 	assert_int_equal(mount_id(f, "v", "gone", NULL), 0);
 	tick(f, 20);
-	expect(f, "v", "mounted", 1); /* it is today's: never forgotten */
+	expect(f, "v", "ok", 1); /* it is today's: never forgotten */
 	cv_volumes_new_epoch(f->vs);
 	assert_int_equal(mount_id(f, "v", "b", NULL), 0);
 	tick(f, 20);
-	expect(f, "v", "mounted", 2);
+	expect(f, "v", "ok", 2);
 	assert_int_equal(cv_volumes_unmount(f->vs, "v", "b", NULL), 0);
 	tick(f, 3);
-	expect(f, "v", "mounted", 1); /* not in a hurry */
+	expect(f, "v", "ok", 1); /* not in a hurry */
 	fake.in_use = true;
 	tick(f, 1);
 	fake.in_use = false;
 	tick(f, 5);
-	expect(f, "v", "mounted", 1);
+	expect(f, "v", "ok", 1);
 	tick(f, 1);
-	expect(f, "v", "created", 0);
+	expect(f, "v", "idle", 0);
 	assert_int_equal(fake.unmounts, 1);
 }
 
@@ -628,11 +628,11 @@ static void test_podman_has_no_epochs(void **state)
 	cv_volumes_new_epoch(f->vs);
 	assert_int_equal(mount_id(f, "v", CV_PODMAN_ID, NULL), 0);
 	tick(f, 20);
-	expect(f, "v", "mounted", 2);
+	expect(f, "v", "ok", 2);
 	assert_int_equal(cv_volumes_remove(f->vs, "v", false, NULL), -EBUSY);
 	assert_int_equal(cv_volumes_unmount(f->vs, "v", CV_PODMAN_ID, NULL), 0);
 	assert_int_equal(cv_volumes_unmount(f->vs, "v", CV_PODMAN_ID, NULL), 0);
-	expect(f, "v", "created", 0);
+	expect(f, "v", "idle", 0);
 }
 
 static void test_restart_adopts(void **state)
@@ -644,7 +644,7 @@ static void test_restart_adopts(void **state)
 	assert_int_equal(mount_id(f, "a b/\xc3\xbc", "x", NULL), 0);
 	assert_int_equal(mount_id(f, "a b/\xc3\xbc", "x", NULL), 0);
 	reopen(f);
-	expect(f, "a b/\xc3\xbc", "mounted", 2);
+	expect(f, "a b/\xc3\xbc", "ok", 2);
 	assert_int_equal(cv_volumes_get(f->vs, "a b/\xc3\xbc", &v, NULL), 0);
 	assert_int_equal(v.worker, 1001);
 	cv_view_release(&v);
@@ -655,7 +655,7 @@ static void test_restart_adopts(void **state)
 	reopen(f);
 	expect(f, "a b/\xc3\xbc", "failed", 1);
 	assert_int_equal(mount_id(f, "a b/\xc3\xbc", "y", NULL), 0);
-	expect(f, "a b/\xc3\xbc", "mounted", 2);
+	expect(f, "a b/\xc3\xbc", "ok", 2);
 	assert_int_equal(fake.mounts, 2);
 }
 
@@ -703,7 +703,7 @@ static void test_one_bad_file_hurts_one_volume(void **state)
 	assert_true(fputs("{\"version\":9}", file) >= 0);
 	assert_int_equal(fclose(file), 0);
 	reopen(f);
-	expect(f, "good", "created", 0);
+	expect(f, "good", "idle", 0);
 	expect(f, "bad one", "broken", 0);
 	assert_int_equal(cv_volumes_get(f->vs, "bad one", &v, &err), 0);
 	assert_non_null(strstr(v.error, "newer"));
@@ -715,7 +715,7 @@ static void test_one_bad_file_hurts_one_volume(void **state)
 	assert_int_equal(cv_volumes_remove(f->vs, "bad one", false, &err), 0);
 	assert_int_equal(access(path, F_OK), -1); /* moved aside, see test_state.c */
 	create(f, "bad one");
-	expect(f, "bad one", "created", 0);
+	expect(f, "bad one", "idle", 0);
 }
 
 static void test_unwritable_state_creates_nothing(void **state)
