@@ -731,6 +731,19 @@ int cv_answer_views(const char *body, struct cv_view **ret_views, size_t *ret_co
 	return 0;
 }
 
+int cv_answer_lines(const char *body, const char *key, void (*each)(void *ctx, const char *line),
+		    void *ctx)
+{
+	cv_cleanup_json struct json_object *root = parse(body, strlen(body), ANSWER_MAX, NULL);
+	struct json_object *list = root ? member(root, key) : NULL;
+
+	if (!json_object_is_type(list, json_type_array))
+		return -EBADMSG;
+	for (size_t i = 0; i < json_object_array_length(list); i++)
+		each(ctx, json_object_get_string(json_object_array_get_idx(list, i)));
+	return 0;
+}
+
 int cv_answer_daemon(const char *body, struct cv_dict *ret)
 {
 	cv_cleanup_json struct json_object *root = parse(body, strlen(body), ANSWER_MAX, NULL);

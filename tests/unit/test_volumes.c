@@ -529,12 +529,12 @@ static void test_gc_forgets_counts_without_users_at_once(void **state)
 	cv_volumes_new_epoch(f->vs);
 	fake.in_use = true; /* live-restore */
 	expect_gc(f, false, NULL);
-	expect(f, "v", "mounted", 1);
+	expect(f, "v", "ok", 1);
 	fake.in_use = false;
 	expect_gc(f, true, "would be forgotten");
-	expect(f, "v", "mounted", 1);
+	expect(f, "v", "ok", 1);
 	expect_gc(f, false, "earlier dockerd");
-	expect(f, "v", "created", 0);
+	expect(f, "v", "idle", 0);
 	assert_int_equal(fake.syncs, 1);
 	assert_int_equal(fake.unmounts, 1);
 	expect_gc(f, false, NULL);
@@ -553,7 +553,7 @@ static void test_gc_keeps_unstored_data(void **state)
 	assert_int_equal(fake.unmounts, 0);
 	fake.sync_result = 0;
 	tick(f, 1);
-	expect(f, "v", "created", 0);
+	expect(f, "v", "idle", 0);
 }
 
 static void test_gc_clears_a_dead_mount_and_keeps_its_users(void **state)
@@ -569,7 +569,7 @@ static void test_gc_clears_a_dead_mount_and_keeps_its_users(void **state)
 	assert_int_equal(fake.unmounts, 1);
 	expect(f, "v", "failed", 1);
 	assert_int_equal(mount_id(f, "v", "b", NULL), 0);
-	expect(f, "v", "mounted", 2);
+	expect(f, "v", "ok", 2);
 }
 
 static void test_gc_removes_what_is_empty_only(void **state)
