@@ -72,6 +72,7 @@ static void sftp_disconnect(void *conn)
 	if (!e)
 		return;
 	sftp_link_stop(&e->link);
+	sftp_ahead_release(e);
 	engine_free(e);
 }
 
@@ -90,6 +91,7 @@ static int sftp_connect(const struct cv_dict *options, struct cv_loop *loop, voi
 	}
 	e->loop = loop;
 	read_options(e);
+	sftp_ahead_init(e);
 	r = sftp_link_start(&e->link, &e->options, loop,
 			    cv_options_ms(options, "mount_timeout", MOUNT_TIMEOUT_MS), err);
 	if (r < 0) {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The SFTP engine's inside, shared by its operations (sftp_ops.c), file data (sftp_io.c), listings
- * (sftp_dir.c) and its table (sftp.c). An operation is a small state machine: it sends one request
- * or two at once, and goes on when both are answered.
+ * (sftp_dir.c), what is asked before it is wanted (sftp_ahead.c) and its table (sftp.c). An
+ * operation is a small state machine: it sends one request or two at once, and goes on when both
+ * are answered.
  */
 #ifndef CV_BACKENDS_SFTP_H
 #define CV_BACKENDS_SFTP_H
@@ -10,12 +11,31 @@
 #include "backends/backend.h"
 #include "backends/sftp_link.h"
 
-#define SFTP_IO_MAX (128 * 1024) /* bytes per READ or WRITE, if the server takes so much */
-#define SFTP_POOL   8		 /* read buffers kept */
+#define SFTP_IO_MAX   (128 * 1024) /* bytes per READ or WRITE, if the server takes so much */
+#define SFTP_POOL     8		   /* read buffers kept */
+#define SFTP_READDIRS 2		   /* of one directory in flight */
 
 enum sftp_symlinks {
 	SFTP_SYMLINKS_CONTAIN,
 	SFTP_SYMLINKS_RAW,
+};
+
+struct sftp_known;
+
+/* See sftp_ahead.c. */
+struct sftp_ahead {
+	bool off;		  /* nothing may be older than the question */
+	struct sftp_known *known; /* directories, in the order a walk is expected to come by */
+	unsigned planned;
+	unsigned walked; /* opened for a walk and not asked for so far */
+	unsigned budget; /* how many of those there may be */
+	uint64_t hit_ns;
+	struct cv_timer purge;
+	struct {
+		uint64_t dir; /* hash of a path */
+		uint64_t since_ns;
+		unsigned count; /* of lookups that had to go to the server */
+	} misses[8];
 };
 
 struct sftp_engine {
@@ -30,6 +50,8 @@ struct sftp_engine {
 	uint32_t umask;
 	bool chown_ignore;
 	enum sftp_symlinks symlinks;
+	struct sftp_ahead ahead;
+	struct sftp_listing *listings; /* open directories, and those opened ahead */
 	bool said_no_fsync;
 	bool said_no_rename;
 	struct cv_file *files; /* open ones */
@@ -41,8 +63,48 @@ struct cv_file {
 	struct sftp_open open;
 	struct cv_file *next; /* of the engine's */
 	struct cv_file **link;
-	struct sftp_listing *listing; /* directories */
+	struct sftp_listing *listing; /* directories; owns this file */
 };
+
+/* Entries of one READDIR; names lie behind them. One allocation. */
+struct sftp_batch {
+	struct sftp_batch *next;
+	size_t count;
+	struct cv_dirent entries[];
+};
+
+/* An open directory. Owns its cv_file. */
+struct sftp_listing {
+	struct sftp_engine *e;
+	struct cv_file *file;
+	struct sftp_listing *next; /* of the engine's */
+	struct sftp_listing **link;
+	struct sftp_known *known; /* opened ahead, and not asked for yet */
+	struct sftp_request open_req;
+	struct sftp_request slots[SFTP_READDIRS];
+	unsigned busy;	   /* slots in flight, as bits */
+	unsigned discard;  /* of these: asked of an earlier handle */
+	unsigned outdated; /* of these: older than a change of ours */
+	bool opening;
+	bool started;  /* the worker has read from it */
+	bool released; /* goes when nothing is in flight */
+	bool eof;
+	int error;
+	unsigned reopened;
+	uint64_t position;	 /* entries delivered by the handle as it is open now */
+	uint64_t delivered;	 /* next_off of the last entry handed out */
+	struct sftp_batch *head; /* not handed out yet */
+	struct sftp_batch **tail;
+	unsigned buffered;
+	struct sftp_batch *current; /* the worker looks at it */
+	struct cv_op *opendir;	    /* waits */
+	struct cv_op *readdir;	    /* waits */
+	uint64_t off;		    /* what it wants to go on after */
+};
+
+#define SFTP_CALL_DIR	   2 /* the request for the directory in which names change */
+#define SFTP_CALL_NEWDIR   3 /* a rename's other one */
+#define SFTP_CALL_REQUESTS 4
 
 /* How a request ended, kept for the step that follows. */
 struct sftp_result {
@@ -51,12 +113,20 @@ struct sftp_result {
 	bool retried;
 };
 
+/* What a call changes on the server, whether it succeeds or not. */
+enum sftp_changes {
+	SFTP_CHANGES_PATH = 1 << 0,
+	SFTP_CHANGES_PATH2 = 1 << 1,
+	SFTP_CHANGES_NAMES = 1 << 2, /* of the directories of these */
+};
+
 /* A pending operation. */
 struct sftp_call {
 	struct sftp_engine *e;
 	struct cv_op *op;
-	struct sftp_request req[2]; /* at most two at once, answered in any order */
-	struct sftp_result res[2];
+	/* At most two at once, answered in any order; behind them those for the directories. */
+	struct sftp_request req[SFTP_CALL_REQUESTS];
+	struct sftp_result res[SFTP_CALL_REQUESTS];
 	unsigned pending;
 	void (*then)(struct sftp_call *call);
 
@@ -64,9 +134,9 @@ struct sftp_call {
 	char *path2;
 	char *text; /* owned; the first name of a NAME reply */
 	struct sftp_handle handle;
-	uint64_t generation;	       /* of handle */
-	struct cv_sftp_attrs attrs[2]; /* of the requests' ATTRS replies */
-	bool have_attrs[2];
+	uint64_t generation;				/* of handle */
+	struct cv_sftp_attrs attrs[SFTP_CALL_REQUESTS]; /* of the requests' ATTRS replies */
+	bool have_attrs[SFTP_CALL_REQUESTS];
 	bool have_statvfs;
 	bool have_entries; /* a NAME reply with a name that is not "." or ".." */
 	uint64_t statvfs[11];
@@ -75,13 +145,18 @@ struct sftp_call {
 	unsigned mask; /* of set: what is still to be done */
 	uint32_t mode;
 	int flags;
-	bool stat_first; /* setattr: attrs[0] holds what the object had before */
-	bool last;	 /* setattr: the second request asks for the result */
-	bool replaced;	 /* rename: the target has been removed by us */
-	bool created;	 /* create: it was not there before */
-	bool unsure;	 /* an earlier try of this call may have been carried out unseen */
-	char *inner;	 /* owned; path within the mount */
-	int verdict;	 /* what is returned if nothing better is found */
+	bool stat_first;  /* setattr: attrs[0] holds what the object had before */
+	bool last;	  /* setattr: the second request asks for the result */
+	bool replaced;	  /* rename: the target has been removed by us */
+	bool created;	  /* create: it was not there before */
+	unsigned changes; /* enum sftp_changes */
+	char *dir[2];	  /* owned; the directories in which names change */
+	bool asked_dirs;  /* for their attributes */
+	bool renames;
+	bool made;   /* mkdir: it is new and empty */
+	bool unsure; /* an earlier try of this call may have been carried out unseen */
+	char *inner; /* owned; path within the mount */
+	int verdict; /* what is returned if nothing better is found */
 };
 
 /* ---- calls (sftp_ops.c) ---- */
@@ -92,6 +167,8 @@ void sftp_call_end(struct sftp_call *call, ssize_t result);
 struct sftp_request *sftp_call_request(struct sftp_call *call, unsigned i, uint8_t type);
 /* Sends the first n requests; then() runs when all are answered. */
 void sftp_call_send(struct sftp_call *call, unsigned n, void (*then)(struct sftp_call *call));
+/* From before the first request on. */
+void sftp_call_changes(struct sftp_call *call, unsigned changes);
 /* Ends a call the server refused with no reason: asks the file system for one. */
 void sftp_call_explain(struct sftp_call *call, int verdict);
 
@@ -106,6 +183,7 @@ char *sftp_contain(const char *root, const char *path, const char *target);
 struct cv_file *sftp_file_new(struct sftp_engine *e, const char *path, uint32_t pflags,
 			      const struct sftp_handle *handle, uint64_t generation);
 void sftp_file_free(struct sftp_engine *e, struct cv_file *file);
+bool sftp_too_many_open(const struct sftp_engine *e);
 
 void sftp_op_lookup(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name);
 void sftp_op_getattr(void *conn, struct cv_op *op, const struct cv_object *obj,
@@ -140,9 +218,35 @@ void sftp_op_fsync(void *conn, struct cv_op *op, struct cv_file *file, bool data
 
 /* ---- sftp_dir.c ---- */
 
+/* Starts to open and read path. NULL: out of memory. */
+struct sftp_listing *sftp_listing_open(struct sftp_engine *e, const char *path);
+/* Makes it the worker's; answers op, at once or when it is open. */
+void sftp_listing_give(struct sftp_listing *l, struct cv_op *op);
+void sftp_listing_release(struct sftp_listing *l);
+/* What has been read or asked for may be older than a change: its attributes go to nobody. */
+void sftp_listing_outdated(struct sftp_listing *l);
+
 void sftp_op_opendir(void *conn, struct cv_op *op, const struct cv_object *dir);
 void sftp_op_releasedir(void *conn, struct cv_file *dir);
 void sftp_op_readdir(void *conn, struct cv_op *op, struct cv_file *dir, uint64_t off);
 void sftp_op_fsyncdir(void *conn, struct cv_op *op, struct cv_file *dir, bool datasync);
 
+/* ---- sftp_ahead.c ---- */
+
+void sftp_ahead_init(struct sftp_engine *e);
+void sftp_ahead_release(struct sftp_engine *e); /* no connection any more */
+/*
+ * Something about path is being changed by us, or has just been: what was learned before is not
+ * told any more. names: its directory has an entry more or less, or another.
+ */
+void sftp_ahead_changed(struct sftp_engine *e, const char *path, bool names);
+/* path is a new directory: nothing can be in it. */
+void sftp_ahead_made(struct sftp_engine *e, const char *path);
+/* The open listing of path, if there is a good one: now the caller's. */
+struct sftp_listing *sftp_ahead_take(struct sftp_engine *e, const char *path);
+/* b has been read; NULL: the end. */
+void sftp_ahead_entries(struct sftp_listing *l, const struct sftp_batch *b);
+void sftp_ahead_failed(struct sftp_known *known); /* releases its listing */
+/* Answers from what is known: 0, -ENOENT; -EAGAIN: ask the server. */
+int sftp_ahead_lookup(struct sftp_engine *e, const char *path, struct cv_attr *ret_attr);
 #endif

@@ -3,7 +3,9 @@
  * Listings. SFTP gives names with their attributes, about a hundred in an answer, and no way to
  * start anywhere but at the beginning: an offset is the number of entries before it, and going back
  * (or on, after a reconnect has cost the handle) means opening the directory again and passing over
- * as many.
+ * as many. Answers are asked for before anybody wants them: two READDIRs follow an OPENDIR at once,
+ * the second mostly to hear that there is no more. sftp_ahead.c opens directories nobody has asked
+ * for yet.
  */
 #include "backends/sftp.h"
 
@@ -16,228 +18,378 @@
 #include "config/log.h"
 
 #define REOPEN_MAX 16 /* in one answer to the worker; then the connection is of no use */
+#define AHEAD_MAX  8  /* answers kept for who may come to fetch them */
 
-struct sftp_listing {
-	uint64_t position;  /* entries delivered by the handle as it is open now */
-	uint64_t delivered; /* next_off of the last entry handed out: "." and ".." may follow it */
-	bool eof;
-	struct cv_dirent *entries; /* of the last answer; owned */
-	char *names;		   /* owned */
-};
+static void pump(struct sftp_listing *l);
+static void deliver(struct sftp_listing *l);
 
-struct listing_call {
-	struct sftp_request req;
-	struct sftp_engine *e;
-	struct cv_op *op;
-	struct cv_file *dir;
-	uint64_t off; /* what the worker wants to go on after */
-	unsigned reopened;
-};
+/* ---- batches ---- */
 
-static void listing_release(struct sftp_listing *l)
-{
-	if (!l)
-		return;
-	free(l->entries);
-	free(l->names);
-	free(l);
-}
-
-static void call_end(struct listing_call *c, ssize_t result)
-{
-	struct cv_op *op = c->op;
-
-	free(c);
-	op->done(op, result);
-}
-
-static void send_readdir(struct listing_call *c);
-static void send_opendir(struct listing_call *c);
-
-/* Takes an answer apart into l->entries. Returns how many are wanted, or -errno. */
-static ssize_t take_entries(struct listing_call *c, struct sftp_reply *reply)
+static struct sftp_batch *batch_parse(struct sftp_listing *l, struct sftp_reply *reply)
 {
 	struct cv_sftp_in in = { reply->body, reply->size, false };
-	struct sftp_listing *l = c->dir->listing;
 	uint32_t count = cv_sftp_get_count(&in);
-	size_t n = 0, used = 0;
+	struct sftp_batch *b;
+	char *names;
 
-	free(l->entries);
-	free(l->names);
-	l->entries = calloc(count + 1, sizeof(*l->entries));
-	l->names = malloc(reply->size + count + 1);
-	if (!l->entries || !l->names)
-		return -ENOMEM;
+	/* A name takes more than its length and terminator in the answer. */
+	b = malloc(sizeof(*b) + count * sizeof(b->entries[0]) + reply->size);
+	if (!b)
+		return NULL;
+	memset(b, 0, sizeof(*b));
+	names = (char *)&b->entries[count];
 	for (uint32_t i = 0; i < count; i++) {
-		struct cv_dirent *d = &l->entries[n];
+		struct cv_dirent *d = &b->entries[b->count];
 		struct cv_sftp_name name;
 
 		cv_sftp_get_name(&in, &name);
-		if (in.bad)
-			return -EIO;
+		if (in.bad) {
+			free(b);
+			return NULL;
+		}
 		l->position++;
 		if (!cv_sftp_name_ok(name.name, name.name_len)) {
 			if (name.name_len > 2 || name.name_len == 0 || name.name[0] != '.')
 				cv_debug("sftp: the server lists a name that is none");
 			continue;
 		}
-		if (l->position <= c->off)
-			continue; /* passed over */
 		memset(d, 0, sizeof(*d));
-		memcpy(l->names + used, name.name, name.name_len);
-		l->names[used + name.name_len] = '\0';
-		d->name = l->names + used;
-		used += name.name_len + 1;
-		d->next_off = l->delivered = l->position;
-		d->have_entry = sftp_attr(c->e, &name.attrs,
+		d->name = memcpy(names, name.name, name.name_len);
+		names[name.name_len] = '\0';
+		names += name.name_len + 1;
+		d->next_off = l->position;
+		d->have_entry = sftp_attr(l->e, &name.attrs,
 					  cv_sftp_longname_nlink(name.longname, name.longname_len,
 								 name.attrs.permissions),
 					  &d->entry.attr) == 0;
 		d->mode = d->have_entry ? d->entry.attr.mode : 0;
-		n++;
+		b->count++;
 	}
-	return (ssize_t)n;
+	return b;
 }
 
-static void readdir_done(struct sftp_request *req, struct sftp_reply *reply)
+static void batches_drop(struct sftp_listing *l)
 {
-	struct listing_call *c = cv_container_of(req, struct listing_call, req);
-	struct sftp_listing *l = c->dir->listing;
-	ssize_t n;
+	struct sftp_batch *b;
 
-	if (reply->error == -ESTALE && c->reopened < REOPEN_MAX) {
-		send_opendir(c); /* the handle went with its connection */
-		return;
+	while ((b = l->head)) {
+		l->head = b->next;
+		free(b);
 	}
-	if (reply->error == -ENODATA) {
-		l->eof = true;
-		c->op->eof = true;
-		call_end(c, 0);
-		return;
-	}
-	n = reply->error ? reply->error : take_entries(c, reply);
-	if (n == 0) {
-		send_readdir(c); /* nothing wanted in it */
-		return;
-	}
-	c->op->dirents = l->entries;
-	call_end(c, n);
+	l->tail = &l->head;
+	l->buffered = 0;
+	free(l->current);
+	l->current = NULL;
 }
 
-static void send_readdir(struct listing_call *c)
+static void names_only(struct sftp_batch *b)
 {
-	memset(&c->req, 0, sizeof(c->req));
-	c->req.type = CV_FXP_READDIR;
-	c->req.open = &c->dir->open;
-	c->req.done = readdir_done;
-	sftp_link_submit(&c->e->link, &c->req);
+	for (size_t i = 0; i < b->count; i++)
+		b->entries[i].have_entry = false;
 }
 
-static void reopened(struct sftp_request *req, struct sftp_reply *reply)
+void sftp_listing_outdated(struct sftp_listing *l)
 {
-	struct listing_call *c = cv_container_of(req, struct listing_call, req);
-	struct sftp_open *open = &c->dir->open;
-
-	if (reply->error) {
-		call_end(c, reply->error);
-		return;
-	}
-	open->handle.size = (uint16_t)reply->size;
-	memcpy(open->handle.data, reply->body, reply->size);
-	open->generation = c->e->link.generation;
-	c->dir->listing->position = c->dir->listing->delivered = 0;
-	c->dir->listing->eof = false;
-	send_readdir(c);
+	for (struct sftp_batch *b = l->head; b; b = b->next)
+		names_only(b);
+	l->outdated |= l->busy;
 }
 
-static void send_opendir(struct listing_call *c)
-{
-	struct sftp_open *open = &c->dir->open;
+/* ---- life ---- */
 
-	sftp_link_close_handle(&c->e->link, &open->handle, open->generation);
+static void listing_free(struct sftp_listing *l)
+{
+	batches_drop(l);
+	*l->link = l->next;
+	if (l->next)
+		l->next->link = l->link;
+	sftp_file_free(l->e, l->file);
+	free(l);
+}
+
+/* Requests in flight point into the listing and to its handle: it stays until they are answered. */
+static bool listing_unused(struct sftp_listing *l)
+{
+	if (!l->released || l->busy || l->opening)
+		return false;
+	listing_free(l);
+	return true;
+}
+
+void sftp_listing_release(struct sftp_listing *l)
+{
+	l->released = true;
+	l->known = NULL;
+	(void)listing_unused(l);
+}
+
+static void close_handle(struct sftp_listing *l)
+{
+	struct sftp_open *open = &l->file->open;
+
+	sftp_link_close_handle(&l->e->link, &open->handle, open->generation);
 	open->generation = 0;
 	open->handle.size = 0;
-	c->reopened++;
-	memset(&c->req, 0, sizeof(c->req));
-	c->req.type = CV_FXP_OPENDIR;
-	c->req.path = open->path;
-	c->req.done = reopened;
-	sftp_link_submit(&c->e->link, &c->req);
+}
+
+static void on_opened(struct sftp_request *req, struct sftp_reply *reply);
+
+static void open_again(struct sftp_listing *l)
+{
+	char *path = strdup(l->file->open.path); /* that one changes with a rename */
+
+	close_handle(l);
+	batches_drop(l);
+	l->discard = l->busy; /* answers to what was asked of the handle before */
+	l->position = l->delivered = 0;
+	l->eof = false;
+	l->error = path ? 0 : -ENOMEM;
+	if (!path)
+		return;
+	l->opening = true;
+	memset(&l->open_req, 0, sizeof(l->open_req));
+	l->open_req.type = CV_FXP_OPENDIR;
+	l->open_req.path = path;
+	l->open_req.done = on_opened;
+	sftp_link_submit(&l->e->link, &l->open_req);
+}
+
+struct sftp_listing *sftp_listing_open(struct sftp_engine *e, const char *path)
+{
+	static const struct sftp_handle none = { 0 };
+	struct sftp_listing *l = calloc(1, sizeof(*l));
+
+	if (!l)
+		return NULL;
+	l->file = sftp_file_new(e, path, 0, &none, 0);
+	if (!l->file) {
+		free(l);
+		return NULL;
+	}
+	l->file->open.is_dir = true;
+	l->file->listing = l;
+	l->e = e;
+	l->tail = &l->head;
+	l->next = e->listings;
+	l->link = &e->listings;
+	if (l->next)
+		l->next->link = &l->next;
+	e->listings = l;
+	open_again(l);
+	return l;
+}
+
+/* ---- answers to the worker ---- */
+
+static void answer_opendir(struct sftp_listing *l, int error)
+{
+	struct cv_op *op = l->opendir;
+
+	l->opendir = NULL;
+	if (!op)
+		return;
+	if (error)
+		sftp_listing_release(l);
+	else
+		op->file = l->file;
+	op->done(op, error);
+}
+
+static void answer_readdir(struct sftp_listing *l, ssize_t result)
+{
+	struct cv_op *op = l->readdir;
+
+	l->readdir = NULL;
+	op->done(op, result); /* may release the directory */
+}
+
+void sftp_listing_give(struct sftp_listing *l, struct cv_op *op)
+{
+	l->known = NULL;
+	l->opendir = op;
+	if (!l->opening)
+		answer_opendir(l, l->error);
+}
+
+/* Passes over what the worker has had; returns the entries that are left of the first batch. */
+static size_t skip_known(const struct sftp_batch *b, uint64_t off)
+{
+	size_t i = 0;
+
+	while (i < b->count && b->entries[i].next_off <= off)
+		i++;
+	return i;
+}
+
+/* Answers the waiting readdir, if that can be done now. */
+static void deliver(struct sftp_listing *l)
+{
+	while (l->readdir && l->head) {
+		struct sftp_batch *b = l->head;
+		size_t skipped = skip_known(b, l->off);
+
+		l->head = b->next;
+		if (!l->head)
+			l->tail = &l->head;
+		l->buffered--;
+		free(l->current);
+		l->current = b;
+		if (skipped == b->count)
+			continue;
+		l->delivered = b->entries[b->count - 1].next_off;
+		l->readdir->dirents = b->entries + skipped;
+		pump(l);
+		answer_readdir(l, (ssize_t)(b->count - skipped));
+		return;
+	}
+	if (!l->readdir || l->opening || (l->busy & ~l->discard))
+		return;
+	if (l->eof) {
+		l->readdir->eof = true;
+		answer_readdir(l, 0);
+	} else if (l->error == -ESTALE && l->reopened++ < REOPEN_MAX) {
+		open_again(l); /* the handle went with its connection */
+		if (!l->opening)
+			answer_readdir(l, l->error);
+	} else if (l->error) {
+		answer_readdir(l, l->error);
+	} else {
+		pump(l);
+	}
+}
+
+/* ---- asking ---- */
+
+static void on_opened(struct sftp_request *req, struct sftp_reply *reply)
+{
+	struct sftp_listing *l = cv_container_of(req, struct sftp_listing, open_req);
+	struct sftp_open *open = &l->file->open;
+	int error = reply->error;
+
+	free(req->path);
+	l->opening = false;
+	if (error == 0) {
+		open->handle.size = (uint16_t)reply->size;
+		memcpy(open->handle.data, reply->body, reply->size);
+		open->generation = l->e->link.generation;
+	}
+	if (listing_unused(l))
+		return;
+	/* "failure" is for what is no directory; servers that know better say so. */
+	l->error = error == -EIO && reply->status == CV_FX_FAILURE ? -ENOTDIR : error;
+	if (l->known && l->error) {
+		sftp_ahead_failed(l->known);
+		return;
+	}
+	pump(l);
+	if (l->opendir)
+		answer_opendir(l, l->error);
+	else
+		deliver(l);
+}
+
+static void on_entries(struct sftp_request *req, struct sftp_reply *reply)
+{
+	struct sftp_listing *l = req->owner;
+	unsigned bit = 1u << (req - l->slots);
+	struct sftp_batch *b = NULL;
+
+	l->busy &= ~bit;
+	if (listing_unused(l))
+		return;
+	if (l->discard & bit) {
+		l->discard &= ~bit;
+	} else if (reply->error) {
+		if (reply->error == -ENODATA) {
+			l->eof = true;
+			close_handle(l);
+		} else if (!l->eof) {
+			l->error = reply->error;
+		}
+	} else if (!(b = batch_parse(l, reply))) {
+		l->error = -EIO;
+	} else {
+		*l->tail = b;
+		l->tail = &b->next;
+		l->buffered++;
+		if (l->outdated & bit)
+			names_only(b);
+	}
+	l->outdated &= ~bit;
+	sftp_ahead_entries(l, b);
+	if (l->known && l->error) {
+		sftp_ahead_failed(l->known);
+		return;
+	}
+	pump(l);
+	deliver(l);
+}
+
+/* Only OpenSSH is known to answer several READDIRs of one handle in their order. */
+static unsigned depth(const struct sftp_listing *l)
+{
+	return l->e->link.session.openssh ? SFTP_READDIRS : 1;
+}
+
+static void pump(struct sftp_listing *l)
+{
+	for (unsigned i = 0; i < depth(l); i++) {
+		struct sftp_request *req = &l->slots[i];
+
+		if (l->busy & (1u << i))
+			continue;
+		if (l->opening || l->eof || l->error || l->buffered >= AHEAD_MAX ||
+		    l->file->open.handle.size == 0)
+			return;
+		memset(req, 0, sizeof(*req));
+		req->type = CV_FXP_READDIR;
+		req->open = &l->file->open;
+		req->owner = l;
+		req->done = on_entries;
+		l->busy |= 1u << i;
+		sftp_link_submit(&l->e->link, req);
+	}
+}
+
+/* ---- operations ---- */
+
+void sftp_op_opendir(void *conn, struct cv_op *op, const struct cv_object *dir)
+{
+	struct sftp_engine *e = conn;
+	cv_cleanup_free char *path = sftp_path(e, dir->path, NULL);
+	struct sftp_listing *l;
+
+	if (!path) {
+		op->done(op, -ENOMEM);
+		return;
+	}
+	l = sftp_ahead_take(e, path);
+	if (!l)
+		l = sftp_listing_open(e, path);
+	if (l)
+		sftp_listing_give(l, op);
+	else
+		op->done(op, -ENOMEM);
 }
 
 void sftp_op_readdir(void *conn, struct cv_op *op, struct cv_file *dir, uint64_t off)
 {
 	struct sftp_listing *l = dir->listing;
-	struct listing_call *c;
 
-	if (l->eof && off > 0 && off == l->delivered) {
-		op->eof = true;
-		op->done(op, 0);
-		return;
-	}
-	c = calloc(1, sizeof(*c));
-	if (!c) {
-		op->done(op, -ENOMEM);
-		return;
-	}
-	c->e = conn;
-	c->op = op;
-	c->dir = dir;
-	c->off = off;
-	if (l->position > off && (off == 0 || off != l->delivered))
-		send_opendir(c);
-	else
-		send_readdir(c);
-}
-
-static void opendir_done(struct sftp_call *call)
-{
-	struct cv_op *op = call->op;
-	struct cv_file *file;
-
-	if (call->res[0].error) {
-		int error = call->res[0].error;
-
-		/* "failure" for what is no directory; servers that know better say so */
-		sftp_call_end(call, error == -EIO ? -ENOTDIR : error);
-		return;
-	}
-	file = sftp_file_new(call->e, call->path, 0, &call->handle, call->generation);
-	if (!file) {
-		sftp_call_end(call, -ENOMEM);
-		return;
-	}
-	file->open.is_dir = true;
-	file->listing = calloc(1, sizeof(*file->listing));
-	if (!file->listing) {
-		sftp_file_free(call->e, file);
-		sftp_call_end(call, -ENOMEM);
-		return;
-	}
-	op->file = file;
-	sftp_call_end(call, 0);
-}
-
-void sftp_op_opendir(void *conn, struct cv_op *op, const struct cv_object *dir)
-{
-	struct sftp_engine *e = conn;
-	struct sftp_call *call = sftp_call_new(e, op);
-
-	if (!call)
-		return;
-	call->path = sftp_path(e, dir->path, NULL);
-	if (!call->path) {
-		sftp_call_end(call, -ENOMEM);
-		return;
-	}
-	(void)sftp_call_request(call, 0, CV_FXP_OPENDIR);
-	sftp_call_send(call, 1, opendir_done);
+	(void)conn;
+	l->readdir = op;
+	l->off = off;
+	l->reopened = 0;
+	if (off != l->delivered || (off == 0 && l->started))
+		open_again(l);
+	l->started = true;
+	deliver(l);
 }
 
 void sftp_op_releasedir(void *conn, struct cv_file *dir)
 {
-	listing_release(dir->listing);
-	sftp_file_free(conn, dir);
+	(void)conn;
+	sftp_listing_release(dir->listing);
 }
 
 void sftp_op_fsyncdir(void *conn, struct cv_op *op, struct cv_file *dir, bool datasync)

@@ -184,6 +184,7 @@ static void write_end(struct transfer *t)
 	ssize_t size = (ssize_t)t->size;
 
 	free(t);
+	sftp_ahead_changed(e, file->open.path, false);
 	if (unexplained) {
 		/* Is the disk full, or what? */
 		struct sftp_call *call = sftp_call_new(e, op);
@@ -237,6 +238,7 @@ void sftp_op_write(void *conn, struct cv_op *op, struct cv_file *file, const voi
 		p->req.payload = (const uint8_t *)data + p->at;
 		p->req.done = write_done;
 	}
+	sftp_ahead_changed(e, file->open.path, false);
 	transfer_start(t);
 }
 

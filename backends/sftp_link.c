@@ -673,6 +673,8 @@ static void after_turn(struct sftp_link *link, int r)
 {
 	if (r == 0 && !link->broken)
 		r = send_all(link);
+	if (r == 0 && !link->broken)
+		r = cv_ssh_settle(link->session.ssh);
 	if (r == 0 && !link->broken) {
 		(void)cv_loop_modify(link->loop, &link->watch, cv_ssh_want(link->session.ssh));
 		return;

@@ -68,14 +68,43 @@ struct sftp_call *sftp_call_new(struct sftp_engine *e, struct cv_op *op)
 	return call;
 }
 
+static void note_changes(const struct sftp_call *call)
+{
+	bool names = call->changes & SFTP_CHANGES_NAMES;
+
+	if (call->changes & SFTP_CHANGES_PATH)
+		sftp_ahead_changed(call->e, call->path, names);
+	if (call->changes & SFTP_CHANGES_PATH2)
+		sftp_ahead_changed(call->e, call->path2, names);
+}
+
+void sftp_call_changes(struct sftp_call *call, unsigned changes)
+{
+	call->changes = changes;
+	note_changes(call);
+}
+
+static void end_dir(const struct sftp_call *call, unsigned i, struct cv_dir_after *after)
+{
+	after->have =
+		call->have_attrs[i] && sftp_attr(call->e, &call->attrs[i], 0, &after->attr) == 0;
+}
+
 void sftp_call_end(struct sftp_call *call, ssize_t result)
 {
 	struct cv_op *op = call->op;
 
+	note_changes(call);
+	end_dir(call, SFTP_CALL_DIR, &op->dir);
+	end_dir(call, SFTP_CALL_NEWDIR, &op->newdir);
+	if (call->made)
+		sftp_ahead_made(call->e, call->path);
 	op->done(op, result); /* readlink's text is valid until here */
 	free(call->path);
 	free(call->path2);
 	free(call->inner);
+	free(call->dir[0]);
+	free(call->dir[1]);
 	free(call->text);
 	free(call);
 }
@@ -117,7 +146,7 @@ static void on_answer(struct sftp_request *req, struct sftp_reply *reply)
 	struct cv_sftp_in in = { reply->body, reply->size, false };
 
 	call->res[i] = (struct sftp_result){ reply->error, reply->status,
-					      req->retried || call->op->repeated };
+					     req->retried || call->op->repeated };
 	switch (reply->type) {
 	case CV_FXP_HANDLE:
 		call->handle.size = (uint16_t)reply->size;
@@ -145,17 +174,55 @@ static void on_answer(struct sftp_request *req, struct sftp_reply *reply)
 		call->then(call);
 }
 
+static char *dir_of(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return strndup(path, slash == path ? 1 : (size_t)(slash - path));
+}
+
+/*
+ * The kernel forgets a directory's attributes with every change in it, and wants them again at
+ * once: they are asked for along with the change, behind it where the server works in order.
+ */
+static void ask_dirs(struct sftp_call *call)
+{
+	call->asked_dirs = true;
+	if (!call->e->link.session.openssh)
+		return;
+	call->dir[0] = dir_of(call->path);
+	if (call->renames)
+		call->dir[1] = dir_of(call->path2);
+	if (call->dir[0] && call->dir[1] && strcmp(call->dir[0], call->dir[1]) == 0) {
+		free(call->dir[1]);
+		call->dir[1] = NULL;
+	}
+}
+
+static void send_one(struct sftp_call *call, unsigned i)
+{
+	call->have_attrs[i] = false;
+	call->req[i].owner = call;
+	call->req[i].done = on_answer;
+	sftp_link_submit(&call->e->link, &call->req[i]);
+}
+
 void sftp_call_send(struct sftp_call *call, unsigned n, void (*then)(struct sftp_call *call))
 {
+	bool dirs = (call->changes & SFTP_CHANGES_NAMES) && !call->asked_dirs;
+
+	if (dirs)
+		ask_dirs(call);
 	call->then = then;
-	call->pending = n;
-	for (unsigned i = 0; i < n; i++) {
-		call->have_attrs[i] = false;
-		call->req[i].owner = call;
-		call->req[i].done = on_answer;
-	}
+	call->pending = n + (dirs && call->dir[0]) + (dirs && call->dir[1]);
 	for (unsigned i = 0; i < n; i++)
-		sftp_link_submit(&call->e->link, &call->req[i]);
+		send_one(call, i);
+	for (unsigned i = 0; dirs && i < CV_ARRAY_SIZE(call->dir); i++) {
+		if (!call->dir[i])
+			continue;
+		sftp_call_request(call, SFTP_CALL_DIR + i, CV_FXP_LSTAT)->path = call->dir[i];
+		send_one(call, SFTP_CALL_DIR + i);
+	}
 }
 
 static void explained(struct sftp_call *call)
@@ -314,9 +381,15 @@ static void stat_done(struct sftp_call *call)
 void sftp_op_lookup(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name)
 {
 	struct sftp_call *call = call_at(conn, op, dir->path, name);
+	int r;
 
 	if (!call)
 		return;
+	r = sftp_ahead_lookup(conn, call->path, &op->entry.attr);
+	if (r != -EAGAIN) {
+		sftp_call_end(call, r);
+		return;
+	}
 	(void)sftp_call_request(call, 0, CV_FXP_LSTAT);
 	sftp_call_send(call, 1, stat_done);
 }
@@ -472,6 +545,7 @@ void sftp_op_setattr(void *conn, struct cv_op *op, const struct cv_object *obj,
 
 	if (!call)
 		return;
+	sftp_call_changes(call, SFTP_CHANGES_PATH);
 	call->file = file && !file->open.is_dir ? file : NULL;
 	call->set = *set;
 	if (m & CV_SET_ATIME_NOW)
@@ -534,6 +608,7 @@ static void mkdir_done(struct sftp_call *call)
 	bool there = call->have_attrs[1];
 
 	if (res->error == 0 && there) {
+		call->made = !res->retried;
 		end_created(call);
 	} else if (res->error == 0) {
 		sftp_call_end(call, call->res[1].error ? call->res[1].error : -EIO);
@@ -558,6 +633,7 @@ void sftp_op_mkdir(void *conn, struct cv_op *op, const struct cv_object *dir, co
 
 	if (!call)
 		return;
+	sftp_call_changes(call, SFTP_CHANGES_PATH | SFTP_CHANGES_NAMES);
 	call->mode = mode;
 	req = sftp_call_request(call, 0, CV_FXP_MKDIR);
 	req->attrs.flags = CV_FXA_PERMISSIONS;
@@ -610,6 +686,7 @@ void sftp_op_symlink(void *conn, struct cv_op *op, const struct cv_object *dir, 
 		sftp_call_end(call, -ENOMEM);
 		return;
 	}
+	sftp_call_changes(call, SFTP_CHANGES_PATH | SFTP_CHANGES_NAMES);
 	req = sftp_call_request(call, 0, CV_FXP_SYMLINK);
 	req->path = call->path2;
 	req->path2 = call->path;
@@ -648,6 +725,7 @@ void sftp_op_link(void *conn, struct cv_op *op, const struct cv_object *obj,
 		sftp_call_end(call, call->path2 ? -EPERM : -ENOMEM);
 		return;
 	}
+	sftp_call_changes(call, SFTP_CHANGES_PATH | SFTP_CHANGES_PATH2 | SFTP_CHANGES_NAMES);
 	req = sftp_call_request(call, 0, CV_FXP_EXTENDED);
 	req->ext = SFTP_EXT_HARDLINK;
 	req->path = call->path2;
@@ -687,6 +765,7 @@ void sftp_op_unlink(void *conn, struct cv_op *op, const struct cv_object *dir, c
 
 	if (!call)
 		return;
+	sftp_call_changes(call, SFTP_CHANGES_PATH | SFTP_CHANGES_NAMES);
 	(void)sftp_call_request(call, 0, CV_FXP_REMOVE);
 	sftp_call_send(call, 1, unlink_done);
 }
@@ -755,6 +834,7 @@ void sftp_op_rmdir(void *conn, struct cv_op *op, const struct cv_object *dir, co
 
 	if (!call)
 		return;
+	sftp_call_changes(call, SFTP_CHANGES_PATH | SFTP_CHANGES_NAMES);
 	(void)sftp_call_request(call, 0, CV_FXP_RMDIR);
 	sftp_call_send(call, 1, rmdir_done);
 }
@@ -811,6 +891,8 @@ static void rename_replace(struct sftp_call *call, bool dir)
 		call->e->said_no_rename = true;
 	}
 	call->replaced = true;
+	/* What the first try said of the directories is out of date now. */
+	call->have_attrs[SFTP_CALL_DIR] = call->have_attrs[SFTP_CALL_NEWDIR] = false;
 	req->path = call->path2;
 	sftp_call_send(call, 1, rename_removed);
 }
@@ -877,10 +959,13 @@ void sftp_op_rename(void *conn, struct cv_op *op, const struct cv_object *dir, c
 		return;
 	call->flags = (int)flags;
 	call->path2 = sftp_path(e, newdir->path, newname);
-	if (!call->path2)
+	if (!call->path2) {
 		sftp_call_end(call, -ENOMEM);
-	else
-		rename_send(call);
+		return;
+	}
+	call->renames = true;
+	sftp_call_changes(call, SFTP_CHANGES_PATH | SFTP_CHANGES_PATH2 | SFTP_CHANGES_NAMES);
+	rename_send(call);
 }
 
 /* ---- readlink ---- */
@@ -1005,7 +1090,7 @@ static uint32_t open_pflags(int flags)
 	}
 }
 
-static bool too_many_open(const struct sftp_engine *e)
+bool sftp_too_many_open(const struct sftp_engine *e)
 {
 	uint64_t max = e->link.session.handles_max;
 
@@ -1086,13 +1171,15 @@ void sftp_op_open(void *conn, struct cv_op *op, const struct cv_object *obj, int
 
 	if (!call)
 		return;
-	if (too_many_open(call->e)) {
+	if (sftp_too_many_open(call->e)) {
 		sftp_call_end(call, -ENFILE);
 		return;
 	}
 	call->flags = flags;
-	if ((flags & O_TRUNC) && (pflags & CV_FXF_WRITE))
+	if ((flags & O_TRUNC) && (pflags & CV_FXF_WRITE)) {
+		sftp_call_changes(call, SFTP_CHANGES_PATH);
 		pflags |= CV_FXF_TRUNC;
+	}
 	open_send(call, pflags, open_done);
 }
 
@@ -1137,10 +1224,11 @@ void sftp_op_create(void *conn, struct cv_op *op, const struct cv_object *dir, c
 
 	if (!call)
 		return;
-	if (too_many_open(call->e)) {
+	if (sftp_too_many_open(call->e)) {
 		sftp_call_end(call, -ENFILE);
 		return;
 	}
+	sftp_call_changes(call, SFTP_CHANGES_PATH | SFTP_CHANGES_NAMES);
 	call->flags = flags;
 	call->mode = mode;
 	open_send(call, open_pflags(flags) | CV_FXF_CREAT | CV_FXF_EXCL, create_done);
@@ -1181,6 +1269,7 @@ void sftp_op_mknod(void *conn, struct cv_op *op, const struct cv_object *dir, co
 	call = call_at(conn, op, dir->path, name);
 	if (!call)
 		return;
+	sftp_call_changes(call, SFTP_CHANGES_PATH | SFTP_CHANGES_NAMES);
 	call->mode = mode;
 	open_send(call, CV_FXF_WRITE | CV_FXF_CREAT | CV_FXF_EXCL, mknod_done);
 }

@@ -24,8 +24,9 @@
 #include "config/options.h"
 #include "config/str.h"
 
-#define TURNS_MAX  16		/* dopoll calls per cv_ssh_turn(); each reads at most 4 KiB */
-#define UNSENT_MAX (512 * 1024) /* bytes in libssh's output buffer */
+#define LIBSSH_READ 4096	 /* bytes of one recv() */
+#define TURNS_MAX   16		 /* dopoll calls per cv_ssh_turn(), a recv() each */
+#define UNSENT_MAX  (512 * 1024) /* bytes in libssh's output buffer */
 
 struct cv_ssh {
 	ssh_session session;
@@ -190,6 +191,18 @@ uint32_t cv_ssh_want(const struct cv_ssh *ssh)
 	return EPOLLIN | (write ? (uint32_t)EPOLLOUT : 0);
 }
 
+/* Returns 1 when something was done, 0 when there was nothing to do, -1 at the end of the stream.
+ */
+static int turn(struct cv_ssh *ssh)
+{
+	int r = ssh_event_dopoll(ssh->event, 0);
+
+	if (r == SSH_ERROR || ssh->ended ||
+	    (ssh_get_status(ssh->session) & (SSH_CLOSED | SSH_CLOSED_ERROR)))
+		return -1;
+	return r != SSH_AGAIN;
+}
+
 static int broken(struct cv_ssh *ssh)
 {
 	const char *text = ssh_get_error(ssh->session);
@@ -200,6 +213,14 @@ static int broken(struct cv_ssh *ssh)
 				: ssh->ended ? "the server closed the SFTP channel"
 					     : "connection lost");
 	return -ECONNRESET;
+}
+
+int cv_ssh_settle(struct cv_ssh *ssh)
+{
+	if (!(ssh_get_poll_flags(ssh->session) & SSH_WRITE_PENDING) ||
+	    (ssh_get_status(ssh->session) & SSH_WRITE_PENDING))
+		return 0;
+	return turn(ssh) < 0 ? broken(ssh) : 0;
 }
 
 /* The window is topped up once per quarter, outside the callbacks. */
@@ -218,12 +239,13 @@ static void raise_window(struct cv_ssh *ssh)
 int cv_ssh_turn(struct cv_ssh *ssh)
 {
 	for (int i = 0; i < TURNS_MAX; i++) {
-		int r = ssh_event_dopoll(ssh->event, 0);
+		uint64_t before = ssh->counter.in_bytes;
+		int r = turn(ssh);
 
-		if (r == SSH_ERROR || ssh->ended ||
-		    (ssh_get_status(ssh->session) & (SSH_CLOSED | SSH_CLOSED_ERROR)))
+		if (r < 0)
 			return broken(ssh);
-		if (r == SSH_AGAIN)
+		/* Less than one read's worth: that was all, for now. */
+		if (r == 0 || ssh->counter.in_bytes - before < LIBSSH_READ)
 			break;
 	}
 	raise_window(ssh);

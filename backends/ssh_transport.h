@@ -42,6 +42,11 @@ uint32_t cv_ssh_want(const struct cv_ssh *ssh); /* EPOLLIN, perhaps EPOLLOUT */
  * cv_ssh_error() says why and only cv_ssh_close() remains.
  */
 int cv_ssh_turn(struct cv_ssh *ssh);
+/*
+ * After sending, when all has gone out: spares the wake-up that would only tell the library so.
+ * Results as cv_ssh_turn().
+ */
+int cv_ssh_settle(struct cv_ssh *ssh);
 const char *cv_ssh_error(const struct cv_ssh *ssh);
 
 /* Bytes worth offering now; 0 until the peer's window opens or the output drains. */

@@ -1,0 +1,504 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What is asked before anybody wants to know, to save round trips:
+ *
+ * - Directories below a listing are opened and read while the worker is still busy with the
+ * listing: find, ls -R, du and grep -r come by next. As with read-ahead of file data, the number
+ * grows when the guess was right and shrinks when nobody came.
+ * - A directory in which several names had to be looked up one by one is listed; names are then
+ *   looked up, and missed, in that. A directory that we have just made is known to be empty.
+ *
+ * None of it is a cache in the sense of the worker's: everything is used once or for a second,
+ * which is less than the kernel would believe the same answer, and only until a change of our own.
+ * File data and the attributes that open() brings are never taken from here. cache=strict turns it
+ * off.
+ */
+#include "backends/sftp.h"
+
+#include <errno.h>
+#include <search.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "config/cleanup.h"
+#include "config/options.h"
+#include "config/str.h"
+
+#define MS	     1000000ull
+#define LISTING_NS   (2000 * MS) /* a listing that was read ahead is good for as long */
+#define LOOKUP_NS    (1000 * MS) /* names in one; as the kernel's own negative entries */
+#define PURGE_MS     1000
+#define KEPT_NS	     (4000 * MS)
+#define BUDGET_START 2
+#define BUDGET_MAX   32
+#define PLANNED_MAX  512
+#define KNOWN_MAX    32 /* directories known for lookups */
+#define UNSURE_MAX   2048
+#define MISSES	     4 /* lookups in one directory before it is worth a listing */
+
+/* A name in a known directory. */
+struct known_name {
+	const char *name;
+	const struct cv_dirent *entry; /* NULL: we have changed it since; name is owned then */
+};
+
+enum known_state {
+	KNOWN_PLANNED, /* to be opened for a walk */
+	KNOWN_OPENED,
+	KNOWN_MADE, /* by us: empty but for what we have put there */
+};
+
+struct sftp_known {
+	struct sftp_known *next;
+	struct sftp_known **link;
+	struct sftp_engine *e;
+	enum known_state state;
+	char *path;
+	uint64_t hash;
+	uint64_t since_ns;	      /* nothing known is older */
+	struct sftp_listing *listing; /* KNOWN_OPENED */
+	void *names;		      /* tsearch(3) tree of struct known_name */
+	unsigned unsure;	      /* names we have changed */
+	unsigned hits;		      /* lookups answered */
+	bool walk;		      /* for a walk, else for lookups */
+	bool indexed;		      /* names has what the listing has */
+};
+
+static uint64_t hash_of(const char *p, size_t n)
+{
+	uint64_t h = 14695981039346656037ull; /* FNV-1a */
+
+	for (size_t i = 0; i < n; i++)
+		h = (h ^ (uint8_t)p[i]) * 1099511628211ull;
+	return h;
+}
+
+/* Length of path's directory, and where its last component starts. "/" has none: 0. */
+static size_t split(const char *path, const char **ret_name)
+{
+	const char *slash = strrchr(path, '/');
+
+	if (!slash || !slash[1])
+		return 0;
+	*ret_name = slash + 1;
+	return slash == path ? 1 : (size_t)(slash - path);
+}
+
+static bool is_at(const char *path, const char *dir, size_t n)
+{
+	return strncmp(path, dir, n) == 0 && path[n] == '\0';
+}
+
+/* ---- known directories ---- */
+
+static struct sftp_known *known_find(struct sftp_engine *e, const char *dir, size_t n)
+{
+	uint64_t hash = hash_of(dir, n);
+
+	for (struct sftp_known *k = e->ahead.known; k; k = k->next) {
+		if (k->hash == hash && is_at(k->path, dir, n))
+			return k;
+	}
+	return NULL;
+}
+
+/* Enters one at *at; NULL: out of memory. */
+static struct sftp_known *known_new(struct sftp_engine *e, const char *path, enum known_state state,
+				    struct sftp_known **at)
+{
+	struct sftp_known *k = calloc(1, sizeof(*k));
+
+	if (k)
+		k->path = strdup(path);
+	if (!k || !k->path) {
+		free(k);
+		return NULL;
+	}
+	k->e = e;
+	k->hash = hash_of(path, strlen(path));
+	k->since_ns = cv_loop_now_ns(e->loop);
+	k->state = state;
+	k->walk = state == KNOWN_PLANNED;
+	k->next = *at;
+	k->link = at;
+	if (k->next)
+		k->next->link = &k->next;
+	*at = k;
+	e->ahead.planned += state == KNOWN_PLANNED;
+	if (!e->ahead.purge.index)
+		(void)cv_timer_set(e->loop, &e->ahead.purge, PURGE_MS);
+	return k;
+}
+
+static void name_free(void *p)
+{
+	struct known_name *n = p;
+
+	if (!n->entry)
+		free((char *)(uintptr_t)n->name);
+	free(n);
+}
+
+static void known_drop(struct sftp_known *k)
+{
+	struct sftp_ahead *a = &k->e->ahead;
+
+	*k->link = k->next;
+	if (k->next)
+		k->next->link = k->link;
+	if (k->state == KNOWN_PLANNED)
+		a->planned--;
+	else if (k->walk)
+		a->walked--;
+	tdestroy(k->names, name_free); /* before the entries it points to */
+	if (k->listing)
+		sftp_listing_release(k->listing);
+	free(k->path);
+	free(k);
+}
+
+void sftp_ahead_failed(struct sftp_known *k)
+{
+	known_drop(k);
+}
+
+static bool older(const struct sftp_known *k, uint64_t ns)
+{
+	return cv_loop_now_ns(k->e->loop) - k->since_ns > ns;
+}
+
+static void purge(struct cv_timer *timer)
+{
+	struct sftp_ahead *a = cv_container_of(timer, struct sftp_ahead, purge);
+	struct sftp_engine *e = cv_container_of(a, struct sftp_engine, ahead);
+	struct sftp_known *next;
+
+	for (struct sftp_known *k = a->known; k; k = next) {
+		next = k->next;
+		if (!older(k, k->walk ? LISTING_NS : KEPT_NS))
+			continue;
+		/* Nobody came. */
+		if (k->walk && k->state == KNOWN_OPENED && a->budget > 1)
+			a->budget /= 2;
+		known_drop(k);
+	}
+	if (a->known)
+		(void)cv_timer_set(e->loop, &a->purge, PURGE_MS);
+}
+
+static bool may_open(const struct sftp_engine *e)
+{
+	return e->link.state == SFTP_LINK_UP && !sftp_too_many_open(e);
+}
+
+/* ---- walks ---- */
+
+static void walk_on(struct sftp_engine *e)
+{
+	struct sftp_ahead *a = &e->ahead;
+	struct sftp_known *next;
+
+	for (struct sftp_known *k = a->known; k && a->planned && a->walked < a->budget; k = next) {
+		next = k->next;
+		if (k->state != KNOWN_PLANNED)
+			continue;
+		if (!may_open(e))
+			return;
+		k->listing = sftp_listing_open(e, k->path);
+		if (!k->listing)
+			return;
+		k->listing->known = k;
+		k->state = KNOWN_OPENED;
+		k->since_ns = cv_loop_now_ns(e->loop);
+		a->planned--;
+		a->walked++;
+	}
+}
+
+/* Expects the directories in b to be visited next, after the entry at `at`. */
+static void plan(struct sftp_listing *l, const struct sftp_batch *b, struct sftp_known **at)
+{
+	struct sftp_engine *e = l->e;
+	const char *dir = l->file->open.path;
+
+	for (size_t i = 0; i < b->count && e->ahead.planned < PLANNED_MAX; i++) {
+		const struct cv_dirent *d = &b->entries[i];
+		cv_cleanup_free char *path = NULL;
+		struct sftp_known *k;
+
+		if (!S_ISDIR(d->mode))
+			continue;
+		path = cv_sprintf("%s%s%s", dir, dir[1] ? "/" : "", d->name);
+		if (!path || known_find(e, path, strlen(path)))
+			continue;
+		k = known_new(e, path, KNOWN_PLANNED, at);
+		if (!k)
+			return;
+		at = &k->next;
+	}
+}
+
+static void walk_hit(struct sftp_engine *e)
+{
+	if (e->ahead.budget < BUDGET_MAX)
+		e->ahead.budget *= 2;
+}
+
+struct sftp_listing *sftp_ahead_take(struct sftp_engine *e, const char *path)
+{
+	struct sftp_known *k = known_find(e, path, strlen(path));
+	struct sftp_listing *l;
+
+	if (!k || k->state == KNOWN_MADE)
+		return NULL;
+	if (k->walk)
+		walk_hit(e);
+	l = k->listing;
+	/* What we have changed in it we would have to hide. */
+	if (older(k, LISTING_NS) || k->unsure)
+		l = NULL;
+	if (l) {
+		k->listing = NULL;
+		l->known = NULL;
+	}
+	known_drop(k);
+	walk_on(e);
+	return l;
+}
+
+/* ---- lookups ---- */
+
+static int compare_names(const void *a, const void *b)
+{
+	return strcmp(((const struct known_name *)a)->name, ((const struct known_name *)b)->name);
+}
+
+/* Returns the tree's entry of that name, new or not; NULL: out of memory. */
+static struct known_name *name_enter(struct sftp_known *k, const char *name)
+{
+	struct known_name *n = calloc(1, sizeof(*n));
+	struct known_name **found;
+
+	if (!n)
+		return NULL;
+	n->name = name;
+	found = tsearch(n, &k->names, compare_names);
+	if (!found || *found != n)
+		free(n);
+	return found ? *found : NULL;
+}
+
+static void index_batch(struct sftp_known *k, const struct sftp_batch *b)
+{
+	for (size_t i = 0; i < b->count; i++) {
+		struct known_name *n = name_enter(k, b->entries[i].name);
+
+		if (n && n->name == b->entries[i].name)
+			n->entry = &b->entries[i];
+	}
+}
+
+void sftp_ahead_entries(struct sftp_listing *l, const struct sftp_batch *b)
+{
+	struct sftp_engine *e = l->e;
+	struct sftp_known *k = l->known;
+
+	if (e->ahead.off || !b)
+		return;
+	if (k && k->indexed)
+		index_batch(k, b);
+	if (!k || k->walk) {
+		plan(l, b, k ? &k->next : &e->ahead.known);
+		walk_on(e);
+	}
+}
+
+static void list_for_lookups(struct sftp_engine *e, const char *dir, size_t n)
+{
+	cv_cleanup_free char *path = strndup(dir, n);
+	struct sftp_known *oldest = NULL;
+	struct sftp_known *k = known_find(e, dir, n);
+	unsigned count = 0;
+
+	if (!path || !may_open(e))
+		return;
+	if (k) /* planned */
+		known_drop(k);
+	for (k = e->ahead.known; k; k = k->next) {
+		count += !k->walk;
+		if (!k->walk && (!oldest || k->since_ns < oldest->since_ns))
+			oldest = k;
+	}
+	if (count >= KNOWN_MAX)
+		known_drop(oldest);
+	k = known_new(e, path, KNOWN_OPENED, &e->ahead.known);
+	if (!k)
+		return;
+	k->listing = sftp_listing_open(e, path);
+	if (k->listing)
+		k->listing->known = k;
+	else
+		known_drop(k);
+}
+
+/* A lookup goes to the server. Is that becoming a habit? */
+static void missed(struct sftp_engine *e, const char *dir, size_t n)
+{
+	uint64_t now = cv_loop_now_ns(e->loop);
+	uint64_t hash = hash_of(dir, n);
+	size_t at = 0;
+
+	for (size_t i = 0; i < CV_ARRAY_SIZE(e->ahead.misses); i++) {
+		if (e->ahead.misses[i].dir == hash) {
+			at = i;
+			break;
+		}
+		if (e->ahead.misses[i].since_ns < e->ahead.misses[at].since_ns)
+			at = i;
+	}
+	if (e->ahead.misses[at].dir != hash || now - e->ahead.misses[at].since_ns > LOOKUP_NS) {
+		e->ahead.misses[at].dir = hash;
+		e->ahead.misses[at].since_ns = now;
+		e->ahead.misses[at].count = 0;
+	}
+	if (++e->ahead.misses[at].count == MISSES)
+		list_for_lookups(e, dir, n);
+}
+
+int sftp_ahead_lookup(struct sftp_engine *e, const char *path, struct cv_attr *ret_attr)
+{
+	struct known_name key = { NULL, NULL };
+	size_t n = split(path, &key.name);
+	struct known_name **found;
+	struct sftp_known *k;
+
+	if (e->ahead.off || n == 0)
+		return -EAGAIN;
+	k = known_find(e, path, n);
+	if (!k || k->state == KNOWN_PLANNED) {
+		missed(e, path, n);
+		return -EAGAIN;
+	}
+	if (older(k, LOOKUP_NS)) {
+		bool useful = k->hits > 0;
+
+		known_drop(k);
+		if (useful)
+			list_for_lookups(e, path, n);
+		else
+			missed(e, path, n);
+		return -EAGAIN;
+	}
+	if (k->listing && !k->indexed) {
+		k->indexed = true;
+		for (const struct sftp_batch *b = k->listing->head; b; b = b->next)
+			index_batch(k, b);
+	}
+	found = tfind(&key, &k->names, compare_names);
+	if (found && (*found)->entry && (*found)->entry->have_entry) {
+		*ret_attr = (*found)->entry->entry.attr;
+		k->hits++;
+		return 0;
+	}
+	if (found || !(k->state == KNOWN_MADE || k->listing->eof))
+		return -EAGAIN;
+	k->hits++;
+	return -ENOENT;
+}
+
+void sftp_ahead_made(struct sftp_engine *e, const char *path)
+{
+	struct sftp_known *k;
+
+	if (e->ahead.off)
+		return;
+	k = known_find(e, path, strlen(path));
+	if (k)
+		known_drop(k);
+	(void)known_new(e, path, KNOWN_MADE, &e->ahead.known);
+}
+
+/* ---- changes ---- */
+
+/* Makes what is known of a name unsure. */
+static void name_changed(struct sftp_known *k, const char *name)
+{
+	char *own = strdup(name);
+	struct known_name *n = own ? name_enter(k, own) : NULL;
+
+	if (n && n->name == own) {
+		n->entry = NULL;
+		k->unsure++;
+		return;
+	}
+	if (n && n->entry) { /* known from the listing: from now on the name is ours */
+		n->name = own;
+		n->entry = NULL;
+		k->unsure++;
+		return;
+	}
+	free(own);
+}
+
+static void entry_changed(struct sftp_engine *e, const char *path)
+{
+	const char *name;
+	size_t n = split(path, &name);
+	struct sftp_known *k = n ? known_find(e, path, n) : NULL;
+
+	if (n == 0)
+		return;
+	if (k && k->state != KNOWN_PLANNED) {
+		name_changed(k, name);
+		if (k->walk || k->unsure > UNSURE_MAX)
+			known_drop(k);
+	}
+	for (struct sftp_listing *l = e->listings; l; l = l->next) {
+		if (!l->known && is_at(l->file->open.path, path, n))
+			sftp_listing_outdated(l);
+	}
+}
+
+void sftp_ahead_changed(struct sftp_engine *e, const char *path, bool names)
+{
+	struct sftp_known *next;
+	const char *name;
+	size_t n = strlen(path);
+
+	if (!e->ahead.known && !e->listings)
+		return;
+	entry_changed(e, path);
+	if (!names)
+		return;
+	for (struct sftp_known *k = e->ahead.known; k; k = next) {
+		next = k->next;
+		if (strncmp(k->path, path, n) == 0 && (k->path[n] == '\0' || k->path[n] == '/'))
+			known_drop(k);
+	}
+	/* The directory has other times now. */
+	n = split(path, &name);
+	if (n > 1) {
+		cv_cleanup_free char *dir = strndup(path, n);
+
+		if (dir)
+			entry_changed(e, dir);
+	}
+}
+
+/* ---- life ---- */
+
+void sftp_ahead_init(struct sftp_engine *e)
+{
+	e->ahead.budget = BUDGET_START;
+	e->ahead.purge = (struct cv_timer)CV_TIMER_INIT(purge);
+	e->ahead.off = cv_str_eq(cv_options_str(&e->options, "cache", "default"), "strict") ||
+		       cv_options_ms(&e->options, "attr_timeout", 1000) == 0;
+}
+
+void sftp_ahead_release(struct sftp_engine *e)
+{
+	cv_timer_cancel(e->loop, &e->ahead.purge);
+	while (e->ahead.known)
+		known_drop(e->ahead.known);
+}
