@@ -26,6 +26,12 @@ void cv_fs_know(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *at
 	know_since(fs, node, attr, cv_loop_now_ns(fs->loop));
 }
 
+void cv_fs_know_dir(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *attr)
+{
+	if (S_ISDIR(attr->mode) && !fs->local)
+		cv_fs_know(fs, node, attr);
+}
+
 static int64_t ns_of(const struct timespec *ts)
 {
 	return (int64_t)ts->tv_sec * 1000000000 + ts->tv_nsec;

@@ -31,14 +31,17 @@ struct cv_open {
 	struct cv_handle_record *record;
 	uint32_t index;
 	struct cv_node *node; /* held */
-	struct cv_file *file;
-	uint64_t error_mark; /* see cv_wb_error() */
-	unsigned users;	     /* requests that use it: an interrupted one outlives its answer */
+	struct cv_file *file; /* NULL: a directory nobody has read from yet */
+	uint64_t error_mark;  /* see cv_wb_error() */
+	unsigned users;	      /* requests that use it: an interrupted one outlives its answer */
 	struct cv_request *closer; /* the release that waits for them */
 	/* directories */
 	struct cv_listing *listing;
 	struct cv_request *waiting; /* for the listing being fetched */
 	bool fetching;
+	/* when the first of the attributes its listing has brought must be checked again; 0: it
+	 * was not read from the start */
+	uint64_t believed_until_ns;
 };
 
 struct cv_request {
@@ -69,6 +72,7 @@ struct cv_request {
 	int flags;
 	char *own_names[2]; /* what outlives the slot of an interrupted request; owned */
 	uint64_t clock;	    /* cv_nodes.clock when the request arrived */
+	uint64_t fetch_off; /* listings: what is being fetched comes after it */
 	bool plus;
 	bool then_dir; /* hidden.c: the hidden directory may go after this */
 	bool truncating;
@@ -174,6 +178,9 @@ void cv_fs_stat(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *at
 double cv_fs_ttl(struct cv_fs *fs, const struct cv_attr *attr);
 /* attr is the object after all our changes: answers getattr until the server must be asked. */
 void cv_fs_know(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *attr);
+/* The kernel was told attr. Reading a directory makes it forget its atime, and ask for everything.
+ */
+void cv_fs_know_dir(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *attr);
 bool cv_fs_known(struct cv_fs *fs, const struct cv_node *node, struct cv_attr *ret_attr,
 		 double *ret_ttl);
 /* An operation of ours, started when cv_nodes.clock was began, has changed (or tried to change) the

@@ -3,6 +3,11 @@
  * Listings. The engine returns entries in batches of its own size; a batch is copied, because the
  * kernel's buffer may take less, and served from until it is used up. Where a batch is older than a
  * change of ours, its attributes must not reach the kernel: names go out alone then.
+ *
+ * The kernel keeps listings of remote directories, too, for as long as the directory's time stays
+ * the same, and nothing is asked for them: the engine's directory is opened when the kernel comes
+ * for entries. But a listing is also what brings attributes, all at once. So it is kept only until
+ * the first attribute that came with it is to be checked again.
  */
 #include "fuse/fs.h"
 
@@ -70,6 +75,14 @@ struct reply {
 	size_t nnodes;
 };
 
+static void believe_until(struct cv_fs *fs, struct cv_open *open, double ttl)
+{
+	uint64_t until = cv_loop_now_ns(fs->loop) + (uint64_t)(ttl * 1e9);
+
+	if (open->believed_until_ns > until)
+		open->believed_until_ns = until;
+}
+
 /* Returns false when the entry does not fit. */
 static bool add_plain(struct reply *rp, const char *name, uint64_t ino, uint32_t mode,
 		      uint64_t next)
@@ -122,6 +135,8 @@ static bool add_entry(struct reply *rp, const struct cv_listing *l, const struct
 				   (off_t)d->next_off);
 	rp->used += n;
 	rp->nodes[rp->nnodes++] = node->id;
+	believe_until(fs, r->open, e.attr_timeout);
+	cv_fs_know_dir(fs, node, &d->entry.attr);
 	return true;
 }
 
@@ -186,6 +201,12 @@ static void serve(struct cv_request *r)
 	while ((size_t)at < l->count && add_entry(&rp, l, &l->entries[at]))
 		at++;
 	l->position = (size_t)at;
+	if ((size_t)at == l->count && l->eof) {
+		/* Where the directory's time cannot show the next change, do not rely on it. */
+		r->node->listed_until_ns =
+			r->node->record->seen_change ? r->open->believed_until_ns : 0;
+		r->node->listed_uid = r->cred.uid;
+	}
 	/* Everything that was left is hidden: do not report an end too early. */
 	if (rp.used == 0 && (size_t)at == l->count && !l->eof) {
 		r->off = l->entries[l->count - 1].next_off;
@@ -208,28 +229,19 @@ out:
 	free(rp.nodes);
 }
 
-static void fetch_done(struct cv_op *op, ssize_t result)
+static void fetched(struct cv_request *r, struct cv_listing *l, int err)
 {
-	struct cv_request *r = cv_request_of(op);
 	struct cv_open *open = r->open;
-	struct cv_listing *l = NULL;
 
 	open->fetching = false;
 	cv_open_hold(open);
-	if (result >= 0) {
-		l = listing_copy(op->dirents, (size_t)result);
-		if (l) {
-			l->start = r->op.offset;
-			l->clock = r->clock;
-			l->eof = op->eof || result == 0;
-			cv_listing_free(open->listing);
-			open->listing = l;
-		}
-	}
-	if (l)
+	if (l) {
+		cv_listing_free(open->listing);
+		open->listing = l;
 		serve(r);
-	else
-		cv_reply_err(r, result < 0 ? (int)result : -ENOMEM);
+	} else {
+		cv_reply_err(r, err);
+	}
 	while (open->waiting && !open->fetching) {
 		struct cv_request *next = open->waiting;
 
@@ -239,8 +251,43 @@ static void fetch_done(struct cv_op *op, ssize_t result)
 	cv_open_put(open);
 }
 
+static void fetch_done(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+	struct cv_listing *l = result < 0 ? NULL : listing_copy(op->dirents, (size_t)result);
+
+	if (l) {
+		l->start = r->fetch_off;
+		l->clock = r->clock;
+		l->eof = op->eof || result == 0;
+	}
+	fetched(r, l, result < 0 ? (int)result : -ENOMEM);
+}
+
+static void fetch_entries(struct cv_request *r)
+{
+	r->clock = r->fs->nodes.clock;
+	cv_request_op(r, fetch_done);
+	cv_readdir(&r->fs->mount, &r->op, r->open->file, r->fetch_off);
+}
+
+static void opened_late(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+
+	if (result < 0) {
+		fetched(r, NULL, (int)result);
+		return;
+	}
+	r->open->file = op->file;
+	fetch_entries(r);
+}
+
 static void fetch(struct cv_request *r, uint64_t off)
 {
+	struct cv_object obj;
+	int err;
+
 	if (r->open->fetching) {
 		/* One at a time per handle; the kernel rarely asks for more. */
 		struct cv_request **p = &r->open->waiting;
@@ -252,10 +299,18 @@ static void fetch(struct cv_request *r, uint64_t off)
 		return;
 	}
 	r->open->fetching = true;
-	r->clock = r->fs->nodes.clock;
-	cv_request_op(r, fetch_done);
-	r->op.offset = off; /* ours to remember: readdir does not use it */
-	cv_readdir(&r->fs->mount, &r->op, r->open->file, off);
+	r->fetch_off = off;
+	if (r->open->file) {
+		fetch_entries(r);
+		return;
+	}
+	err = cv_fs_object(r->fs, r->node, 0, &obj);
+	if (err < 0) {
+		fetched(r, NULL, err);
+		return;
+	}
+	cv_request_op(r, opened_late);
+	cv_opendir(&r->fs->mount, &r->op, &obj);
 }
 
 static void read_dir(fuse_req_t req, size_t size, off_t off, struct fuse_file_info *fi, bool plus)
@@ -269,6 +324,7 @@ static void read_dir(fuse_req_t req, size_t size, off_t off, struct fuse_file_in
 	r->plus = plus;
 	/* A directory read again from its start shows what is there now. */
 	if (off == 0 && !r->open->fetching) {
+		r->open->believed_until_ns = UINT64_MAX;
 		cv_listing_free(r->open->listing);
 		r->open->listing = NULL;
 	}
@@ -289,19 +345,14 @@ void cv_op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 	read_dir(req, size, off, fi, true);
 }
 
-static void opendir_done(struct cv_op *op, ssize_t result)
+static void opened(struct cv_request *r, struct cv_file *file)
 {
-	struct cv_request *r = cv_request_of(op);
 	struct cv_fs *fs = r->fs;
-	struct cv_open *open;
+	struct cv_open *open = cv_open_new(fs, r->node, file, 0, true, &r->cred);
 
-	if (result < 0) {
-		cv_reply_err(r, (int)result);
-		return;
-	}
-	open = cv_open_new(fs, r->node, op->file, 0, true, &r->cred);
 	if (!open) {
-		cv_releasedir(&fs->mount, op->file);
+		if (file)
+			cv_releasedir(&fs->mount, file);
 		cv_reply_err(r, -ENFILE);
 		return;
 	}
@@ -310,6 +361,27 @@ static void opendir_done(struct cv_op *op, ssize_t result)
 		cv_open_free(fs, open);
 	r->req = NULL;
 	cv_request_end(r);
+}
+
+static void opendir_done(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+
+	if (result < 0)
+		cv_reply_err(r, (int)result);
+	else
+		opened(r, op->file);
+}
+
+/* Is the listing that the kernel may have good for this caller? What a server that decides by the
+ * caller has shown to one is not for another. */
+static bool kept_listing(const struct cv_request *r)
+{
+	const struct cv_fs *fs = r->fs;
+
+	return r->node->listed_until_ns > cv_loop_now_ns(fs->loop) &&
+	       (!(fs->mount.info.features & CV_FEAT_CALLER_CREDS) ||
+		r->node->listed_uid == r->cred.uid);
 }
 
 void cv_op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -321,6 +393,13 @@ void cv_op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	if (!r)
 		return;
 	r->fi = *fi;
+	r->fi.cache_readdir = !r->fs->local && r->fs->ttl_dir_max_ms > 0;
+	r->fi.keep_cache = r->fi.cache_readdir && kept_listing(r);
+	cv_counters_cache(r->fs->mount.counters, CV_CACHE_LISTING, r->fi.keep_cache);
+	if (r->fi.keep_cache) {
+		opened(r, NULL);
+		return;
+	}
 	err = cv_fs_object(r->fs, r->node, 0, &obj);
 	if (err < 0) {
 		cv_reply_err(r, err);
@@ -363,6 +442,13 @@ void cv_op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_fi
 	(void)ino;
 	if (!r)
 		return;
+	/* Not opened yet: a remote directory, whose changes are the server's when they are
+	 * answered.
+	 */
+	if (!r->open->file) {
+		cv_reply_err(r, 0);
+		return;
+	}
 	cv_request_op(r, fsyncdir_done);
 	cv_fsyncdir(&r->fs->mount, &r->op, r->open->file, datasync);
 }

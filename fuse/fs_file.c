@@ -90,7 +90,8 @@ void cv_open_free(struct cv_fs *fs, struct cv_open *open)
 	struct cv_node *node = open->node;
 
 	if (open->record->is_dir) {
-		cv_releasedir(&fs->mount, open->file);
+		if (open->file)
+			cv_releasedir(&fs->mount, open->file);
 	} else {
 		cv_release(&fs->mount, open->file);
 		node->open_count--;

@@ -334,6 +334,8 @@ static void reply_entry(struct cv_request *r, struct cv_node *parent, const char
 		cv_reply_err(r, -ENOMEM);
 		return;
 	}
+	if (node->changed <= r->clock)
+		cv_fs_know_dir(fs, node, &r->op.entry.attr);
 	if (fuse_reply_entry(r->req, &e) < 0)
 		cv_node_forget(&fs->nodes, node, 1); /* the kernel did not take it */
 	r->req = NULL;
@@ -449,10 +451,13 @@ static void getattr_done(struct cv_op *op, ssize_t result)
 	struct cv_request *r = cv_request_of(op);
 
 	cv_node_unknow(r->node);
-	if (result < 0)
+	if (result < 0) {
 		cv_reply_err(r, (int)result);
-	else
-		cv_reply_attr(r, r->node, &op->attr);
+		return;
+	}
+	if (r->node->changed <= r->clock)
+		cv_fs_know_dir(r->fs, r->node, &op->attr);
+	cv_reply_attr(r, r->node, &op->attr);
 }
 
 static void getattr_go(struct cv_request *r)
@@ -460,9 +465,12 @@ static void getattr_go(struct cv_request *r)
 	struct cv_object obj;
 	struct cv_attr attr;
 	double ttl;
+	bool known;
 	int err;
 
-	if (cv_fs_known(r->fs, r->node, &attr, &ttl)) {
+	known = cv_fs_known(r->fs, r->node, &attr, &ttl);
+	cv_counters_cache(r->fs->mount.counters, CV_CACHE_ATTR, known);
+	if (known) {
 		reply_attr_for(r, r->node, &attr, ttl);
 		return;
 	}

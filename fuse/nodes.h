@@ -40,6 +40,11 @@ struct cv_node {
 	/* Owned; NULL: ask the server. The kernel forgets attributes with each of its changes; this
 	 * answers when it asks again. Only a hint: a successor of the worker has none. */
 	struct cv_known *known;
+	/* Directories: until when the kernel may use the last listing, and who read it. A hint,
+	 * too.
+	 */
+	uint64_t listed_until_ns;
+	uint32_t listed_uid;
 };
 
 struct cv_node_index {

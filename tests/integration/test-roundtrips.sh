@@ -66,10 +66,26 @@ stat_after_change() {
 	done
 }
 
+list() {
+	ls -lR tree >"$T/listed"
+}
+
 start_engine nfs
+mkdir -p "$SERVER_DIR"/tree/{a,b}/{c,d}
+touch -d '2 days ago' "$SERVER_DIR"/tree/{a,b}/{c,d}/{1,2,3} "$SERVER_DIR"/tree/{a/{c,d},b/{c,d},a,b,}
 mount_volume "$SOURCE" "$T/mnt" "$OPTIONS" --log-level debug || bail "mount"
 LOG=$(find /run/cvol -name '*.log')
-mkdir "$T/mnt/work" && cd "$T/mnt/work" || bail "mkdir"
+cd "$T/mnt" || bail "cd"
+for operation in opendir readdir lookup getattr; do
+	list
+	asks "nfs: a tree listed before: no $operation" 0 nfs "$operation" list
+done
+check_equal "nfs: and the listing is whole" "$(cd "$SERVER_DIR" && ls -lR tree | wc -l)" "$(wc -l <"$T/listed")"
+touch tree/a/c/new
+check_match "nfs: our own change is in it" new "$(ls tree/a/c)"
+rm tree/a/c/2
+check_equal "nfs: also a removal" "1 3 new" "$(ls tree/a/c | xargs)"
+mkdir work && cd work || bail "mkdir"
 : >first
 asks "nfs: creating does not ask for the directory" 0 nfs getattr create_files
 asks "nfs: nor does making directories" 0 nfs getattr make_dirs
@@ -83,8 +99,18 @@ check "unmount" unmount_volume "$T/mnt"
 # A directory that somebody else has changed as well: the server's answers are believed, not ours.
 mount_volume "$SOURCE" "$T/mnt" "$OPTIONS" || bail "mount"
 mount_volume "$SOURCE" "$T/mnt2" "$OPTIONS" || bail "mount"
+mount_volume "$SOURCE" "$T/mnt3" "$OPTIONS,cache=strict" || bail "mount"
 mkdir "$T/mnt/two" || bail "mkdir"
 mkdir "$T/mnt2/two/theirs" || bail "mkdir"
 mkdir "$T/mnt/two/ours" || bail "mkdir"
 check_equal "nfs: another client's change is in what our own brings" 4 "$(stat -c %h "$T/mnt/two")"
+ls "$T/mnt3/tree/b/c" "$T/mnt2/tree/b/c" >/dev/null
+touch "$T/mnt/tree/b/c/theirs"
+check_match "nfs: cache=strict lists another client's file at once" theirs "$(ls "$T/mnt3/tree/b/c")"
+unmount_volume "$T/mnt2"
+mount_volume "$SOURCE" "$T/mnt2" "$OPTIONS,attr_timeout=1s" || bail "mount"
+ls "$T/mnt2/tree/b/d" >/dev/null
+touch "$T/mnt/tree/b/d/theirs"
+check "nfs: others do when the directory's time is checked again" \
+	wait_for 3 test -n "$(sleep 1.2 && ls "$T/mnt2/tree/b/d" | grep theirs)"
 finish
