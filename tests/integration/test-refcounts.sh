@@ -167,7 +167,7 @@ start_proxy nfs "$NFS_PORT"
 raw_ok Create "{\"Name\":\"slow\",\"Opts\":{\"source\":\"nfs://127.0.0.1:$PROXY_PORT$NFS_EXPORT\",\"mountport\":\"$MNT_PORT\"}}" >/dev/null
 proxy_cmd nfs hole
 RAW_LIMIT=1 raw Mount "{\"Name\":\"slow\",\"ID\":\"$ID\"}" >/dev/null
-check_equal "a client leaves while Mount waits: nothing is counted yet" mounting "$(status_of slow .state)"
+check_equal "a client leaves while Mount waits: nothing is counted yet" connecting "$(status_of slow .state)"
 proxy_cmd nfs resume
 check "the mount that came too late is taken back" wait_for 30 sh -c "[ -z \"\$(pgrep '^cvol-fuse')\" ]"
 check "nothing is left" wait_nothing_left 5

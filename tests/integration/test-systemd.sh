@@ -90,7 +90,7 @@ check "store: it gets socket and descriptors" said "start $(daemon_pid) 3"
 check "store: the mount goes on" grep -q before "$p/file"
 check_equal "store: nothing is parked twice" 1 "$(told 'store ')"
 check "store: the daemon knows the mount" raw_ok Get '{"Name":"v"}'
-check_match "store: and its user" '"state": *"mounted".*"mounts": *1' "$OUT"
+check_match "store: and its user" '"state": *"ok".*"mounts": *1' "$OUT"
 
 raw_ok Unmount "{\"Name\":\"v\",\"ID\":\"$ID\"}" >/dev/null
 check "unmount: taken out of the store" wait_for 5 said 'remove v\.sock\..* 0$'
