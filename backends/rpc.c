@@ -34,6 +34,7 @@
 #define RX_SLOP		(64u * 1024) /* read past a large record at most this far */
 #define TURN_BYTES	(8u << 20)   /* received per turn before others get theirs */
 #define GATHER		48	     /* iovecs per sendmsg() */
+#define PARTS		4	     /* of a call: head, data, padding, tail */
 #define FRAGMENTS_MAX	1024
 #define FORGOTTEN	4 /* timeouts after which a call counts as lost by the server */
 #define PATIENCE_MAX	8
@@ -55,13 +56,13 @@
  */
 struct dial {
 	struct cv_posted posted;
-	struct cv_rpc *rpc;
 	struct cv_rpc_config config;
 	struct cv_loop *loop;
 	uint16_t prefer_port;
 	int fd; /* result, with err */
 	struct cv_err err;
 	pthread_mutex_t lock; /* protects the rest */
+	struct cv_rpc *rpc;   /* NULL: it is gone */
 	bool is_posted;	      /* the loop will run posted, and that frees */
 	bool abandoned;	      /* the rpc and perhaps the loop are gone: the thread frees */
 };
@@ -93,7 +94,6 @@ struct cv_rpc {
 	unsigned rx_fragments;
 	uint64_t heard_ns; /* last sign of life: a byte from the server, or one it acknowledged */
 	uint64_t sent_bytes, acked_bytes; /* on this connection */
-	bool freeing;
 	bool pinged;
 	struct cv_rpc_call ping;
 	bool pinging;
@@ -642,7 +642,7 @@ int cv_rpc_submit(struct cv_rpc *rpc, struct cv_rpc_call *call, uint32_t procedu
 		memcpy(call->head + n, args, args_size);
 	n += args_size;
 	(void)put_u32(call->head, LAST_FRAGMENT | (uint32_t)(n - 4 + call->data_size + pad));
-	call->head_size = n;
+	call->head_size = n - call->tail_size;
 	call->sent = 0;
 	call->resent = false;
 	call->on_wire = false;
@@ -774,17 +774,18 @@ static void dial_free(struct dial *d)
 static void dialled(struct cv_posted *posted)
 {
 	struct dial *d = cv_container_of(posted, struct dial, posted);
-	struct cv_rpc *rpc = d->rpc;
+	struct cv_rpc *rpc;
 
 	{
 		/* The thread is done with the lock, too, before this goes away. */
 		CV_SCOPED_LOCK(&d->lock);
-		rpc->dial = NULL;
+		rpc = d->rpc;
 	}
-	if (rpc->freeing) {
+	if (!rpc) { /* freed in the meantime */
 		dial_free(d);
 		return;
 	}
+	rpc->dial = NULL;
 	if (d->fd >= 0 && attach(rpc, d->fd) == 0) {
 		d->fd = -1;
 		rpc->reconnects++;
@@ -854,7 +855,7 @@ static void retry_fire(struct cv_timer *timer)
 
 static size_t call_size(const struct cv_rpc_call *c)
 {
-	return c->head_size + c->data_size + (4 - c->data_size % 4) % 4;
+	return c->head_size + c->data_size + (4 - c->data_size % 4) % 4 + c->tail_size;
 }
 
 /* Appends what is left of the call. Returns the number of iovecs used. */
@@ -862,14 +863,15 @@ static int gather(const struct cv_rpc_call *c, struct iovec *iov)
 {
 	static const uint8_t zero[4];
 	size_t skip = c->sent, pad = (4 - c->data_size % 4) % 4;
-	const struct iovec parts[3] = {
+	const struct iovec parts[PARTS] = {
 		{ .iov_base = c->head, .iov_len = c->head_size },
 		{ .iov_base = (void *)(uintptr_t)c->data, .iov_len = c->data_size },
 		{ .iov_base = (void *)(uintptr_t)zero, .iov_len = pad },
+		{ .iov_base = c->head + c->head_size, .iov_len = c->tail_size },
 	};
 	int n = 0;
 
-	for (int i = 0; i < 3; i++) {
+	for (int i = 0; i < PARTS; i++) {
 		if (skip >= parts[i].iov_len) {
 			skip -= parts[i].iov_len;
 			continue;
@@ -891,7 +893,7 @@ static int send_calls(struct cv_rpc *rpc)
 		int n = 0;
 		ssize_t sent;
 
-		for (struct cv_rpc_call *c = rpc->unsent; c && n + 3 <= GATHER; c = c->next) {
+		for (struct cv_rpc_call *c = rpc->unsent; c && n + PARTS <= GATHER; c = c->next) {
 			if (!c->on_wire && wire++ >= CV_RPC_WINDOW && c != &rpc->ping)
 				break;
 			n += gather(c, iov + n);
@@ -1220,21 +1222,14 @@ void cv_rpc_free(struct cv_rpc *rpc)
 	fd = rpc->watch.fd;
 	cv_loop_remove(rpc->loop, &rpc->watch);
 	cv_close_fd(&fd);
-	rpc->freeing = true;
 	while (rpc->first)
 		call_complete(rpc, rpc->first, -ECANCELED, NULL, 0);
 	cv_timer_cancel(rpc->loop, &rpc->tick);
 	if (rpc->dial) {
-		bool is_posted;
-
-		{
-			CV_SCOPED_LOCK(&rpc->dial->lock);
-			is_posted = rpc->dial->is_posted;
-			rpc->dial->abandoned = !is_posted;
-		}
-		/* Posted: one turn runs it. */
-		while (is_posted && rpc->dial)
-			(void)cv_loop_turn(rpc->loop, 0);
+		/* Posted: the loop runs it, perhaps in this very turn, and then it frees itself. */
+		CV_SCOPED_LOCK(&rpc->dial->lock);
+		rpc->dial->rpc = NULL;
+		rpc->dial->abandoned = !rpc->dial->is_posted;
 	}
 	free(rpc->rx);
 	free(rpc);

@@ -40,6 +40,7 @@ struct cv_rpc_call {
 	/* the caller's */
 	const void *data; /* sent after the arguments, by reference: must live until done() */
 	size_t data_size;
+	size_t tail_size; /* so many bytes at the end of the arguments follow the data instead */
 	/*
 	 * status 0: results (XDR, after the RPC header) in reply, valid until return. Else -errno:
 	 * -ETIMEDOUT (soft), -EACCES (credentials refused), -EIO (malformed, not accepted),
@@ -50,9 +51,9 @@ struct cv_rpc_call {
 
 	/* private */
 	struct cv_rpc_call *next, *prev;
-	uint8_t *head; /* record mark, RPC header, arguments */
-	size_t head_size;
-	size_t sent; /* bytes of this transmission */
+	uint8_t *head;	  /* record mark, RPC header, arguments */
+	size_t head_size; /* without the tail, which lies behind it */
+	size_t sent;	  /* bytes of this transmission */
 	uint32_t xid;
 	bool on_wire;
 	uint64_t deadline_ns; /* soft */

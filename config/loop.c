@@ -67,17 +67,6 @@ int cv_loop_new(struct cv_loop **ret_loop)
 	return 0;
 }
 
-void cv_loop_free(struct cv_loop *loop)
-{
-	if (!loop)
-		return;
-	cv_close_fd(&loop->epoll_fd);
-	cv_close_fd(&loop->wake_fd);
-	(void)pthread_mutex_destroy(&loop->lock);
-	free(loop->timers);
-	free(loop);
-}
-
 /* ---- descriptors ---- */
 
 int cv_loop_add(struct cv_loop *loop, struct cv_watch *watch, int fd, uint32_t events)
@@ -304,6 +293,18 @@ static void run_posted(struct cv_loop *loop)
 		list = p->next;
 		p->run(p);
 	}
+}
+
+void cv_loop_free(struct cv_loop *loop)
+{
+	if (!loop)
+		return;
+	run_posted(loop);
+	cv_close_fd(&loop->epoll_fd);
+	cv_close_fd(&loop->wake_fd);
+	(void)pthread_mutex_destroy(&loop->lock);
+	free(loop->timers);
+	free(loop);
 }
 
 /* ---- turns ---- */

@@ -53,7 +53,8 @@ struct cv_posted {
 };
 
 int cv_loop_new(struct cv_loop **ret_loop);
-void cv_loop_free(struct cv_loop *loop); /* NULL is fine; registered items stay the caller's */
+/* NULL is fine. Runs what has been posted; registered items stay the caller's. */
+void cv_loop_free(struct cv_loop *loop);
 
 /* Returns 0 or -errno. fd must stay open until removed. */
 int cv_loop_add(struct cv_loop *loop, struct cv_watch *watch, int fd, uint32_t events);
