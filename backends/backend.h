@@ -191,6 +191,8 @@ struct cv_op {
 
 /* Learned at connect. */
 struct cv_info {
+	/* The table for this connection, when the engine has one for each protocol version. */
+	const struct cv_backend *backend;
 	unsigned features;     /* enum cv_features */
 	struct cv_entry root;  /* handle (CV_FEAT_HANDLES) and attributes of the mount's root */
 	uint32_t read_max;     /* bytes, largest read worth asking for; <= CV_MAX_IO */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backends/nfs4.h"
 #include "config/cleanup.h"
 #include "config/log.h"
 #include "config/str.h"
@@ -43,6 +44,7 @@ struct cv_nfs_req *cv_nfs_req_new(void *conn, struct cv_op *op)
 	q->nfs = nfs;
 	q->op = op;
 	q->then = NULL;
+	q->resent_before = false;
 	q->again = false;
 	q->tries = 0;
 	q->delay = (struct cv_timer)CV_TIMER_INIT(delay_fire);
@@ -52,6 +54,8 @@ struct cv_nfs_req *cv_nfs_req_new(void *conn, struct cv_op *op)
 	q->target = NULL;
 	q->done_bytes = 0;
 	q->buf = NULL;
+	memset(&q->v4, 0, sizeof(q->v4));
+	q->v4.slot = -1;
 	return q;
 }
 
@@ -59,8 +63,11 @@ static void req_free(struct cv_nfs_req *q)
 {
 	struct cv_nfs *nfs = q->nfs;
 
+	if (q->v4.slot >= 0)
+		cv_nfs4_drop_slot(q); /* given up while it held one */
 	free(q->target);
 	free(q->buf);
+	free(q->v4.made);
 	if (nfs->nspare < SPARE_MAX) {
 		q->next = nfs->spare;
 		nfs->spare = q;
@@ -103,8 +110,7 @@ bool cv_nfs_set_name(struct cv_nfs_req *q, char dst[CV_NAME_MAX + 1], const char
 
 /* ---- steps ---- */
 
-/* The server has it on tape, or is not ready yet after a start: the same again, later. */
-static void wait_for_server(struct cv_nfs_req *q)
+void cv_nfs_wait(struct cv_nfs_req *q)
 {
 	struct cv_nfs *nfs = q->nfs;
 	uint64_t waited_ms = (cv_loop_now_ns(nfs->loop) - q->started_ns) / NANO_PER_MS;
@@ -130,7 +136,7 @@ static void answered(struct cv_rpc_call *call, int status, const uint8_t *reply,
 		uint32_t nfs_status = cv_xdr_u32(&x);
 
 		if (nfs_status == CV_NFS_JUKEBOX) {
-			wait_for_server(q);
+			cv_nfs_wait(q);
 			return;
 		}
 		status = x.bad ? -EIO : cv_nfs_errno(nfs_status);
@@ -143,44 +149,53 @@ void cv_nfs_step(struct cv_nfs_req *q, void (*send)(struct cv_nfs_req *),
 {
 	q->send = send;
 	q->got = got;
+	q->resent_before = false;
 	send(q);
+}
+
+const struct cv_cred *cv_nfs_cred(struct cv_nfs_req *q)
+{
+	const struct cv_nfs *nfs = q->nfs;
+
+	if (!nfs->set_uid && !nfs->set_gid)
+		return q->op->cred;
+	q->cred = *q->op->cred;
+	if (nfs->set_uid) {
+		q->cred.uid = nfs->uid;
+		q->cred.ngroups = 0; /* those of another user */
+	}
+	if (nfs->set_gid)
+		q->cred.gid = nfs->gid;
+	return &q->cred;
 }
 
 void cv_nfs_submit(struct cv_nfs_req *q, uint32_t procedure, const struct cv_nfs_args *args)
 {
-	const struct cv_nfs *nfs = q->nfs;
-	const struct cv_cred *cred = q->op->cred;
 	int r;
 
 	if (!args->size) {
 		cv_nfs_finish(q, -ENAMETOOLONG);
 		return;
 	}
-	if (nfs->set_uid || nfs->set_gid) {
-		q->cred = *cred;
-		if (nfs->set_uid) {
-			q->cred.uid = nfs->uid;
-			q->cred.ngroups = 0; /* those of another user */
-		}
-		if (nfs->set_gid)
-			q->cred.gid = nfs->gid;
-		cred = &q->cred;
-	}
 	q->call.done = answered;
-	r = cv_rpc_submit(nfs->rpc, &q->call, procedure, cred, args->bytes, args->size);
+	r = cv_rpc_submit(q->nfs->rpc, &q->call, procedure, cv_nfs_cred(q), args->bytes,
+			  args->size);
 	if (r < 0)
 		cv_nfs_finish(q, r);
 }
 
 /* ---- connection ---- */
 
-static void nfsb_disconnect(void *conn)
+void cv_nfs_disconnect(void *conn)
 {
 	struct cv_nfs *nfs = conn;
 
 	if (!nfs)
 		return;
+	if (nfs->v4)
+		cv_nfs4_say_goodbye(nfs->v4);
 	cv_rpc_free(nfs->rpc);
+	cv_nfs4_free(nfs->v4);
 	while (nfs->spare) {
 		struct cv_nfs_req *q = nfs->spare;
 
@@ -190,8 +205,8 @@ static void nfsb_disconnect(void *conn)
 	free(nfs);
 }
 
-static int nfsb_connect(const struct cv_dict *options, struct cv_loop *loop, void **ret_conn,
-			struct cv_info *ret_info, struct cv_err *err)
+int cv_nfs_connect(const struct cv_dict *options, struct cv_loop *loop, void **ret_conn,
+		   struct cv_info *ret_info, struct cv_err *err)
 {
 	struct cv_nfs *nfs = calloc(1, sizeof(*nfs));
 	int r;
@@ -201,14 +216,16 @@ static int nfsb_connect(const struct cv_dict *options, struct cv_loop *loop, voi
 	nfs->loop = loop;
 	r = cv_nfs_mount_export(options, nfs, ret_info, err);
 	if (r < 0) {
-		nfsb_disconnect(nfs);
+		cv_nfs_disconnect(nfs);
 		return r;
 	}
+	if (nfs->v4)
+		ret_info->backend = &cv_backend_nfs4;
 	*ret_conn = nfs;
 	return 0;
 }
 
-static void nfsb_stats(void *conn, struct cv_stats *ret)
+void cv_nfs_stats(void *conn, struct cv_stats *ret)
 {
 	const struct cv_nfs *nfs = conn;
 	struct cv_rpc_stats rpc;
@@ -226,9 +243,9 @@ static void nfsb_stats(void *conn, struct cv_stats *ret)
 /* No fallocate, lseek, xattrs: the protocol has none. */
 const struct cv_backend cv_backend_nfs = {
 	.name = "nfs",
-	.connect = nfsb_connect,
-	.disconnect = nfsb_disconnect,
-	.stats = nfsb_stats,
+	.connect = cv_nfs_connect,
+	.disconnect = cv_nfs_disconnect,
+	.stats = cv_nfs_stats,
 	.lookup = cv_nfs_lookup,
 	.getattr = cv_nfs_getattr,
 	.setattr = cv_nfs_setattr,

@@ -21,6 +21,20 @@
 #include "backends/rpc.h"
 
 struct cv_nfs_req;
+struct cv_nfs4;
+struct cv_nfs4_open;
+
+/* What a request of NFSv4 has besides (nfs4.h). */
+struct cv_nfs4_req {
+	int slot;	  /* held; -1: none */
+	uint32_t session; /* the one it belongs to */
+	uint32_t status;  /* nfsstat4 of the last answer */
+	bool recovers;	  /* part of a recovery: does not wait for it */
+	unsigned repairs; /* how often a lost state has held it up */
+	uint32_t open_epoch;
+	struct cv_nfs4_open *open; /* whose state it uses; NULL: nobody's */
+	struct cv_nfs4_open *made; /* owned: for the file being opened */
+};
 
 struct cv_nfs {
 	struct cv_loop *loop;
@@ -38,12 +52,14 @@ struct cv_nfs {
 	uint64_t bytes_read, bytes_written;
 	struct cv_nfs_req *spare; /* requests to use again */
 	size_t nspare;
+	struct cv_nfs4 *v4; /* owned; NULL: this is NFSv3 */
 };
 
-/* An open file or directory: the protocol has none, so this is a handle with a memory. */
+/* An open file or directory. NFSv3 has none, so there it is a handle with a memory. */
 struct cv_file {
 	struct cv_handle handle;
 	bool writable;
+	struct cv_nfs4_open *open; /* NFSv4 files: owned */
 	/* directories: of the last reply; sent back with its cookies */
 	uint8_t verf[CV_NFS_VERF_SIZE];
 	uint32_t reply_bytes;
@@ -58,8 +74,9 @@ struct cv_nfs_req {
 	void (*got)(struct cv_nfs_req *q, int status, struct cv_xdr *x);
 	void (*then)(struct cv_nfs_req *q); /* after cv_nfs_fetch_attr(), cv_nfs_fetch_entry() */
 	bool resent;			    /* this step's call was sent more than once */
-	bool again; /* readdir: tried with a zero verifier; create: see there */
-	bool plus;  /* readdir: asked for attributes */
+	bool resent_before; /* NFSv4: also as another call, before the server restarted */
+	bool again;	    /* readdir: tried with a zero verifier; create: see there */
+	bool plus;	    /* readdir: asked for attributes */
 	unsigned tries;
 	struct cv_timer delay;
 	unsigned delay_ms;
@@ -81,9 +98,16 @@ struct cv_nfs_req {
 	size_t size, done_bytes;
 	const uint8_t *data;
 	uint8_t *buf; /* owned: a read that came in pieces */
+
+	struct cv_nfs4_req v4;
 };
 
 /* ---- nfs.c ---- */
+
+int cv_nfs_connect(const struct cv_dict *options, struct cv_loop *loop, void **ret_conn,
+		   struct cv_info *ret_info, struct cv_err *err);
+void cv_nfs_disconnect(void *conn);
+void cv_nfs_stats(void *conn, struct cv_stats *ret);
 
 struct cv_nfs_req *cv_nfs_req_new(void *conn,
 				  struct cv_op *op); /* NULL: op was completed with -ENOMEM */
@@ -96,6 +120,10 @@ void cv_nfs_step(struct cv_nfs_req *q, void (*send)(struct cv_nfs_req *),
 		 void (*got)(struct cv_nfs_req *, int, struct cv_xdr *));
 /* What a send does in the end. */
 void cv_nfs_submit(struct cv_nfs_req *q, uint32_t procedure, const struct cv_nfs_args *args);
+/* Whose request it is, with the overrides. */
+const struct cv_cred *cv_nfs_cred(struct cv_nfs_req *q);
+/* The server has it on tape, or is not ready yet after a start: this step again, later. */
+void cv_nfs_wait(struct cv_nfs_req *q);
 /* What is shown of an object: with uid= and gid=. */
 void cv_nfs_show(const struct cv_nfs *nfs, struct cv_attr *attr);
 /* Copies a component. False: too long, and q is finished. */
@@ -134,6 +162,19 @@ void cv_nfs_rename(void *conn, struct cv_op *op, const struct cv_object *dir, co
 void cv_nfs_statfs(void *conn, struct cv_op *op, const struct cv_object *obj);
 
 /* ---- nfs_file.c ---- */
+
+/* For both versions. READ's data: finishes q, or asks for the rest by the same step. */
+void cv_nfs_take_data(struct cv_nfs_req *q, const uint8_t *data, size_t size, bool eof);
+/* WRITE's count (checked) and verifier: into op, and q->done_bytes. */
+void cv_nfs_take_written(struct cv_nfs_req *q, uint32_t count, bool stable, const uint8_t *verf);
+/* READDIR: hands on what get finds in the reply, or asks again by the same step. */
+typedef size_t cv_nfs_get_entries_fn(struct cv_nfs_req *q, struct cv_xdr *x,
+				     struct cv_dirent *entries, size_t max, char *names,
+				     size_t names_size, uint64_t *ret_last, bool *ret_eof);
+void cv_nfs_take_entries(struct cv_nfs_req *q, struct cv_xdr *x, cv_nfs_get_entries_fn *get);
+void cv_nfs_begin_readdir(void *conn, struct cv_op *op, struct cv_file *dir, uint64_t off,
+			  void (*send)(struct cv_nfs_req *),
+			  void (*got)(struct cv_nfs_req *, int, struct cv_xdr *));
 
 void cv_nfs_open(void *conn, struct cv_op *op, const struct cv_object *obj, int flags);
 void cv_nfs_create(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,

@@ -332,6 +332,30 @@ static void send_read(struct cv_nfs_req *q)
 }
 
 /* READ data is in the reply: usually it is handed on from there. */
+void cv_nfs_take_data(struct cv_nfs_req *q, const uint8_t *data, size_t size, bool eof)
+{
+	q->nfs->bytes_read += size;
+	if (!q->buf && (eof || size == q->size)) {
+		q->op->data = data;
+		cv_nfs_finish(q, (ssize_t)size);
+		return;
+	}
+	if (!q->buf)
+		q->buf = malloc(q->size);
+	if (!q->buf) {
+		cv_nfs_finish(q, -ENOMEM);
+		return;
+	}
+	memcpy(q->buf + q->done_bytes, data, size);
+	q->done_bytes += size;
+	if (!eof && q->done_bytes < q->size) {
+		cv_nfs_step(q, q->send, q->got);
+		return;
+	}
+	q->op->data = q->buf;
+	cv_nfs_finish(q, (ssize_t)q->done_bytes);
+}
+
 static void got_read(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	size_t asked = piece(q->size - q->done_bytes, q->nfs->rsize), size = 0;
@@ -352,31 +376,12 @@ static void got_read(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 		cv_nfs_finish(q, status);
 		return;
 	}
-	q->nfs->bytes_read += size;
 	if (have) {
 		cv_nfs_show(q->nfs, &attr);
 		q->op->attr = attr;
 		q->op->have_attr = true;
 	}
-	if (!q->buf && (eof || size == q->size)) {
-		q->op->data = data;
-		cv_nfs_finish(q, (ssize_t)size);
-		return;
-	}
-	if (!q->buf)
-		q->buf = malloc(q->size);
-	if (!q->buf) {
-		cv_nfs_finish(q, -ENOMEM);
-		return;
-	}
-	memcpy(q->buf + q->done_bytes, data, size);
-	q->done_bytes += size;
-	if (!eof && q->done_bytes < q->size) {
-		cv_nfs_step(q, send_read, got_read);
-		return;
-	}
-	q->op->data = q->buf;
-	cv_nfs_finish(q, (ssize_t)q->done_bytes);
+	cv_nfs_take_data(q, data, size, eof);
 }
 
 void cv_nfs_read(void *conn, struct cv_op *op, struct cv_file *file, size_t size_bytes,
@@ -410,6 +415,21 @@ static void send_write(struct cv_nfs_req *q)
 	cv_nfs_submit(q, CV_NFS_WRITE, &a);
 }
 
+/* Of several pieces the first verifier counts: if the server restarted in between, COMMIT will
+ * bring another one and everything is written again. */
+void cv_nfs_take_written(struct cv_nfs_req *q, uint32_t count, bool stable, const uint8_t *verf)
+{
+	struct cv_op *op = q->op;
+
+	if (q->done_bytes == 0) {
+		memcpy(&op->verifier, verf, CV_NFS_VERF_SIZE);
+		op->stable = true;
+	}
+	op->stable = op->stable && stable;
+	q->nfs->bytes_written += count;
+	q->done_bytes += count;
+}
+
 static void got_write(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	struct cv_op *op = q->op;
@@ -436,16 +456,9 @@ static void got_write(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 		op->attr = attr;
 	}
 	op->have_attr = have;
-	/* Of several pieces the first verifier counts: if the server restarted in between, COMMIT
-	 * will bring another one and everything is written again. */
-	if (q->done_bytes == 0) {
-		memcpy(&op->verifier, verf, CV_NFS_VERF_SIZE);
-		op->stable = true;
+	if (q->done_bytes == 0)
 		op->before = before;
-	}
-	op->stable = op->stable && committed == CV_NFS_STABLE;
-	q->nfs->bytes_written += count;
-	q->done_bytes += count;
+	cv_nfs_take_written(q, count, committed == CV_NFS_STABLE, verf);
 	if (q->done_bytes < q->size)
 		cv_nfs_step(q, send_write, got_write);
 	else
@@ -534,10 +547,7 @@ static void send_readdir(struct cv_nfs_req *q)
 	cv_nfs_submit(q, q->plus ? CV_NFS_READDIRPLUS : CV_NFS_READDIR, &a);
 }
 
-static void got_readdir(struct cv_nfs_req *q, int status, struct cv_xdr *x);
-
-/* Hands on what the reply holds. */
-static void take_entries(struct cv_nfs_req *q, struct cv_xdr *x)
+void cv_nfs_take_entries(struct cv_nfs_req *q, struct cv_xdr *x, cv_nfs_get_entries_fn *get)
 {
 	size_t max = x->left / ENTRY_WIRE_MIN + 1, names_size = x->left + 1, count;
 	cv_cleanup_free struct cv_dirent *entries = malloc(max * sizeof(*entries));
@@ -550,8 +560,7 @@ static void take_entries(struct cv_nfs_req *q, struct cv_xdr *x)
 		cv_nfs_finish(q, -ENOMEM);
 		return;
 	}
-	count = cv_nfs_get_entries(x, q->plus, entries, max, names, names_size, dir->verf, &last,
-				   &eof);
+	count = get(q, x, entries, max, names, names_size, &last, &eof);
 	if (x->bad || (last == q->off && !eof)) {
 		cv_nfs_finish(q, -EIO);
 		return;
@@ -560,7 +569,7 @@ static void take_entries(struct cv_nfs_req *q, struct cv_xdr *x)
 	if (count == 0 && !eof) {
 		/* "." and ".." only */
 		q->off = last;
-		cv_nfs_step(q, send_readdir, got_readdir);
+		cv_nfs_step(q, q->send, q->got);
 		return;
 	}
 	for (size_t i = 0; i < count; i++) {
@@ -570,6 +579,14 @@ static void take_entries(struct cv_nfs_req *q, struct cv_xdr *x)
 	q->op->dirents = entries;
 	q->op->eof = eof;
 	cv_nfs_finish(q, (ssize_t)count);
+}
+
+static size_t get_entries(struct cv_nfs_req *q, struct cv_xdr *x, struct cv_dirent *entries,
+			  size_t max, char *names, size_t names_size, uint64_t *ret_last,
+			  bool *ret_eof)
+{
+	return cv_nfs_get_entries(x, q->plus, entries, max, names, names_size, q->data_dir->verf,
+				  ret_last, ret_eof);
 }
 
 static void got_readdir(struct cv_nfs_req *q, int status, struct cv_xdr *x)
@@ -587,11 +604,13 @@ static void got_readdir(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 	} else if (status < 0) {
 		cv_nfs_finish(q, status);
 	} else {
-		take_entries(q, x);
+		cv_nfs_take_entries(q, x, get_entries);
 	}
 }
 
-void cv_nfs_readdir(void *conn, struct cv_op *op, struct cv_file *dir, uint64_t off)
+void cv_nfs_begin_readdir(void *conn, struct cv_op *op, struct cv_file *dir, uint64_t off,
+			  void (*send)(struct cv_nfs_req *),
+			  void (*got)(struct cv_nfs_req *, int, struct cv_xdr *))
 {
 	struct cv_nfs_req *q = cv_nfs_req_new(conn, op);
 
@@ -603,7 +622,12 @@ void cv_nfs_readdir(void *conn, struct cv_op *op, struct cv_file *dir, uint64_t 
 		memset(dir->verf, 0, sizeof(dir->verf));
 		dir->reply_bytes = DIR_REPLY_FIRST;
 	}
-	cv_nfs_step(q, send_readdir, got_readdir);
+	cv_nfs_step(q, send, got);
+}
+
+void cv_nfs_readdir(void *conn, struct cv_op *op, struct cv_file *dir, uint64_t off)
+{
+	cv_nfs_begin_readdir(conn, op, dir, off, send_readdir, got_readdir);
 }
 
 /* An NFS server answers a change of a directory when it is on its disk. */

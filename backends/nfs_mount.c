@@ -3,7 +3,7 @@
  * From options to a root handle: MOUNT protocol, then the way down to the directory wanted, then
  * what the server can do. All of it blocks, under one deadline, and says what went wrong in words.
  */
-#include "backends/nfs.h"
+#include "backends/nfs_mount.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -20,28 +20,14 @@
 #include "config/options.h"
 #include "config/str.h"
 
-#define PATH_MAX_MOUNT 1024 /* MNTPATHLEN */
+#define PATH_MAX_MOUNT CV_NFS_PATH_MAX
 #define TIMEOUT_MS     15000
 #define MOUNT_MS       20000
-#define LISTED_MAX     400 /* bytes of exports named in an error */
-#define RETRY_MS       200
+#define LISTED_MAX     CV_NFS_LISTED_MAX
+#define RETRY_MS       CV_NFS_RETRY_MS
 #define AUTH_NONE      0
 #define AUTH_SYS       1
 #define RTT_SAMPLES    3
-
-struct mount {
-	const struct cv_dict *options;
-	struct cv_nfs *nfs;
-	struct cv_err *err;
-	const char *host;
-	char path[PATH_MAX_MOUNT + 1]; /* normalised: "/a/b", "/" */
-	char rest[PATH_MAX_MOUNT + 1]; /* below the export that was mounted: "b/c", "" */
-	uint16_t port, mountport;      /* 0: ask the portmapper */
-	uint64_t deadline_ns;
-	int fd; /* the nfsd; owned */
-	struct cv_cred cred;
-	struct cv_handle root;
-};
 
 /* Ends a connection at once: its reserved port is free again, not for two minutes in TIME_WAIT. */
 static void close_now(int *fd)
@@ -53,7 +39,7 @@ static void close_now(int *fd)
 	cv_close_fd(fd);
 }
 
-static uint64_t left_ns(const struct mount *m)
+uint64_t cv_nfs_left_ns(const struct cv_nfs_mount *m)
 {
 	uint64_t now = cv_now_ns();
 
@@ -90,11 +76,10 @@ static bool normalise(char *dst, size_t size, const char *path)
 
 /* ---- options ---- */
 
-static int read_options(struct mount *m)
+static int read_options(struct cv_nfs_mount *m)
 {
 	const struct cv_dict *o = m->options;
 	struct cv_nfs *nfs = m->nfs;
-	const char *version = cv_options_str(o, "version", "auto");
 	const char *path = cv_options_str(o, "path", NULL);
 
 	m->host = cv_options_str(o, "host", NULL);
@@ -103,11 +88,6 @@ static int read_options(struct mount *m)
 			       "nfs: host and export are needed: source=nfs://host/export");
 	if (strlen(m->host) >= sizeof(((struct cv_rpc_config *)0)->host))
 		return cv_fail(m->err, ENAMETOOLONG, "nfs: the host name is too long");
-	if (!cv_str_eq(version, "3") && !cv_str_eq(version, "auto"))
-		return cv_fail(m->err, EPROTONOSUPPORT,
-			       "nfs: version=%s: NFSv4 is not there yet; leave the option out or "
-			       "use version=3 (the server must offer NFSv3)",
-			       version);
 	if (!normalise(m->path, sizeof(m->path), path))
 		return cv_fail(m->err, EINVAL,
 			       "nfs: the export '%s' must be an absolute path of at most %d bytes",
@@ -130,14 +110,14 @@ static int read_options(struct mount *m)
 	return 0;
 }
 
-static void rpc_config(const struct mount *m, struct cv_rpc_config *c, uint32_t program,
-		       uint16_t port)
+static void rpc_config(const struct cv_nfs_mount *m, struct cv_rpc_config *c, uint32_t program,
+		       uint32_t version, uint16_t port)
 {
 	memset(c, 0, sizeof(*c));
 	(void)cv_strcpy(c->host, sizeof(c->host), m->host);
 	c->port = port;
 	c->program = program;
-	c->version = CV_NFS_VERSION; /* MOUNT's is 3, too */
+	c->version = version;
 	c->soft = m->nfs->soft;
 	c->timeout_ms = m->nfs->timeout_ms;
 }
@@ -145,7 +125,7 @@ static void rpc_config(const struct mount *m, struct cv_rpc_config *c, uint32_t 
 /* ---- MOUNT ---- */
 
 /* The portmapper knows where mountd is; without one it is often at nfsd's own port. */
-static int dial_mountd(struct mount *m, int *ret_fd)
+static int dial_mountd(struct cv_nfs_mount *m, int *ret_fd)
 {
 	struct cv_rpc_config c;
 	struct cv_err second = { 0 };
@@ -154,12 +134,12 @@ static int dial_mountd(struct mount *m, int *ret_fd)
 
 	/* With another way left, the first one may take half of the time. */
 	if (!m->mountport && m->port)
-		m->deadline_ns = cv_now_ns() + left_ns(m) / 2;
-	rpc_config(m, &c, CV_MOUNT_PROGRAM, m->mountport);
+		m->deadline_ns = cv_now_ns() + cv_nfs_left_ns(m) / 2;
+	rpc_config(m, &c, CV_MOUNT_PROGRAM, CV_MOUNT_VERSION, m->mountport);
 	fd = cv_rpc_dial(&c, 0, m->deadline_ns, NULL, m->err);
 	m->deadline_ns = whole;
 	if (fd < 0 && !m->mountport && m->port && fd != -EHOSTUNREACH) {
-		rpc_config(m, &c, CV_MOUNT_PROGRAM, m->port);
+		rpc_config(m, &c, CV_MOUNT_PROGRAM, CV_MOUNT_VERSION, m->port);
 		fd = cv_rpc_dial(&c, 0, m->deadline_ns, NULL, &second);
 		if (fd < 0)
 			*m->err = second;
@@ -173,7 +153,7 @@ static int dial_mountd(struct mount *m, int *ret_fd)
 }
 
 /* MNT on a fresh connection. Returns mountstat3 or -errno with err set. */
-static int mnt(struct mount *m, const char *path, struct cv_handle *ret_root)
+static int mnt(struct cv_nfs_mount *m, const char *path, struct cv_handle *ret_root)
 {
 	__attribute__((cleanup(close_now))) int fd = -1;
 	cv_cleanup_free uint8_t *reply = NULL;
@@ -187,7 +167,7 @@ static int mnt(struct mount *m, const char *path, struct cv_handle *ret_root)
 	if (r < 0)
 		return r;
 	cv_nfs_put_path(&a, path);
-	r = cv_rpc_call_blocking(fd, CV_MOUNT_PROGRAM, CV_NFS_VERSION, CV_MOUNT_MNT, &m->cred,
+	r = cv_rpc_call_blocking(fd, CV_MOUNT_PROGRAM, CV_MOUNT_VERSION, CV_MOUNT_MNT, &m->cred,
 				 a.bytes, a.size, m->deadline_ns, &reply, &size);
 	if (r < 0)
 		return cv_fail(m->err, r, "nfs: mounting %s from %s: the mount service: %s%s", path,
@@ -230,7 +210,7 @@ static bool is_below(const char *path, const char *dir)
 }
 
 /* As many names as fit, then "...". */
-static void add_listed(char *list, size_t size, const char *name)
+void cv_nfs_add_listed(char *list, size_t size, const char *name)
 {
 	size_t n = strlen(list), tail = strlen(", ...");
 
@@ -248,7 +228,7 @@ static void add_listed(char *list, size_t size, const char *name)
  * EXPORT: the longest export that path lies in (in best, "" if none) and all of them as text.
  * Servers may keep the list to themselves: then both are empty.
  */
-static void list_exports(struct mount *m, char best[PATH_MAX_MOUNT + 1], char *list,
+static void list_exports(struct cv_nfs_mount *m, char best[PATH_MAX_MOUNT + 1], char *list,
 			 size_t list_size)
 {
 	__attribute__((cleanup(close_now))) int fd = -1;
@@ -259,13 +239,13 @@ static void list_exports(struct mount *m, char best[PATH_MAX_MOUNT + 1], char *l
 	size_t size;
 
 	best[0] = list[0] = '\0';
-	rpc_config(m, &c, CV_MOUNT_PROGRAM, m->mountport);
+	rpc_config(m, &c, CV_MOUNT_PROGRAM, CV_MOUNT_VERSION, m->mountport);
 	fd = cv_rpc_dial(&c, 0, m->deadline_ns, NULL, &ignored);
 	if (fd < 0 && !m->mountport && m->port) {
-		rpc_config(m, &c, CV_MOUNT_PROGRAM, m->port);
+		rpc_config(m, &c, CV_MOUNT_PROGRAM, CV_MOUNT_VERSION, m->port);
 		fd = cv_rpc_dial(&c, 0, m->deadline_ns, NULL, &ignored);
 	}
-	if (fd < 0 || cv_rpc_call_blocking(fd, CV_MOUNT_PROGRAM, CV_NFS_VERSION, CV_MOUNT_EXPORT,
+	if (fd < 0 || cv_rpc_call_blocking(fd, CV_MOUNT_PROGRAM, CV_MOUNT_VERSION, CV_MOUNT_EXPORT,
 					   &m->cred, "", 0, m->deadline_ns, &reply, &size) < 0)
 		return;
 	x = cv_xdr_init(reply, size);
@@ -282,13 +262,13 @@ static void list_exports(struct mount *m, char best[PATH_MAX_MOUNT + 1], char *l
 		raw[n] = '\0';
 		if (!normalise(name, sizeof(name), raw))
 			continue;
-		add_listed(list, list_size, name);
+		cv_nfs_add_listed(list, list_size, name);
 		if (is_below(m->path, name) && strlen(name) > strlen(best))
 			(void)cv_strcpy(best, PATH_MAX_MOUNT + 1, name);
 	}
 }
 
-static int mount_refused(struct mount *m, int status, const char *list, bool exported)
+static int mount_refused(struct cv_nfs_mount *m, int status, const char *list, bool exported)
 {
 	bool denied = status == EPERM || status == EACCES;
 	char known[LISTED_MAX + 32] = "";
@@ -318,7 +298,7 @@ static int mount_refused(struct mount *m, int status, const char *list, bool exp
 		       m->path, m->host, status, known);
 }
 
-static int mount_root(struct mount *m)
+static int mount_root(struct cv_nfs_mount *m)
 {
 	char best[PATH_MAX_MOUNT + 1], list[LISTED_MAX];
 	int status = mnt(m, m->path, &m->root), second;
@@ -340,7 +320,7 @@ static int mount_root(struct mount *m)
 /* ---- NFS ---- */
 
 /* Returns 0 and *x after the status (in *ret_reply, the caller's), or -errno, err not set. */
-static int call(struct mount *m, uint32_t procedure, const struct cv_nfs_args *a,
+static int call(struct cv_nfs_mount *m, uint32_t procedure, const struct cv_nfs_args *a,
 		uint8_t **ret_reply, struct cv_xdr *x)
 {
 	for (;;) {
@@ -360,13 +340,13 @@ static int call(struct mount *m, uint32_t procedure, const struct cv_nfs_args *a
 		if (status != CV_NFS_JUKEBOX)
 			return x->bad ? -EIO : cv_nfs_errno(status);
 		free(cv_steal(ret_reply));
-		if (left_ns(m) < RETRY_MS * UINT64_C(1000000))
+		if (cv_nfs_left_ns(m) < RETRY_MS * UINT64_C(1000000))
 			return -ETIMEDOUT;
 		(void)nanosleep(&pause, NULL);
 	}
 }
 
-static int getattr(struct mount *m, const struct cv_handle *h, struct cv_attr *ret)
+static int getattr(struct cv_nfs_mount *m, const struct cv_handle *h, struct cv_attr *ret)
 {
 	cv_cleanup_free uint8_t *reply = NULL;
 	struct cv_nfs_args a;
@@ -381,7 +361,7 @@ static int getattr(struct mount *m, const struct cv_handle *h, struct cv_attr *r
 	return x.bad ? -EIO : 0;
 }
 
-static int lookup(struct mount *m, const struct cv_handle *dir, const char *name,
+static int lookup(struct cv_nfs_mount *m, const struct cv_handle *dir, const char *name,
 		  struct cv_handle *ret)
 {
 	cv_cleanup_free uint8_t *reply = NULL;
@@ -401,7 +381,8 @@ static int lookup(struct mount *m, const struct cv_handle *dir, const char *name
 	return 0;
 }
 
-static int make_dir(struct mount *m, const struct cv_handle *dir, const char *name, uint32_t mode)
+static int make_dir(struct cv_nfs_mount *m, const struct cv_handle *dir, const char *name,
+		    uint32_t mode)
 {
 	struct cv_setattr set = { .mask = CV_SET_MODE, .mode = mode & 07777 };
 	cv_cleanup_free uint8_t *reply = NULL;
@@ -415,7 +396,7 @@ static int make_dir(struct mount *m, const struct cv_handle *dir, const char *na
 }
 
 /* From m->root down. what: for the error. Missing directories are made when create is set. */
-static int walk(struct mount *m, const char *path, const char *what, bool create)
+int cv_nfs_walk(struct cv_nfs_mount *m, const char *path, const char *what, bool create)
 {
 	uint32_t mode = (uint32_t)cv_options_uint(m->options, "mode", 0755);
 
@@ -436,11 +417,11 @@ static int walk(struct mount *m, const char *path, const char *what, bool create
 			continue;
 		if (cv_str_eq(name, ".."))
 			return cv_fail(m->err, EINVAL, "nfs: %s must not contain '..'", what);
-		r = lookup(m, &m->root, name, &next);
+		r = m->procs->lookup(m, &m->root, name, &next);
 		if (r == -ENOENT && create) {
-			r = make_dir(m, &m->root, name, mode);
+			r = m->procs->make_dir(m, &m->root, name, mode);
 			if (r == 0 || r == -EEXIST)
-				r = lookup(m, &m->root, name, &next);
+				r = m->procs->lookup(m, &m->root, name, &next);
 			if (r < 0)
 				return cv_fail(m->err, r, "nfs: creating %s '%s' on %s: %s%s", what,
 					       name, m->host, cv_strerror(r),
@@ -450,7 +431,7 @@ static int walk(struct mount *m, const char *path, const char *what, bool create
 						       : "");
 		}
 		if (r == 0)
-			r = getattr(m, &next, &attr);
+			r = m->procs->getattr(m, &next, &attr);
 		if (r == 0 && !S_ISDIR(attr.mode))
 			r = -ENOTDIR;
 		if (r < 0)
@@ -464,21 +445,21 @@ static int walk(struct mount *m, const char *path, const char *what, bool create
 	return 0;
 }
 
-static uint32_t limit(uint32_t value, uint32_t low, uint32_t high)
+uint32_t cv_nfs_limit(uint32_t value, uint32_t low, uint32_t high)
 {
 	if (value < low)
 		return low;
 	return value > high ? high : value;
 }
 
-static uint32_t wanted_size(const struct mount *m, const char *option, uint32_t server_max)
+uint32_t cv_nfs_wanted_size(const struct cv_nfs_mount *m, const char *option, uint32_t server_max)
 {
 	uint64_t wanted = cv_options_uint(m->options, option, 0);
 
 	return wanted && wanted < server_max ? (uint32_t)wanted : server_max;
 }
 
-static int fsinfo(struct mount *m, struct cv_info *info)
+static int fsinfo(struct cv_nfs_mount *m, struct cv_info *info)
 {
 	cv_cleanup_free uint8_t *reply = NULL;
 	uint32_t rtmax, wtmax, dtpref, gran_s, gran_ns;
@@ -504,17 +485,17 @@ static int fsinfo(struct mount *m, struct cv_info *info)
 	if (x.bad)
 		return cv_fail(m->err, EIO, "nfs: malformed FSINFO reply from %s", m->host);
 	/* The options can only make less of it; 0 is no size, but asks for the server's own. */
-	rtmax = wanted_size(m, "rsize", rtmax);
-	wtmax = wanted_size(m, "wsize", wtmax);
-	info->read_max = m->nfs->rsize = limit(rtmax, 4096, CV_MAX_IO);
-	info->write_max = m->nfs->wsize = limit(wtmax, 4096, CV_MAX_IO);
-	info->readdir_max = limit(dtpref, 65536, CV_MAX_IO);
+	rtmax = cv_nfs_wanted_size(m, "rsize", rtmax);
+	wtmax = cv_nfs_wanted_size(m, "wsize", wtmax);
+	info->read_max = m->nfs->rsize = cv_nfs_limit(rtmax, 4096, CV_MAX_IO);
+	info->write_max = m->nfs->wsize = cv_nfs_limit(wtmax, 4096, CV_MAX_IO);
+	info->readdir_max = cv_nfs_limit(dtpref, 65536, CV_MAX_IO);
 	info->time_gran_ns = gran_s || gran_ns > 1000000 ? 1000000000 : 1;
 	return 0;
 }
 
 /* Not all servers answer it; what it says matters little. */
-static void pathconf_names(struct mount *m)
+static void pathconf_names(struct cv_nfs_mount *m)
 {
 	cv_cleanup_free uint8_t *reply = NULL;
 	struct cv_attr ignored;
@@ -530,11 +511,11 @@ static void pathconf_names(struct mount *m)
 		(void)cv_xdr_u32(&x); /* linkmax */
 		name_max = cv_xdr_u32(&x);
 		if (!x.bad && name_max)
-			m->nfs->name_max = limit(name_max, 1, CV_NAME_MAX);
+			m->nfs->name_max = cv_nfs_limit(name_max, 1, CV_NAME_MAX);
 	}
 }
 
-static const char *attributes_hint(int r)
+const char *cv_nfs_call_hint(int r)
 {
 	if (r == -EACCES)
 		return "; the server refuses our credentials: check sec= (sys) and 'secure' of the "
@@ -543,22 +524,26 @@ static const char *attributes_hint(int r)
 		return "; it takes the connection but does not answer: is an NFS server at this "
 		       "port?";
 	if (r == -EPROTONOSUPPORT)
-		return "; no NFSv3 at this port: enable it on the server";
+		return "; this version of NFS is not offered at this port: enable it on the "
+		       "server, "
+		       "or choose another with version=";
+	if (r == -EBADMSG)
+		return "; what answers at this port is not an NFS server: check port=";
 	return "";
 }
 
-static int root_attributes(struct mount *m, struct cv_info *info)
+static int root_attributes(struct cv_nfs_mount *m, struct cv_info *info)
 {
 	uint64_t best = UINT64_MAX;
 
 	for (int i = 0; i < RTT_SAMPLES; i++) {
 		uint64_t start = cv_now_ns(), took;
-		int r = getattr(m, &m->root, &info->root.attr);
+		int r = m->procs->getattr(m, &m->root, &info->root.attr);
 
 		if (r < 0)
 			return cv_fail(m->err, r,
 				       "nfs: %s on %s: reading the root's attributes: %s%s",
-				       m->path, m->host, cv_strerror(r), attributes_hint(r));
+				       m->path, m->host, cv_strerror(r), cv_nfs_call_hint(r));
 		took = cv_now_ns() - start;
 		if (took < best)
 			best = took;
@@ -570,49 +555,139 @@ static int root_attributes(struct mount *m, struct cv_info *info)
 	return 0;
 }
 
-static int dial_nfsd(struct mount *m, struct cv_rpc_config *c, struct cv_info *info)
+int cv_nfs_dial(struct cv_nfs_mount *m, struct cv_info *info)
 {
 	uint16_t port = 0;
 
-	rpc_config(m, c, CV_NFS_PROGRAM, m->port);
-	m->fd = cv_rpc_dial(c, 0, m->deadline_ns, &port, m->err);
+	rpc_config(m, &m->config, CV_NFS_PROGRAM, m->procs->version,
+		   m->port ? m->port : m->procs->port);
+	m->fd = cv_rpc_dial(&m->config, 0, m->deadline_ns, &port, m->err);
 	if (m->fd < 0) {
 		m->fd = -1;
 		return cv_fail_context(m->err, "nfs");
 	}
-	(void)snprintf(info->server, sizeof(info->server), "%.200s:%u (NFSv3)", m->host, port);
+	(void)snprintf(info->server, sizeof(info->server), "%.200s:%u (%s)", m->host, port,
+		       m->procs->name);
 	return 0;
 }
 
-static int mount_all(struct mount *m, struct cv_info *info)
+/* The directory at m->path. */
+static int find_root(struct cv_nfs_mount *m, struct cv_info *info)
 {
-	const char *subdir = cv_options_str(m->options, "subdir", "");
-	struct cv_rpc_config config;
 	int r = mount_root(m);
 
 	if (r == 0)
-		r = dial_nfsd(m, &config, info);
+		r = cv_nfs_dial(m, info);
 	if (r == 0)
-		r = walk(m, m->rest, "the path", false);
+		r = cv_nfs_walk(m, m->rest, "the path", false);
+	return r;
+}
+
+static int limits(struct cv_nfs_mount *m, struct cv_info *info)
+{
+	int r = fsinfo(m, info);
+
 	if (r == 0)
-		r = walk(m, subdir, "subdir", true);
+		pathconf_names(m);
+	return r;
+}
+
+static const struct cv_nfs_mount_procs procs3 = {
+	.name = "NFSv3",
+	.version = CV_NFS_VERSION,
+	.port = 0, /* the portmapper knows */
+	.find_root = find_root,
+	.getattr = getattr,
+	.lookup = lookup,
+	.make_dir = make_dir,
+	.limits = limits,
+};
+
+/* ---- all of it ---- */
+
+static int mount_version(struct cv_nfs_mount *m, const struct cv_nfs_mount_procs *procs,
+			 struct cv_info *info)
+{
+	const char *subdir = cv_options_str(m->options, "subdir", "");
+	int r;
+
+	m->procs = procs;
+	m->rest[0] = '\0';
+	r = procs->find_root(m, info);
+	if (r == 0)
+		r = cv_nfs_walk(m, subdir, "subdir", true);
 	if (r == 0)
 		r = root_attributes(m, info);
 	if (r == 0)
-		r = fsinfo(m, info);
+		r = procs->limits(m, info);
+	if (r < 0)
+		close_now(&m->fd);
+	return r;
+}
+
+/* What failed is not about this version alone: another one would fail in the same way. */
+static bool is_hopeless(int r)
+{
+	return r == -EHOSTUNREACH || r == -ENETUNREACH || r == -ETIMEDOUT || r == -ENOMEM;
+}
+
+/*
+ * version=auto: NFSv3 where it is offered, since it takes one round trip less to open and close a
+ * file and no more for anything else; NFSv4.1 where not (docs/nfs.md has the measurements).
+ */
+static int mount_auto(struct cv_nfs_mount *m, struct cv_info *info)
+{
+	uint64_t whole = m->deadline_ns;
+	struct cv_err *err = m->err, first;
+	struct cv_err second = { 0 };
+	int r;
+
+	m->deadline_ns = cv_now_ns() + cv_nfs_left_ns(m) / 2;
+	r = mount_version(m, &procs3, info);
+	m->deadline_ns = whole;
+	if (r == 0 || is_hopeless(r))
+		return r;
+	first = *err;
+	m->err = &second;
+	r = mount_version(m, &cv_nfs4_mount_procs, info);
+	m->err = err;
+	if (r == 0)
+		cv_notice("%s: NFSv4.1, because NFSv3 is not to be had: %s", m->host, first.text);
+	else
+		*err = r == -EPROTONOSUPPORT || first.code != -EPROTONOSUPPORT ? first : second;
+	return r == 0 ? 0 : err->code;
+}
+
+static int mount_all(struct cv_nfs_mount *m, struct cv_info *info)
+{
+	const char *version = cv_options_str(m->options, "version", "auto");
+	int r;
+
+	if (cv_str_eq(version, "auto"))
+		r = mount_auto(m, info);
+	else if (cv_str_eq(version, "3"))
+		r = mount_version(m, &procs3, info);
+	else if (cv_str_eq(version, "4") || cv_str_eq(version, "4.1"))
+		r = mount_version(m, &cv_nfs4_mount_procs, info);
+	else
+		return cv_fail(
+			m->err, EPROTONOSUPPORT,
+			"nfs: version=%s: cvol speaks NFS 3 and 4.1; use version=4.1, 3 or auto",
+			version);
 	if (r < 0)
 		return r;
-	pathconf_names(m);
 	info->features = CV_FEAT_HANDLES | CV_FEAT_CALLER_CREDS | CV_FEAT_HARD_LINKS |
 			 CV_FEAT_UNSTABLE_WRITES | CV_FEAT_WRITE_BEHIND;
 	info->root.handle = m->root;
 	cv_nfs_show(m->nfs, &info->root.attr);
 	if (getrandom(&m->nfs->verifier, sizeof(m->nfs->verifier), 0) < 0)
 		m->nfs->verifier = cv_now_ns();
-	r = cv_rpc_new(m->nfs->loop, &config, m->fd, &m->nfs->rpc);
+	r = cv_rpc_new(m->nfs->loop, &m->config, m->fd, &m->nfs->rpc);
 	if (r < 0)
 		return cv_fail(m->err, r, "nfs: %s", cv_strerror(r));
 	m->fd = -1; /* the transport's now */
+	if (m->nfs->v4 && cv_nfs4_start_renewing(m->nfs->v4) < 0)
+		return cv_fail(m->err, ENOMEM, "nfs: out of memory");
 	return 0;
 }
 
@@ -620,7 +695,9 @@ int cv_nfs_mount_export(const struct cv_dict *options, struct cv_nfs *nfs, struc
 			struct cv_err *err)
 {
 	struct cv_err spare = { 0 }; /* callers may not care */
-	struct mount m = { .options = options, .nfs = nfs, .err = err ? err : &spare, .fd = -1 };
+	struct cv_nfs_mount m = {
+		.options = options, .nfs = nfs, .err = err ? err : &spare, .fd = -1
+	};
 	int r = read_options(&m);
 
 	if (r == 0)

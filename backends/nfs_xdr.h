@@ -17,6 +17,7 @@
 #define CV_NFS_PROGRAM	 100003
 #define CV_MOUNT_PROGRAM 100005
 #define CV_NFS_VERSION	 3
+#define CV_MOUNT_VERSION 3
 #define CV_NFS_FH_MAX	 64
 #define CV_NFS_ARGS_MAX	 10240 /* a symlink target of 4 KiB, two names and handles */
 #define CV_NFS_VERF_SIZE 8

@@ -531,6 +531,7 @@ start_ganesha() {
 	MNT_PORT=${MNT_PORT:-20048}
 	NFS_ROOT=$SRV/nfs
 	NFS_EXPORT=$NFS_ROOT
+	NFS_PSEUDO=/export # the same, as NFSv4 names it
 	mkdir -p "$NFS_ROOT" /run/ganesha /var/lib/nfs/ganesha
 	start_rpcbind
 	cat >"$T/ganesha.conf" <<-END
@@ -550,7 +551,7 @@ start_ganesha() {
 		EXPORT {
 			Export_Id = 1;
 			Path = $NFS_ROOT;
-			Pseudo = /export;
+			Pseudo = $NFS_PSEUDO;
 			Access_Type = RW;
 			Squash = No_Root_Squash;
 			SecType = sys;
@@ -812,6 +813,13 @@ start_engine() {
 		[ -n "${GANESHA_PID:-}" ] || start_ganesha
 		SERVER_DIR=$NFS_ROOT
 		SOURCE=nfs://127.0.0.1$NFS_EXPORT
+		OPTIONS=version=3
+		;;
+	nfs4)
+		[ -n "${GANESHA_PID:-}" ] || start_ganesha
+		SERVER_DIR=$NFS_ROOT
+		SOURCE=nfs://127.0.0.1$NFS_PSEUDO
+		OPTIONS=version=4.1
 		;;
 	sftp)
 		[ -n "${SSHD_PID:-}" ] || start_sshd

@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "backends/nfs4.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "config/cleanup.h"
+#include "config/log.h"
+
+#define REPAIRS_MAX 8 /* state found lost, one time after the other */
+
+/* ---- slots ---- */
+
+void cv_nfs4_reset_slots(struct cv_nfs4 *v4)
+{
+	memset(v4->slots, 0, sizeof(v4->slots));
+	for (uint32_t i = 0; i < CV_NFS4_SLOTS_MAX; i++)
+		v4->slots[i].seq = 1;
+	v4->nslots = v4->channel.max_slots < CV_NFS4_SLOTS_MAX ? v4->channel.max_slots
+							       : CV_NFS4_SLOTS_MAX;
+	v4->limit = v4->nslots;
+	v4->session_nr++;
+}
+
+/* The lowest, so that the server may forget the others. */
+static int take_slot(struct cv_nfs4 *v4)
+{
+	for (uint32_t i = 0; i < v4->limit; i++) {
+		struct cv_nfs4_slot *slot = &v4->slots[i];
+
+		if (!slot->busy && !slot->retired) {
+			slot->busy = true;
+			return (int)i;
+		}
+	}
+	return -1;
+}
+
+static uint32_t highest_slot(const struct cv_nfs4 *v4)
+{
+	for (uint32_t i = v4->nslots; i-- > 0;) {
+		if (v4->slots[i].busy)
+			return i;
+	}
+	return 0;
+}
+
+enum outcome {
+	USED,	/* the server has counted the call */
+	UNKNOWN /* perhaps: the slot cannot be used again */
+};
+
+static void release_slot(struct cv_nfs_req *q, enum outcome outcome)
+{
+	struct cv_nfs4 *v4 = q->nfs->v4;
+	int i = q->v4.slot;
+
+	q->v4.slot = -1;
+	if (i < 0 || q->v4.session != v4->session_nr)
+		return;
+	v4->slots[i].busy = false;
+	if (outcome == USED)
+		v4->slots[i].seq++;
+	else
+		v4->slots[i].retired = true;
+	/* Not a single one left: calls were given up on all of them. A new session has new ones. */
+	for (uint32_t s = 0; s < v4->nslots; s++) {
+		if (!v4->slots[s].retired)
+			return;
+	}
+	cv_nfs4_recover(v4, true);
+}
+
+void cv_nfs4_drop_slot(struct cv_nfs_req *q)
+{
+	release_slot(q, UNKNOWN);
+}
+
+/* ---- waiting ---- */
+
+static void wait_in_line(struct cv_nfs_req *q)
+{
+	struct cv_nfs4 *v4 = q->nfs->v4;
+
+	q->next = NULL;
+	*v4->waiting_tail = q;
+	v4->waiting_tail = &q->next;
+}
+
+static struct cv_nfs_req *next_in_line(struct cv_nfs4 *v4)
+{
+	struct cv_nfs_req *q = v4->waiting;
+
+	if (q) {
+		v4->waiting = q->next;
+		if (!v4->waiting)
+			v4->waiting_tail = &v4->waiting;
+	}
+	return q;
+}
+
+static bool may_go(const struct cv_nfs4 *v4)
+{
+	if (v4->recovering)
+		return false;
+	for (uint32_t i = 0; i < v4->limit; i++) {
+		if (!v4->slots[i].busy && !v4->slots[i].retired)
+			return true;
+	}
+	return false;
+}
+
+void cv_nfs4_pump(struct cv_nfs4 *v4)
+{
+	while (v4->waiting && may_go(v4)) {
+		struct cv_nfs_req *q = next_in_line(v4);
+
+		q->send(q);
+	}
+}
+
+void cv_nfs4_fail_waiting(struct cv_nfs4 *v4, int result)
+{
+	struct cv_nfs_req *q = v4->waiting;
+
+	v4->waiting = NULL; /* what they begin in turn waits in a line of its own */
+	v4->waiting_tail = &v4->waiting;
+	while (q) {
+		struct cv_nfs_req *next = q->next;
+
+		cv_nfs_finish(q, result);
+		q = next;
+	}
+}
+
+/* ---- sending ---- */
+
+bool cv_nfs4_start(struct cv_nfs_req *q, struct cv_nfs4_call *c, bool cache)
+{
+	struct cv_nfs4 *v4 = q->nfs->v4;
+	struct cv_nfs4_seq seq = { .cache = cache };
+
+	if (q->v4.open && q->v4.open->dead) {
+		cv_nfs_finish(q, q->v4.open->dead);
+		return false;
+	}
+	if (q->v4.session != v4->session_nr)
+		q->v4.slot = -1; /* of a session that is gone */
+	if (v4->recovering && !q->v4.recovers) {
+		wait_in_line(q);
+		return false;
+	}
+	if (q->v4.slot < 0)
+		q->v4.slot = take_slot(v4);
+	if (q->v4.slot < 0) {
+		wait_in_line(q);
+		return false;
+	}
+	q->v4.session = v4->session_nr;
+	if (q->v4.open)
+		q->v4.open_epoch = q->v4.open->epoch;
+	memcpy(seq.session, v4->session, sizeof(seq.session));
+	seq.slot = (uint32_t)q->v4.slot;
+	seq.seq = v4->slots[seq.slot].seq;
+	seq.highest = highest_slot(v4);
+	cv_nfs4_begin(c, &seq);
+	return true;
+}
+
+static void submit(struct cv_nfs_req *q, struct cv_nfs4_call *c,
+		   void (*done)(struct cv_rpc_call *, int, const uint8_t *, size_t))
+{
+	int r = -ENAMETOOLONG;
+
+	cv_nfs4_end(c);
+	q->call.done = done;
+	if (c->a.size)
+		r = cv_rpc_submit(q->nfs->rpc, &q->call, CV_NFS4_COMPOUND, cv_nfs_cred(q),
+				  c->a.bytes, c->a.size);
+	if (r == 0)
+		return;
+	if (q->v4.slot >= 0 && q->v4.session == q->nfs->v4->session_nr)
+		q->nfs->v4->slots[q->v4.slot].busy = false; /* never used */
+	q->v4.slot = -1;
+	cv_nfs_finish(q, r);
+}
+
+/* ---- answers ---- */
+
+/* The same again: as a new call, which may find what an earlier one has done. */
+static void send_again(struct cv_nfs_req *q, int failure)
+{
+	struct cv_xdr none = cv_xdr_init(NULL, 0);
+
+	if (++q->v4.repairs > REPAIRS_MAX)
+		q->got(q, failure, &none);
+	else
+		q->send(q);
+}
+
+/* The server has not carried the call out, for a reason of the session. */
+static void refused(struct cv_nfs_req *q, uint32_t status, struct cv_xdr *x)
+{
+	struct cv_nfs4 *v4 = q->nfs->v4;
+
+	switch (status) {
+	case CV_NFS4ERR_DELAY:
+		cv_nfs_wait(q); /* with its slot and number: an earlier copy is being worked on */
+		return;
+	case CV_NFS4ERR_RETRY_UNCACHED:
+		release_slot(q, USED);
+		send_again(q, -EIO);
+		return;
+	case CV_NFS4ERR_SEQ_MISORDERED:
+	case CV_NFS4ERR_SEQ_FALSE_RETRY:
+		release_slot(q, UNKNOWN);
+		send_again(q, -EIO);
+		return;
+	case CV_NFS4ERR_BADSESSION:
+	case CV_NFS4ERR_DEADSESSION:
+	case CV_NFS4ERR_CONN_NOT_BOUND:
+	case CV_NFS4ERR_STALE_CLIENTID:
+	case CV_NFS4ERR_EXPIRED:
+	case CV_NFS4ERR_BADSLOT:
+	case CV_NFS4ERR_BAD_HIGH_SLOT:
+		if (q->v4.recovers) {
+			cv_nfs4_recover_again(q);
+			return;
+		}
+		if (q->v4.session == v4->session_nr)
+			cv_nfs4_recover(v4, true);
+		q->v4.slot = -1;
+		send_again(q, -EIO);
+		return;
+	default:
+		release_slot(q, UNKNOWN);
+		q->got(q, cv_nfs4_errno(status), x);
+		return;
+	}
+}
+
+static bool state_is_lost(uint32_t status)
+{
+	return status == CV_NFS4ERR_BAD_STATEID || status == CV_NFS4ERR_STALE_STATEID ||
+	       status == CV_NFS4ERR_EXPIRED || status == CV_NFS4ERR_ADMIN_REVOKED ||
+	       status == CV_NFS4ERR_DELEG_REVOKED;
+}
+
+/* The open is not what it was: it is opened anew, unless that has happened since, then used again.
+ */
+static void repair_open(struct cv_nfs_req *q)
+{
+	struct cv_nfs4_open *open = q->v4.open;
+
+	if (open->epoch == q->v4.open_epoch) {
+		open->lost = true;
+		cv_nfs4_recover(q->nfs->v4, false);
+	}
+	send_again(q, -EIO);
+}
+
+static void carried_out(struct cv_nfs_req *q, uint32_t status, struct cv_xdr *x)
+{
+	q->v4.status = status;
+	if (status == CV_NFS4ERR_DELAY || status == CV_NFS4ERR_GRACE)
+		cv_nfs_wait(q);
+	else if (state_is_lost(status) && q->v4.open && !q->v4.recovers)
+		repair_open(q);
+	else
+		q->got(q, cv_nfs4_errno(status), x);
+}
+
+static void follow_server(struct cv_nfs4 *v4, const struct cv_nfs4_seq_reply *r)
+{
+	v4->renewed_ns = cv_loop_now_ns(v4->nfs->loop);
+	v4->limit =
+		r->target + 1 < v4->nslots && r->target != UINT32_MAX ? r->target + 1 : v4->nslots;
+}
+
+static void answered(struct cv_rpc_call *call, int status, const uint8_t *reply, size_t size)
+{
+	struct cv_nfs_req *q = cv_container_of(call, struct cv_nfs_req, call);
+	struct cv_xdr x = cv_xdr_init(reply, status == 0 ? size : 0);
+	struct cv_nfs4 *v4 = q->nfs->v4;
+	struct cv_nfs4_seq_reply seq;
+	uint32_t compound, sequence;
+
+	q->v4.status = 0;
+	q->resent = q->resent_before = q->resent_before || call->resent || q->op->repeated;
+	if (status < 0) {
+		release_slot(q, UNKNOWN);
+		q->got(q, status, &x);
+		cv_nfs4_pump(v4);
+		return;
+	}
+	compound = cv_nfs4_get_compound(&x);
+	sequence = cv_nfs4_get_op(&x, CV_NFS4_SEQUENCE);
+	if (!x.bad && sequence == CV_NFS4_OK)
+		cv_nfs4_get_sequence(&x, &seq);
+	if (x.bad) {
+		release_slot(q, UNKNOWN);
+		q->got(q, compound ? cv_nfs4_errno(compound) : -EIO, &x);
+	} else if (sequence != CV_NFS4_OK) {
+		refused(q, sequence, &x);
+	} else {
+		if (q->v4.session == v4->session_nr)
+			follow_server(v4, &seq);
+		release_slot(q, USED);
+		carried_out(q, compound, &x);
+	}
+	cv_nfs4_pump(v4);
+}
+
+static void answered_bare(struct cv_rpc_call *call, int status, const uint8_t *reply, size_t size)
+{
+	struct cv_nfs_req *q = cv_container_of(call, struct cv_nfs_req, call);
+	struct cv_xdr x = cv_xdr_init(reply, status == 0 ? size : 0);
+
+	q->v4.status = 0;
+	if (status == 0) {
+		q->v4.status = cv_nfs4_get_compound(&x);
+		status = x.bad ? -EIO : cv_nfs4_errno(q->v4.status);
+	}
+	q->got(q, status, &x);
+}
+
+void cv_nfs4_submit(struct cv_nfs_req *q, struct cv_nfs4_call *c)
+{
+	submit(q, c, answered);
+}
+
+void cv_nfs4_submit_bare(struct cv_nfs_req *q, struct cv_nfs4_call *c)
+{
+	submit(q, c, answered_bare);
+}

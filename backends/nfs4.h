@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Inside the NFS engine: NFSv4.1. It shares connections, requests and steps with NFSv3 (nfs.h), and
+ * adds what the protocol adds. nfs4.c: the way of a compound through a slot of the session, and the
+ * table. nfs4_session.c: client, session and lease, and what happens when the server has lost them.
+ * nfs4_mount.c: what happens before. nfs4_names.c, nfs4_file.c: the operations, each one compound.
+ *
+ * A call is exactly-once by its slot and sequence number: the transport repeats it over reconnects
+ * bit by bit, and the server answers from the slot. Only a server that has restarted in between has
+ * forgotten; then `resent` says so, as with NFSv3, and the refusal is judged in the same way.
+ */
+#ifndef CV_BACKENDS_NFS4_H
+#define CV_BACKENDS_NFS4_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "backends/nfs.h"
+#include "backends/nfs4_owner.h"
+#include "backends/nfs4_xdr.h"
+
+#define CV_NFS4_SLOTS_MAX CV_RPC_WINDOW
+
+struct cv_nfs4_slot {
+	uint32_t seq; /* of the next call */
+	bool busy;
+	bool retired; /* whether its last call was carried out is unknown */
+};
+
+/* State that a file holds at the server. */
+struct cv_nfs4_open {
+	struct cv_nfs4_open *next, *prev;
+	struct cv_handle handle;
+	struct cv_nfs4_stateid stateid;
+	struct cv_nfs4_owner owner; /* each open has its own, so opens do not mix */
+	struct cv_cred cred;
+	uint32_t share; /* CV_NFS4_SHARE_* */
+	uint32_t epoch; /* how often it was opened anew */
+	bool lost;	/* to be opened anew */
+	bool reclaim;	/* it was open when the server restarted: claim it in the grace period */
+	int dead;	/* -errno: it could not be had again */
+};
+
+struct cv_nfs4 {
+	struct cv_nfs *nfs;
+	struct cv_owners *owners; /* owned */
+	struct cv_nfs4_names names;
+	bool send_names; /* the server does not take numbers as owners */
+	uint64_t next_owner;
+
+	char client[96];   /* our name for the server: this mount's, and no other's */
+	uint64_t verifier; /* of this process's life */
+	uint64_t clientid;
+	uint32_t lease_ms;
+	struct cv_timer renew;
+	struct cv_op renew_op;
+	bool renewing;
+	uint64_t renewed_ns; /* last answer to a SEQUENCE */
+
+	uint8_t session[CV_NFS4_SESSION_SIZE];
+	uint32_t session_nr; /* counts sessions */
+	uint32_t nslots;
+	uint32_t limit; /* slots the server wants used: <= nslots */
+	struct cv_nfs4_slot slots[CV_NFS4_SLOTS_MAX];
+	struct cv_nfs4_channel channel;
+
+	/* For a slot, or for the end of a recovery; in order. */
+	struct cv_nfs_req *waiting, **waiting_tail;
+
+	struct cv_nfs4_open *opens;
+
+	bool recovering;
+	struct cv_op recovery_op;
+	struct cv_nfs_req *recovery;
+	struct cv_nfs4_open *reopening;
+	unsigned own; /* operations of our own in flight: CLOSE */
+	struct cv_op goodbye_op;
+};
+
+/* ---- nfs4.c ---- */
+
+/* For what only NFSv4 has; see there. */
+extern const struct cv_backend cv_backend_nfs4;
+
+/*
+ * Begins a compound. cache: it changes something, so the server keeps its answer. False: q waits
+ * (its send is called again), or is finished.
+ */
+bool cv_nfs4_start(struct cv_nfs_req *q, struct cv_nfs4_call *c, bool cache);
+/* Sends it. got() is given what follows SEQUENCE's result. */
+void cv_nfs4_submit(struct cv_nfs_req *q, struct cv_nfs4_call *c);
+/* A compound without a session. */
+void cv_nfs4_submit_bare(struct cv_nfs_req *q, struct cv_nfs4_call *c);
+/* Lets waiting requests go on, as far as slots and recovery allow. */
+void cv_nfs4_pump(struct cv_nfs4 *v4);
+/* Finishes all waiting ones. */
+void cv_nfs4_fail_waiting(struct cv_nfs4 *v4, int result);
+/* Of a request that was given up: its slot cannot be used again. */
+void cv_nfs4_drop_slot(struct cv_nfs_req *q);
+/* New slots, after a session was made. */
+void cv_nfs4_reset_slots(struct cv_nfs4 *v4);
+
+/* ---- nfs4_session.c ---- */
+
+struct cv_nfs4 *cv_nfs4_new(struct cv_nfs *nfs); /* NULL: no memory */
+/* What still waits, then DESTROY_SESSION, DESTROY_CLIENTID; a second at most, with the loop. */
+void cv_nfs4_say_goodbye(struct cv_nfs4 *v4);
+void cv_nfs4_free(struct cv_nfs4 *v4); /* after the transport */
+/* After the first session was made. */
+int cv_nfs4_start_renewing(struct cv_nfs4 *v4);
+/* What we ask of a session. */
+struct cv_nfs4_channel cv_nfs4_wanted_channel(void);
+/* The session is gone (or only opens are lost); waiting requests go on when it is there again. */
+void cv_nfs4_recover(struct cv_nfs4 *v4, bool session);
+/* The same for a request of the recovery itself: from the start. */
+void cv_nfs4_recover_again(struct cv_nfs_req *q);
+
+/* ---- nfs4_file.c ---- */
+
+/* For an open to be; owner and cred filled in. NULL: no memory. */
+struct cv_nfs4_open *cv_nfs4_open_new(struct cv_nfs4 *v4, const struct cv_cred *cred, int flags);
+
+/* ---- nfs4_names.c ---- */
+
+/* LOOKUP of q->name in q->dir into op->entry, then q->then; or q finishes with the error. */
+void cv_nfs4_fetch_entry(struct cv_nfs_req *q, void (*then)(struct cv_nfs_req *));
+/* GETATTR, shown as this mount shows it. */
+bool cv_nfs4_take_attr(struct cv_nfs_req *q, struct cv_xdr *x, struct cv_attr *ret);
+/* GETFH and GETATTR into op->entry. */
+bool cv_nfs4_take_entry(struct cv_nfs_req *q, struct cv_xdr *x);
+/* GETATTR of a directory that was changed; spoilt it does no harm. */
+void cv_nfs4_take_dir(struct cv_nfs_req *q, struct cv_xdr *x, struct cv_dir_after *dir);
+
+void cv_nfs4_lookup(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name);
+void cv_nfs4_getattr(void *conn, struct cv_op *op, const struct cv_object *obj,
+		     struct cv_file *file);
+void cv_nfs4_setattr(void *conn, struct cv_op *op, const struct cv_object *obj,
+		     struct cv_file *file, const struct cv_setattr *set);
+void cv_nfs4_readlink(void *conn, struct cv_op *op, const struct cv_object *obj);
+void cv_nfs4_mknod(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
+		   uint32_t mode, uint64_t rdev);
+void cv_nfs4_mkdir(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
+		   uint32_t mode);
+void cv_nfs4_symlink(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
+		     const char *target);
+void cv_nfs4_link(void *conn, struct cv_op *op, const struct cv_object *obj,
+		  const struct cv_object *dir, const char *name);
+void cv_nfs4_unlink(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name);
+void cv_nfs4_rmdir(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name);
+void cv_nfs4_rename(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
+		    const struct cv_object *newdir, const char *newname, unsigned flags);
+void cv_nfs4_statfs(void *conn, struct cv_op *op, const struct cv_object *obj);
+
+/* ---- nfs4_file.c ---- */
+
+void cv_nfs4_open_file(void *conn, struct cv_op *op, const struct cv_object *obj, int flags);
+void cv_nfs4_create(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
+		    int flags, uint32_t mode);
+void cv_nfs4_release(void *conn, struct cv_file *file);
+void cv_nfs4_read(void *conn, struct cv_op *op, struct cv_file *file, size_t size_bytes,
+		  uint64_t off);
+void cv_nfs4_write(void *conn, struct cv_op *op, struct cv_file *file, const void *data,
+		   size_t size_bytes, uint64_t off);
+void cv_nfs4_fsync(void *conn, struct cv_op *op, struct cv_file *file, bool datasync);
+void cv_nfs4_readdir(void *conn, struct cv_op *op, struct cv_file *dir, uint64_t off);
+
+#endif

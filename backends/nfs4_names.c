@@ -1,0 +1,729 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * NFSv4 operations on names and attributes: one compound each, that also brings the attributes of
+ * what it made and of the directory it changed.
+ */
+#include "backends/nfs4.h"
+
+#include <errno.h>
+#include <linux/fs.h> /* RENAME_NOREPLACE */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "config/cleanup.h"
+
+/* ---- results that several have ---- */
+
+bool cv_nfs4_take_attr(struct cv_nfs_req *q, struct cv_xdr *x, struct cv_attr *ret)
+{
+	bool ok = cv_nfs4_get_attr(x, &q->nfs->v4->names, ret);
+
+	cv_nfs_show(q->nfs, ret);
+	return ok;
+}
+
+bool cv_nfs4_take_entry(struct cv_nfs_req *q, struct cv_xdr *x)
+{
+	return cv_nfs4_get_fh(x, &q->op->entry.handle) &&
+	       cv_nfs4_take_attr(q, x, &q->op->entry.attr);
+}
+
+void cv_nfs4_take_dir(struct cv_nfs_req *q, struct cv_xdr *x, struct cv_dir_after *dir)
+{
+	dir->have = cv_nfs4_take_attr(q, x, &dir->attr);
+}
+
+static struct cv_nfs_req *on_object(void *conn, struct cv_op *op, const struct cv_object *obj)
+{
+	struct cv_nfs_req *q = cv_nfs_req_new(conn, op);
+
+	if (q)
+		q->obj = *obj->handle;
+	return q;
+}
+
+/* NULL: completed already. */
+static struct cv_nfs_req *on_name(void *conn, struct cv_op *op, const struct cv_object *dir,
+				  const char *name)
+{
+	struct cv_nfs_req *q = cv_nfs_req_new(conn, op);
+
+	if (!q)
+		return NULL;
+	q->dir = *dir->handle;
+	return cv_nfs_set_name(q, q->name, name) ? q : NULL;
+}
+
+/* ---- lookup, getattr, setattr, readlink, statfs ---- */
+
+static void send_lookup(struct cv_nfs_req *q)
+{
+	struct cv_nfs4_call c;
+
+	if (!cv_nfs4_start(q, &c, false))
+		return;
+	cv_nfs4_put_fh(&c, &q->dir);
+	cv_nfs4_put_lookup(&c, q->name);
+	cv_nfs4_put_op(&c, CV_NFS4_GETFH);
+	cv_nfs4_put_getattr(&c);
+	cv_nfs4_submit(q, &c);
+}
+
+static void got_lookup(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	if (status == 0 && !(cv_nfs4_skip(x, CV_NFS4_PUTFH) && cv_nfs4_skip(x, CV_NFS4_LOOKUP) &&
+			     cv_nfs4_take_entry(q, x)))
+		status = -EIO;
+	if (status < 0)
+		cv_nfs_finish(q, status);
+	else
+		q->then(q);
+}
+
+void cv_nfs4_fetch_entry(struct cv_nfs_req *q, void (*then)(struct cv_nfs_req *))
+{
+	q->then = then;
+	cv_nfs_step(q, send_lookup, got_lookup);
+}
+
+static void finish_ok(struct cv_nfs_req *q)
+{
+	cv_nfs_finish(q, 0);
+}
+
+void cv_nfs4_lookup(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name)
+{
+	struct cv_nfs_req *q = on_name(conn, op, dir, name);
+
+	if (q)
+		cv_nfs4_fetch_entry(q, finish_ok);
+}
+
+static void send_getattr(struct cv_nfs_req *q)
+{
+	struct cv_nfs4_call c;
+
+	if (!cv_nfs4_start(q, &c, false))
+		return;
+	cv_nfs4_put_fh(&c, &q->obj);
+	cv_nfs4_put_getattr(&c);
+	cv_nfs4_submit(q, &c);
+}
+
+static void got_getattr(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	struct cv_attr attr;
+
+	if (status == 0 && !(cv_nfs4_skip(x, CV_NFS4_PUTFH) && cv_nfs4_take_attr(q, x, &attr)))
+		status = -EIO;
+	if (status < 0)
+		cv_nfs_finish(q, status);
+	else
+		cv_nfs_finish_attr(q, &attr);
+}
+
+void cv_nfs4_getattr(void *conn, struct cv_op *op, const struct cv_object *obj,
+		     struct cv_file *file)
+{
+	struct cv_nfs_req *q = on_object(conn, op, obj);
+
+	if (!q)
+		return;
+	if (file)
+		q->obj = file->handle;
+	cv_nfs_step(q, send_getattr, got_getattr);
+}
+
+static void send_setattr(struct cv_nfs_req *q)
+{
+	const struct cv_nfs4_stateid *stateid = &cv_nfs4_anonymous;
+	char owner[CV_NFS4_NAME_MAX], group[CV_NFS4_NAME_MAX];
+	struct cv_nfs4 *v4 = q->nfs->v4;
+	struct cv_nfs4_call c;
+
+	if (!cv_nfs4_start(q, &c, true))
+		return;
+	/* An open file may be cut by who may not write to it any more. */
+	if (q->v4.open)
+		stateid = &q->v4.open->stateid;
+	cv_owners_format(v4->owners, false, v4->send_names, q->set.uid, owner, sizeof(owner));
+	cv_owners_format(v4->owners, true, v4->send_names, q->set.gid, group, sizeof(group));
+	cv_nfs4_put_fh(&c, &q->obj);
+	cv_nfs4_put_setattr(&c, stateid, &q->set, owner, group);
+	cv_nfs4_put_getattr(&c);
+	cv_nfs4_submit(q, &c);
+}
+
+static void got_setattr(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	const unsigned owner = CV_SET_UID | CV_SET_GID;
+	struct cv_attr attr;
+
+	if (q->v4.status == CV_NFS4ERR_BADOWNER && !q->nfs->v4->send_names) {
+		q->nfs->v4->send_names = true;
+		cv_nfs_step(q, send_setattr, got_setattr);
+		return;
+	}
+	if (q->nfs->chown_ignore && q->set.mask & owner &&
+	    (status == -EPERM || status == -EACCES || status == -EINVAL)) {
+		q->set.mask &= ~owner;
+		if (q->set.mask)
+			cv_nfs_step(q, send_setattr, got_setattr);
+		else
+			cv_nfs_step(q, send_getattr, got_getattr);
+		return;
+	}
+	if (status == 0) {
+		(void)cv_nfs4_skip(x, CV_NFS4_PUTFH);
+		(void)cv_nfs4_skip(x, CV_NFS4_SETATTR);
+		cv_nfs4_skip_bitmap(x);
+		if (!cv_nfs4_take_attr(q, x, &attr))
+			status = -EIO;
+	}
+	if (status < 0)
+		cv_nfs_finish(q, status);
+	else
+		cv_nfs_finish_attr(q, &attr);
+}
+
+void cv_nfs4_setattr(void *conn, struct cv_op *op, const struct cv_object *obj,
+		     struct cv_file *file, const struct cv_setattr *set)
+{
+	struct cv_nfs *nfs = conn;
+	struct cv_nfs_req *q = on_object(conn, op, obj);
+
+	if (!q)
+		return;
+	if (file)
+		q->obj = file->handle;
+	if (file && file->writable && set->mask & CV_SET_SIZE)
+		q->v4.open = file->open;
+	q->set = *set;
+	/* Under uid= and gid= an owner that is shown already is no change. */
+	if (nfs->set_uid && q->set.uid == nfs->uid)
+		q->set.mask &= ~(unsigned)CV_SET_UID;
+	if (nfs->set_gid && q->set.gid == nfs->gid)
+		q->set.mask &= ~(unsigned)CV_SET_GID;
+	if (q->set.mask)
+		cv_nfs_step(q, send_setattr, got_setattr);
+	else
+		cv_nfs_step(q, send_getattr, got_getattr);
+}
+
+static void send_readlink(struct cv_nfs_req *q)
+{
+	struct cv_nfs4_call c;
+
+	if (!cv_nfs4_start(q, &c, false))
+		return;
+	cv_nfs4_put_fh(&c, &q->obj);
+	cv_nfs4_put_op(&c, CV_NFS4_READLINK);
+	cv_nfs4_submit(q, &c);
+}
+
+/* The target, in the reply; NULL when spoilt. */
+static const uint8_t *get_target(struct cv_xdr *x, size_t *ret_size)
+{
+	(void)cv_nfs4_skip(x, CV_NFS4_PUTFH);
+	(void)cv_nfs4_skip(x, CV_NFS4_READLINK);
+	return cv_xdr_opaque(x, 4096, ret_size);
+}
+
+static void got_readlink(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	size_t size = 0;
+
+	if (status == 0) {
+		q->op->data = get_target(x, &size);
+		if (!q->op->data || size == 0 || memchr(q->op->data, '\0', size))
+			status = -EIO;
+	}
+	cv_nfs_finish(q, status < 0 ? status : (ssize_t)size);
+}
+
+void cv_nfs4_readlink(void *conn, struct cv_op *op, const struct cv_object *obj)
+{
+	struct cv_nfs_req *q = on_object(conn, op, obj);
+
+	if (q)
+		cv_nfs_step(q, send_readlink, got_readlink);
+}
+
+static void send_statfs(struct cv_nfs_req *q)
+{
+	struct cv_nfs4_call c;
+
+	if (!cv_nfs4_start(q, &c, false))
+		return;
+	cv_nfs4_put_fh(&c, &q->obj);
+	cv_nfs4_put_getstatfs(&c);
+	cv_nfs4_submit(q, &c);
+}
+
+static void got_statfs(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	if (status == 0 &&
+	    !(cv_nfs4_skip(x, CV_NFS4_PUTFH) && cv_nfs4_get_statfs(x, &q->op->statvfs)))
+		status = -EIO;
+	q->op->statvfs.f_namemax = q->nfs->name_max;
+	cv_nfs_finish(q, status);
+}
+
+void cv_nfs4_statfs(void *conn, struct cv_op *op, const struct cv_object *obj)
+{
+	struct cv_nfs_req *q = on_object(conn, op, obj);
+
+	if (q)
+		cv_nfs_step(q, send_statfs, got_statfs);
+}
+
+/* ---- making things ----
+ *
+ * The slot makes a repetition harmless unless the server has restarted and forgotten it: then
+ * EEXIST may mean our own success, and the object is looked at.
+ */
+
+static void check_made(struct cv_nfs_req *q)
+{
+	const struct cv_attr *attr = &q->op->entry.attr;
+	bool same_type = (attr->mode & S_IFMT) == (q->mode & S_IFMT);
+	bool same_mode = (attr->mode & 0777) == (q->mode & 0777);
+
+	cv_nfs_finish(q, same_type && same_mode && attr->rdev == q->rdev ? 0 : -EEXIST);
+}
+
+/* After RESTOREFH: the directory. */
+static void take_changed_dir(struct cv_nfs_req *q, struct cv_xdr *x)
+{
+	(void)cv_nfs4_skip(x, CV_NFS4_RESTOREFH);
+	cv_nfs4_take_dir(q, x, &q->op->dir);
+}
+
+static void send_create(struct cv_nfs_req *q)
+{
+	struct cv_nfs4_call c;
+
+	if (!cv_nfs4_start(q, &c, true))
+		return;
+	cv_nfs4_put_fh(&c, &q->dir);
+	cv_nfs4_put_op(&c, CV_NFS4_SAVEFH);
+	cv_nfs4_put_create(&c, q->name, q->mode, q->rdev, q->target);
+	cv_nfs4_put_op(&c, CV_NFS4_GETFH);
+	cv_nfs4_put_getattr(&c);
+	cv_nfs4_put_op(&c, CV_NFS4_RESTOREFH);
+	cv_nfs4_put_getattr(&c);
+	cv_nfs4_submit(q, &c);
+}
+
+static void got_create(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	if (status == -EEXIST && q->resent) {
+		cv_nfs4_fetch_entry(q, check_made);
+		return;
+	}
+	if (status == 0) {
+		(void)cv_nfs4_skip(x, CV_NFS4_PUTFH);
+		(void)cv_nfs4_skip(x, CV_NFS4_SAVEFH);
+		(void)cv_nfs4_skip(x, CV_NFS4_CREATE);
+		q->op->dir.before = cv_nfs4_get_change(x);
+		cv_nfs4_skip_bitmap(x);
+		if (cv_nfs4_take_entry(q, x))
+			take_changed_dir(q, x);
+		else
+			status = -EIO;
+	}
+	cv_nfs_finish(q, status);
+}
+
+/* A regular file: opened, and closed at once. */
+static void send_create_file(struct cv_nfs_req *q)
+{
+	struct cv_nfs4 *v4 = q->nfs->v4;
+	struct cv_nfs4_call c;
+
+	if (!cv_nfs4_start(q, &c, true))
+		return;
+	q->v4.made->owner.clientid = v4->clientid;
+	cv_nfs4_put_fh(&c, &q->dir);
+	cv_nfs4_put_op(&c, CV_NFS4_SAVEFH);
+	cv_nfs4_put_open_create(&c, CV_NFS4_SHARE_WRITE, &q->v4.made->owner, true, q->mode,
+				q->name);
+	cv_nfs4_put_op(&c, CV_NFS4_GETFH);
+	cv_nfs4_put_getattr(&c);
+	cv_nfs4_put_close(&c, &cv_nfs4_current);
+	cv_nfs4_put_op(&c, CV_NFS4_RESTOREFH);
+	cv_nfs4_put_getattr(&c);
+	cv_nfs4_submit(q, &c);
+}
+
+static void got_create_file(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	struct cv_nfs4_stateid ignored;
+
+	if (status == -EEXIST && q->resent) {
+		cv_nfs4_fetch_entry(q, check_made);
+		return;
+	}
+	if (status == 0) {
+		(void)cv_nfs4_skip(x, CV_NFS4_PUTFH);
+		(void)cv_nfs4_skip(x, CV_NFS4_SAVEFH);
+		(void)cv_nfs4_skip(x, CV_NFS4_OPEN);
+		cv_nfs4_get_open(x, &ignored, &q->op->dir.before);
+		if (!cv_nfs4_take_entry(q, x))
+			status = -EIO;
+	}
+	if (status == 0) {
+		(void)cv_nfs4_skip(x, CV_NFS4_CLOSE);
+		cv_nfs4_get_stateid(x, &ignored);
+		take_changed_dir(q, x);
+	}
+	cv_nfs_finish(q, status);
+}
+
+void cv_nfs4_mknod(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
+		   uint32_t mode, uint64_t rdev)
+{
+	struct cv_nfs *nfs = conn;
+	struct cv_nfs_req *q = on_name(conn, op, dir, name);
+
+	if (!q)
+		return;
+	q->mode = mode;
+	q->rdev = S_ISCHR(mode) || S_ISBLK(mode) ? rdev : 0;
+	if (!S_ISREG(mode)) {
+		cv_nfs_step(q, send_create, got_create);
+		return;
+	}
+	q->v4.made = cv_nfs4_open_new(nfs->v4, op->cred, 0);
+	if (q->v4.made)
+		cv_nfs_step(q, send_create_file, got_create_file);
+	else
+		cv_nfs_finish(q, -ENOMEM);
+}
+
+void cv_nfs4_mkdir(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
+		   uint32_t mode)
+{
+	struct cv_nfs_req *q = on_name(conn, op, dir, name);
+
+	if (!q)
+		return;
+	q->mode = (mode & 07777) | S_IFDIR;
+	q->rdev = 0;
+	cv_nfs_step(q, send_create, got_create);
+}
+
+static void got_made_target(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	size_t size = 0;
+	const uint8_t *target = status == 0 ? get_target(x, &size) : NULL;
+	bool same = target && size == strlen(q->target) && memcmp(target, q->target, size) == 0;
+
+	cv_nfs_finish(q, same ? 0 : -EEXIST);
+}
+
+static void check_made_symlink(struct cv_nfs_req *q)
+{
+	if (!S_ISLNK(q->op->entry.attr.mode)) {
+		cv_nfs_finish(q, -EEXIST);
+		return;
+	}
+	q->obj = q->op->entry.handle;
+	cv_nfs_step(q, send_readlink, got_made_target);
+}
+
+static void got_symlink(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	if (status == -EEXIST && q->resent)
+		cv_nfs4_fetch_entry(q, check_made_symlink);
+	else
+		got_create(q, status, x);
+}
+
+void cv_nfs4_symlink(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
+		     const char *target)
+{
+	struct cv_nfs_req *q = on_name(conn, op, dir, name);
+
+	if (!q)
+		return;
+	q->mode = S_IFLNK;
+	q->rdev = 0;
+	q->target = strdup(target);
+	if (!q->target)
+		cv_nfs_finish(q, -ENOMEM);
+	else
+		cv_nfs_step(q, send_create, got_symlink);
+}
+
+/* ---- links ---- */
+
+static bool same_handle(const struct cv_handle *a, const struct cv_handle *b)
+{
+	return a->size == b->size && memcmp(a->data, b->data, a->size) == 0;
+}
+
+/* The object q->obj gets the name. */
+static void send_link(struct cv_nfs_req *q)
+{
+	struct cv_nfs4_call c;
+
+	if (!cv_nfs4_start(q, &c, true))
+		return;
+	cv_nfs4_put_fh(&c, &q->obj);
+	cv_nfs4_put_op(&c, CV_NFS4_SAVEFH);
+	cv_nfs4_put_fh(&c, &q->dir);
+	cv_nfs4_put_link(&c, q->name);
+	cv_nfs4_put_getattr(&c);
+	cv_nfs4_put_op(&c, CV_NFS4_RESTOREFH);
+	cv_nfs4_put_getattr(&c);
+	cv_nfs4_submit(q, &c);
+}
+
+static void check_linked(struct cv_nfs_req *q)
+{
+	cv_nfs_finish(q, same_handle(&q->op->entry.handle, &q->obj) ? 0 : -EEXIST);
+}
+
+static void got_link(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	struct cv_attr attr;
+
+	if (status == -EEXIST && q->resent) {
+		cv_nfs4_fetch_entry(q, check_linked);
+		return;
+	}
+	if (status == 0) {
+		(void)cv_nfs4_skip(x, CV_NFS4_PUTFH);
+		(void)cv_nfs4_skip(x, CV_NFS4_SAVEFH);
+		(void)cv_nfs4_skip(x, CV_NFS4_PUTFH);
+		(void)cv_nfs4_skip(x, CV_NFS4_LINK);
+		q->op->dir.before = cv_nfs4_get_change(x);
+		cv_nfs4_take_dir(q, x, &q->op->dir);
+		(void)cv_nfs4_skip(x, CV_NFS4_RESTOREFH);
+		if (!cv_nfs4_take_attr(q, x, &attr))
+			status = -EIO;
+	}
+	if (status == 0) {
+		q->op->entry.handle = q->obj;
+		q->op->entry.attr = attr;
+	}
+	cv_nfs_finish(q, status);
+}
+
+void cv_nfs4_link(void *conn, struct cv_op *op, const struct cv_object *obj,
+		  const struct cv_object *dir, const char *name)
+{
+	struct cv_nfs_req *q = on_name(conn, op, dir, name);
+
+	if (!q)
+		return;
+	q->obj = *obj->handle;
+	cv_nfs_step(q, send_link, got_link);
+}
+
+/* ---- removing and renaming ---- */
+
+/* The protocol has one REMOVE for all, so the type is made sure of. */
+static void send_remove(struct cv_nfs_req *q)
+{
+	struct cv_nfs4_call c;
+
+	if (!cv_nfs4_start(q, &c, true))
+		return;
+	cv_nfs4_put_fh(&c, &q->dir);
+	cv_nfs4_put_op(&c, CV_NFS4_SAVEFH);
+	cv_nfs4_put_lookup(&c, q->name);
+	cv_nfs4_put_check_dir(&c, S_ISDIR(q->mode));
+	cv_nfs4_put_op(&c, CV_NFS4_RESTOREFH);
+	cv_nfs4_put_remove(&c, q->name);
+	cv_nfs4_put_getattr(&c);
+	cv_nfs4_submit(q, &c);
+}
+
+static void take_removed(struct cv_nfs_req *q, struct cv_xdr *x)
+{
+	(void)cv_nfs4_skip(x, CV_NFS4_PUTFH);
+	(void)cv_nfs4_skip(x, CV_NFS4_SAVEFH);
+	(void)cv_nfs4_skip(x, CV_NFS4_LOOKUP);
+	(void)cv_nfs4_skip(x, S_ISDIR(q->mode) ? CV_NFS4_VERIFY : CV_NFS4_NVERIFY);
+	(void)cv_nfs4_skip(x, CV_NFS4_RESTOREFH);
+	(void)cv_nfs4_skip(x, CV_NFS4_REMOVE);
+	q->op->dir.before = cv_nfs4_get_change(x);
+	cv_nfs4_take_dir(q, x, &q->op->dir);
+}
+
+/* ENOENT for a call that went out twice: the first one has removed it (nfs_names.c). */
+static void got_remove(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	if (status == 0)
+		take_removed(q, x);
+	else if (q->v4.status == CV_NFS4ERR_NOT_SAME)
+		status = -ENOTDIR;
+	else if (q->v4.status == CV_NFS4ERR_SAME)
+		status = -EISDIR;
+	cv_nfs_finish(q, status == -ENOENT && q->resent ? 0 : status);
+}
+
+static void remove_name(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
+			uint32_t type)
+{
+	struct cv_nfs_req *q = on_name(conn, op, dir, name);
+
+	if (!q)
+		return;
+	q->mode = type;
+	cv_nfs_step(q, send_remove, got_remove);
+}
+
+void cv_nfs4_unlink(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name)
+{
+	remove_name(conn, op, dir, name, 0);
+}
+
+void cv_nfs4_rmdir(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name)
+{
+	remove_name(conn, op, dir, name, S_IFDIR);
+}
+
+static void send_rename(struct cv_nfs_req *q)
+{
+	struct cv_nfs4_call c;
+
+	if (!cv_nfs4_start(q, &c, true))
+		return;
+	cv_nfs4_put_fh(&c, &q->dir);
+	cv_nfs4_put_op(&c, CV_NFS4_SAVEFH);
+	cv_nfs4_put_fh(&c, &q->dir2);
+	cv_nfs4_put_rename(&c, q->name, q->name2);
+	cv_nfs4_put_getattr(&c);
+	cv_nfs4_put_op(&c, CV_NFS4_RESTOREFH);
+	cv_nfs4_put_getattr(&c);
+	cv_nfs4_submit(q, &c);
+}
+
+/* The old name is gone (ENOENT of the second transmission): with the new one there, we did it. */
+static void got_rename(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	if (status == -ENOENT && q->resent) {
+		q->dir = q->dir2;
+		memcpy(q->name, q->name2, sizeof(q->name));
+		cv_nfs4_fetch_entry(q, finish_ok);
+		return;
+	}
+	if (status == 0 && cv_nfs4_skip(x, CV_NFS4_PUTFH) && cv_nfs4_skip(x, CV_NFS4_SAVEFH) &&
+	    cv_nfs4_skip(x, CV_NFS4_PUTFH) && cv_nfs4_skip(x, CV_NFS4_RENAME)) {
+		q->op->dir.before = cv_nfs4_get_change(x);
+		q->op->newdir.before = cv_nfs4_get_change(x);
+		cv_nfs4_take_dir(q, x, &q->op->newdir);
+		take_changed_dir(q, x);
+	}
+	cv_nfs_finish(q, status);
+}
+
+/* RENAME_NOREPLACE: LINK, which does not replace, then REMOVE, in one compound (nfs_names.c). */
+static void send_rename_noreplace(struct cv_nfs_req *q)
+{
+	struct cv_nfs4_call c;
+
+	if (!cv_nfs4_start(q, &c, true))
+		return;
+	cv_nfs4_put_fh(&c, &q->obj);
+	cv_nfs4_put_op(&c, CV_NFS4_SAVEFH);
+	cv_nfs4_put_fh(&c, &q->dir2);
+	cv_nfs4_put_link(&c, q->name2);
+	cv_nfs4_put_fh(&c, &q->dir);
+	cv_nfs4_put_remove(&c, q->name);
+	cv_nfs4_submit(q, &c);
+}
+
+static void send_undo(struct cv_nfs_req *q)
+{
+	struct cv_nfs4_call c;
+
+	if (!cv_nfs4_start(q, &c, true))
+		return;
+	cv_nfs4_put_fh(&c, &q->dir2);
+	cv_nfs4_put_remove(&c, q->name2);
+	cv_nfs4_submit(q, &c);
+}
+
+static void got_undo(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	(void)status; /* what matters is why the old name could not be removed */
+	(void)x;
+	cv_nfs_finish(q, (ssize_t)(int64_t)q->off);
+}
+
+static void swap_names(struct cv_nfs_req *q)
+{
+	struct cv_handle dir = q->dir;
+	char name[CV_NAME_MAX + 1];
+
+	memcpy(name, q->name, sizeof(name));
+	q->dir = q->dir2;
+	memcpy(q->name, q->name2, sizeof(q->name));
+	q->dir2 = dir;
+	memcpy(q->name2, name, sizeof(q->name2));
+}
+
+/* The new name is there: is it ours? Then only the old one is left to remove. */
+static void check_renamed(struct cv_nfs_req *q)
+{
+	if (!same_handle(&q->op->entry.handle, &q->obj)) {
+		cv_nfs_finish(q, -EEXIST);
+		return;
+	}
+	swap_names(q);
+	q->mode = 0; /* no directory */
+	cv_nfs_step(q, send_remove, got_remove);
+}
+
+static void got_rename_noreplace(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	if (status == 0) {
+		cv_nfs_finish(q, 0);
+	} else if (status == -EEXIST && q->resent) {
+		swap_names(q);
+		cv_nfs4_fetch_entry(q, check_renamed);
+	} else if (cv_nfs4_skip(x, CV_NFS4_PUTFH) && cv_nfs4_skip(x, CV_NFS4_SAVEFH) &&
+		   cv_nfs4_skip(x, CV_NFS4_PUTFH) && cv_nfs4_skip(x, CV_NFS4_LINK)) {
+		if (status == -ENOENT && q->resent) {
+			cv_nfs_finish(q, 0);
+			return;
+		}
+		q->off = (uint64_t)(int64_t)status;
+		cv_nfs_step(q, send_undo, got_undo);
+	} else {
+		cv_nfs_finish(q, status == -EOPNOTSUPP ? -EINVAL : status);
+	}
+}
+
+static void rename_noreplace(struct cv_nfs_req *q)
+{
+	if (S_ISDIR(q->op->entry.attr.mode)) {
+		cv_nfs_finish(q, -EINVAL); /* cannot be linked */
+		return;
+	}
+	q->obj = q->op->entry.handle;
+	cv_nfs_step(q, send_rename_noreplace, got_rename_noreplace);
+}
+
+void cv_nfs4_rename(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
+		    const struct cv_object *newdir, const char *newname, unsigned flags)
+{
+	struct cv_nfs_req *q = on_name(conn, op, dir, name);
+
+	if (!q)
+		return;
+	q->dir2 = *newdir->handle;
+	if (!cv_nfs_set_name(q, q->name2, newname))
+		return;
+	if (flags == 0)
+		cv_nfs_step(q, send_rename, got_rename);
+	else if (flags == RENAME_NOREPLACE)
+		cv_nfs4_fetch_entry(q, rename_noreplace);
+	else
+		cv_nfs_finish(q, -EINVAL);
+}

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What an NFSv4.1 server may answer. The first byte chooses an operation, the rest are the results
+ * of its calls, one after the other: a byte of how, a two-byte length, then that many bytes. How:
+ * bit 0 puts the head of a compound and a good SEQUENCE result before them. Lost sessions and files
+ * may make the engine recover in between. The operation must end exactly once, with a result that
+ * the contract allows.
+ */
+#include "tests/fuzz/nfs_calls.h"
+
+#define HEAD_MAX 64
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static uint8_t *put(uint8_t *p, uint32_t v)
+{
+	v = htonl(v);
+	memcpy(p, &v, 4);
+	return p + 4;
+}
+
+/* Waiting would be for real. */
+static void do_not_wait(uint8_t *status)
+{
+	uint32_t v;
+
+	memcpy(&v, status, 4);
+	v = ntohl(v);
+	if (v == CV_NFS4ERR_DELAY || v == CV_NFS4ERR_GRACE)
+		(void)put(status, CV_NFS4ERR_BADSESSION);
+}
+
+static void answer4(int fd, const uint8_t xid[4], bool whole, const uint8_t *data, size_t size)
+{
+	static uint8_t reply[HEAD_MAX + 65536];
+	uint8_t *p = reply;
+
+	if (whole) {
+		size_t n = size < 4 ? size : 4;
+
+		memset(p, 0, HEAD_MAX);
+		memcpy(p, data, n); /* the compound's status */
+		data += n;
+		size -= n;
+		p = put(put(p + 4, 0), 16); /* no tag, so many results */
+		p = put(put(p, CV_NFS4_SEQUENCE), 0) + CV_NFS4_SESSION_SIZE;
+		p = put(put(put(put(put(p, 1), 0), 15), 15), 0);
+	}
+	if (size)
+		memcpy(p, data, size);
+	size += (size_t)(p - reply);
+	if (size >= 4)
+		do_not_wait(reply);
+	if (size >= 20)
+		do_not_wait(reply + 16); /* SEQUENCE's own */
+	answer(fd, xid, reply, size);
+}
+
+static struct cv_nfs4_open *open_in(struct cv_nfs4 *v4)
+{
+	static const struct cv_cred cred;
+	struct cv_nfs4_open *open = cv_nfs4_open_new(v4, &cred, O_RDWR);
+
+	if (!open)
+		abort();
+	open->handle.size = 4;
+	v4->opens = open;
+	return open;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	static const struct cv_cred cred;
+	struct cv_nfs4_open *open;
+	struct cv_nfs *nfs;
+	struct cv_op op;
+	uint8_t xid[4];
+	int server;
+
+	if (size < 1 || size > 60000)
+		return 0;
+	nfs = connect_pair(CV_NFS4_VERSION, &server);
+	nfs->v4 = cv_nfs4_new(nfs);
+	if (!nfs->v4)
+		abort();
+	nfs->v4->channel.max_slots = 16;
+	cv_nfs4_reset_slots(nfs->v4);
+	open = open_in(nfs->v4);
+	memset(&op, 0, sizeof(op));
+	op.done = on_done;
+	op.cred = &cred;
+	completions = 0;
+	opened = NULL;
+	start(&cv_backend_nfs4, nfs, &op, data[0], open);
+	data++;
+	size--;
+	for (;;) {
+		size_t n;
+
+		(void)cv_loop_turn(nfs->loop, 0);
+		if (completions || size < 3 || !receive_call(server, xid))
+			break;
+		n = (size_t)data[1] << 8 | data[2];
+		n = n < size - 3 ? n : size - 3;
+		answer4(server, xid, data[0] & 1, data + 3, n);
+		data += 3 + n;
+		size -= 3 + n;
+		(void)cv_loop_turn(nfs->loop, 0);
+	}
+	if (opened)
+		cv_backend_nfs4.release(nfs, opened);
+	cv_rpc_free(nfs->rpc); /* no good-bye to who does not answer */
+	nfs->rpc = NULL;
+	(void)close(server);
+	cv_backend_nfs4.disconnect(nfs);
+	if (completions != 1)
+		abort();
+	free(open);
+	return 0;
+}
