@@ -7,9 +7,12 @@
 #	make bench-full                 larger files, more of them, more rounds, a ten minute soak
 #	make bench-docs                 the last results into docs/benchmarks.md and docs/bench/
 #	make bench FUSE_NFS=/path       with fuse-nfs as a contender
+#	make bench BENCH_DISK=/dir      the servers' data on that disk instead of in memory
+#	make bench ROUNDS=1 SOAK=60     fewer rounds; a soak of so many seconds
 
 BENCH ?= *
-BENCH_RUN = BUILD=$(BUILD) FUSE_NFS="$(FUSE_NFS)" tests/bench/run.sh --out $(BUILD)
+BENCH_RUN = BUILD=$(BUILD) FUSE_NFS="$(FUSE_NFS)" BENCH_DISK="$(BENCH_DISK)" tests/bench/run.sh --out $(BUILD) \
+	$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SOAK),--soak $(SOAK))
 
 .PHONY: bench bench-full bench-list bench-docs bench-deps bench-build
 bench-deps:

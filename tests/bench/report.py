@@ -3,7 +3,8 @@
 """What bench.py measured, as a table, as plots, and as docs/benchmarks.md.
 
 	report.py results.json                     the table
-	report.py --docs results.json DOCS_DIR     plots and table into the documentation
+	report.py --docs results.json DOCS_DIR     plots and tables into the documentation; with
+	                                           --force also those of a part of a run
 """
 import json
 import os
@@ -13,10 +14,13 @@ import subprocess
 import sys
 import tempfile
 
-LOWER_IS_BETTER = {"s", "ms", "s/GB", "MiB"}
-ORDER = ["cvol", "sshfs", "sshfs-gcm", "rclone", "kernel", "fuse-nfs", "nfs-cp", "engine",
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from stats import median, ratio, spread  # noqa: E402
+
+ORDER = ["cvol", "sshfs", "sshfs-best", "rclone", "kernel", "fuse-nfs", "nfs-cp", "through", "engine",
 	 "local", "mem", "tcp"]
-COLOURS = {"cvol": "#1f6feb", "sshfs": "#d29922", "sshfs-gcm": "#f2cc60", "rclone": "#8250df", "kernel": "#2da44e",
+COLOURS = {"cvol": "#1f6feb", "sshfs": "#d29922", "sshfs-best": "#f2cc60", "rclone": "#8250df", "kernel": "#2da44e",
 	   "fuse-nfs": "#bf3989", "nfs-cp": "#bf8700", "engine": "#6e7781", "local": "#afb8c1", "mem": "#57606a"}
 TITLES = {"sftp": "SFTP", "nfs": "NFS", "plugin": "Plugin", "limits": "Limits"}
 
@@ -25,30 +29,10 @@ def order(names):
 	return sorted(names, key=lambda n: ORDER.index(n) if n in ORDER else len(ORDER))
 
 
-def summary(samples):
-	mid = statistics.median(samples)
-	return mid, (max(samples) - min(samples)) / mid if mid else 0.0
-
-
 def number(x):
 	if x >= 100:
 		return f"{x:,.0f}"
 	return f"{x:.3g}" if x >= 1 else f"{x:.2g}"
-
-
-def ratio(m):
-	"""How many times as fast (or small) as the best peer cvol is; None where there is no peer."""
-	mids = {c: statistics.median(s) for c, s in m["samples"].items()}
-	lower = m["unit"] in LOWER_IS_BETTER
-	peers = [v for c, v in mids.items() if m["kinds"][c] == "peer"]
-	own = [v for c, v in mids.items() if m["kinds"][c] == "cvol"]
-	if not peers or not own:
-		return None
-	best = min(peers) if lower else max(peers)
-	mine = min(own) if lower else max(own)
-	if not best or not mine:
-		return None
-	return best / mine if lower else mine / best
 
 
 def families(results):
@@ -69,8 +53,8 @@ def rows(results, names):
 		row = [n.split(".", 1)[1], m["unit"]]
 		for c in contenders:
 			if c in m["samples"]:
-				mid, spread = summary(m["samples"][c])
-				row.append(number(mid) + (f" ±{spread * 50:.0f}%" if len(m["samples"][c]) > 1 else ""))
+				samples = m["samples"][c]
+				row.append(number(median(m, c)) + (f" ±{spread(samples):.0%}" if len(samples) > 1 else ""))
 			else:
 				row.append("–")
 		r = ratio(m)
@@ -79,23 +63,48 @@ def rows(results, names):
 	return head, body
 
 
+def columns(head, body):
+	widths = [max(len(r[i]) for r in [head] + body) for i in range(len(head))]
+	return "\n".join("  ".join(x.ljust(w) if i < 2 else x.rjust(w) for i, (x, w) in enumerate(zip(r, widths)))
+			 .rstrip() for r in [head] + body)
+
+
 def table(results):
-	out = []
-	for family, names in families(results).items():
-		head, body = rows(results, names)
-		widths = [max(len(r[i]) for r in [head] + body) for i in range(len(head))]
-		out.append(f"\n{TITLES.get(family, family)} (median of {results['rounds']} rounds, ± half the range; "
-			   "the ratio is above 1 where cvol is better)")
-		for r in [head] + body:
-			out.append("  ".join(x.ljust(w) if i < 2 else x.rjust(w)
-					     for i, (x, w) in enumerate(zip(r, widths))).rstrip())
-	return "\n".join(out) + "\n"
+	return "\n".join(
+		f"\n{TITLES.get(family, family)} (median of up to {results['rounds']} rounds, ± half the range; "
+		f"the ratio is above 1 where cvol is better)\n{columns(*rows(results, names))}"
+		for family, names in families(results).items()) + "\n"
 
 
-def markdown(results, names):
-	head, body = rows(results, names)
+def markdown(head, body):
 	lines = ["| " + " | ".join(head) + " |", "|---|---|" + "---:|" * (len(head) - 2)]
 	return "\n".join(lines + ["| " + " | ".join(r) + " |" for r in body])
+
+
+def target_rows(targets):
+	body = []
+	for t in targets:
+		met = {True: "yes", False: "no", None: "–"}[t["met"]]
+		value = "–" if t["measured"] is None else f"{t['measured']:.2f}" if "×" in t["need"] else number(t["measured"])
+		if t["measured"] is not None and "×" in t["need"]:
+			value += "×"
+		body.append([t["what"], t["need"], value, met + (f" ({t['why']})" if t["why"] else "")])
+	return ["target", "wanted", "measured", "met"], body
+
+
+def targets_table(results):
+	met = [t["met"] for t in results["targets"]]
+	shown = [t for t in results["targets"] if t["met"] is not None or results["patterns"] == ["*"]]
+	return (f"Targets: {met.count(True)} met, {met.count(False)} not met, {met.count(None)} not measured\n"
+		+ columns(*target_rows(shown)) + "\n\n" + behind(results) + "\n")
+
+
+def behind(results):
+	"""The rows in which a peer is better, worst first, as a sentence."""
+	found = sorted((r, n) for n, m in results["metrics"].items() if (r := ratio(m)) and r < 1)
+	if not found:
+		return "In no row of this run a peer was better."
+	return "In these rows of this run a peer was better: " + ", ".join(f"{n} ({r:.2f}×)" for r, n in found) + "."
 
 
 # ---------------------------------------------------------------- plots
@@ -160,7 +169,7 @@ def plots(results, out):
 		return []
 	made = []
 	for f, title in (("sftp", "SFTP"), ("nfs", "NFS")):
-		peers = ["cvol", "sshfs", "sshfs-gcm", "rclone", "kernel", "fuse-nfs", "nfs-cp"]
+		peers = ["cvol", "sshfs", "sshfs-best", "rclone", "kernel", "fuse-nfs", "nfs-cp"]
 		with_limits = peers + ["engine", "mem"]
 		made += [
 			bars(results, [f"{f}.{n}" for n in ("seq-write-1m", "seq-write-4k", "seq-read-1m.cold",
@@ -192,32 +201,47 @@ def plots(results, out):
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
-def measured(results, svgs):
-	"""The part of docs/benchmarks.md that comes from one run."""
+def conditions(results):
+	"""What was measured when and where, in sentences."""
 	m = results["machine"]
 	versions = ", ".join(f"{k} {v}" for k, v in m["versions"].items() if v)
 	virtual = f", virtual ({m['virtual']})" if m["virtual"] and m["virtual"] != "none" else ""
-	out = [f"Measured on {results['date']} in one `make bench{'-full' if results['mode'] == 'full' else ''}` "
-	       f"({results['seconds']} s, {results['rounds']} rounds), on {m['cores']} cores ({m['cpu']}{virtual}), "
-	       f"{m['memory_gib']} GiB memory, Linux {m['kernel']}; servers' directory on {m['server_fs']}. "
-	       f"Load before the start: {results['load_before']}.", "", f"Versions: {versions}.", ""]
+	name = "make bench-full" if results["mode"] == "full" else "make bench"
+	if results["patterns"] != ["*"]:
+		name += f" BENCH='{' '.join(results['patterns'])}'"
+	return [f"Measured on {results['date']} in one `{name}` ({results['seconds']} s, {results['rounds']} rounds), "
+		f"on {m['cores']} cores ({m['cpu']}{virtual}), {m['memory_gib']} GiB memory, Linux {m['kernel']}; "
+		f"servers' directory on {m['server_fs']}. Before the start others used "
+		f"{results['busy_before']:.0%} of the CPU, and the load was {results['load_before']}.",
+		"", f"Versions: {versions}.", ""]
+
+
+def measured(results, svgs):
+	"""The part of docs/benchmarks.md that comes from one run."""
+	out = conditions(results)
+	out += ["### Targets", "", markdown(*target_rows(results["targets"])), "", behind(results), ""]
 	for family, names in families(results).items():
 		out += [f"### {TITLES.get(family, family)}", ""]
 		for svg in svgs:
 			if svg.startswith(family + "-"):
 				out += [f"![{svg[:-4]}](bench/{svg})", ""]
-		out += [markdown(results, names), ""]
-	if results["notes"]:
-		out += ["Not measured:", ""] + [f"- {n}" for n in results["notes"]] + [""]
+		out += [markdown(*rows(results, names)), ""]
+	not_measured = results["absent"] + results["notes"]
+	if not_measured:
+		out += ["Not measured:", ""] + [f"- {n}" for n in not_measured] + [""]
 	if results["failures"]:
 		out += ["Failed in this run:", ""] + [f"- {n}" for n in results["failures"]] + [""]
 	return "\n".join(out)
 
 
-def write_docs(results, docs):
+def write_docs(results, docs, force):
 	path = os.path.join(docs, "benchmarks.md")
 	with open(path, encoding="utf-8") as f:
 		text = f.read()
+	if results["patterns"] != ["*"] and not force:
+		sys.stderr.write(f"these are results of a part (BENCH={' '.join(results['patterns'])}), which would "
+				 "replace all others; --force does it\n")
+		return 1
 	if BEGIN not in text or END not in text:
 		sys.stderr.write(f"{path} has no lines {BEGIN} and {END}\n")
 		return 1
@@ -236,7 +260,8 @@ def write_docs(results, docs):
 
 
 def main():
-	args = sys.argv[1:]
+	args = [a for a in sys.argv[1:] if a != "--force"]
+	force = len(args) < len(sys.argv) - 1
 	docs = args[:1] == ["--docs"]
 	args = args[docs:]
 	if len(args) != 1 + docs:
@@ -249,8 +274,9 @@ def main():
 		sys.stderr.write(f"{e}; first: make bench\n")
 		return 1
 	if docs:
-		return write_docs(results, args[1])
+		return write_docs(results, args[1], force)
 	print(table(results))
+	print(targets_table(results))
 	return 0
 
 

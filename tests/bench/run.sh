@@ -3,12 +3,22 @@
 # run.sh [ARGS of bench.py…]: the servers, inside the tests' sandbox, and bench.py beside them.
 #
 # The servers' directory is a tmpfs: what is compared are clients, and a disk that others use would
-# be most of the noise. BENCH_DISK=1 leaves it on the disk of /tmp.
+# be most of the noise. BENCH_DISK=1 leaves it on the disk of /tmp, BENCH_DISK=/dir puts it there.
 # shellcheck source=tests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 sandbox "$@"
 
-[ -n "${BENCH_DISK:-}" ] || mount -t tmpfs -o mode=755 tmpfs "$SRV" || bail "no tmpfs"
+case ${BENCH_DISK:-} in
+"") mount -t tmpfs -o mode=755 tmpfs "$SRV" || bail "no tmpfs" ;;
+/*)
+	disk=$(mktemp -d "$BENCH_DISK/cvol-bench-XXXXXX") || bail "cannot make a directory in $BENCH_DISK"
+	defer rmdir "$disk"
+	mount --bind "$disk" "$SRV" || bail "cannot use $BENCH_DISK"
+	defer umount "$SRV"
+	defer find "$SRV" -xdev -mindepth 1 -delete
+	;;
+*) [ "$(stat -f -c %T "$SRV")" != tmpfs ] || bail "BENCH_DISK=$BENCH_DISK: /tmp has no file handles; BENCH_DISK=/dir names a disk" ;;
+esac
 mkdir -p "$SRV/dir"
 start_sshd
 start_ganesha

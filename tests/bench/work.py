@@ -1,29 +1,23 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The workloads of the benchmark, each in a process of its own.
+"""The workloads of the benchmark, and the data they move.
 
-	work.py NAME JSON
-
-so that a mount that hangs hangs this process and not the harness. Prints one JSON object: the
-measured values by name, and "cpu", the seconds this process spent. Every byte read is compared
-with what was written; every time that includes a write includes fsync or close too.
-
-Imported by bench.py for the functions that make and check the data on the server's side.
+Every byte read is compared with what was written; every time that includes a write includes fsync
+or close too. The functions that make and check the data are used on the server's side, too.
 """
+import functools
 import hashlib
 import json
 import multiprocessing
 import os
 import random
-import resource
 import subprocess
-import sys
 import tarfile
+import threading
 import time
 
 MIB = 1 << 20
 PAGE = 4096
-SMALL = 1024  # bytes in each of the many small files
+SMALL = 4096  # bytes in each of the many small files
 
 
 class Differs(Exception):
@@ -133,32 +127,67 @@ def digest_tree(top):
 	return h.hexdigest(), count
 
 
+# ---------------------------------------------------------------- several processes
+
+def parallel(workers, fn):
+	"""fn(i, ready) in so many processes; ready() returns when all have called it, and there the
+	time begins. Returns the seconds until the last has ended."""
+	gate = multiprocessing.Barrier(workers + 1)
+	processes = [multiprocessing.Process(target=_guarded, args=(fn, i, gate)) for i in range(workers)]
+	for p in processes:
+		p.start()
+	try:
+		gate.wait(60)
+		start = time.monotonic()
+	except threading.BrokenBarrierError:
+		start = 0
+	for p in processes:
+		p.join()
+	if any(p.exitcode for p in processes):
+		raise Differs("one of the processes failed")
+	return time.monotonic() - start
+
+
+def _guarded(fn, i, gate):
+	try:
+		fn(i, gate.wait)
+	except BaseException:
+		gate.abort()
+		raise
+
+
 # ---------------------------------------------------------------- one file, one stream
 
-def stream_write(path, mib, request, first=0, go=None):
+# With limit_s a stream ends after the MiB during which that time was over, for those who are slow:
+# they return how much it was.
+
+def stream_write(path, mib, request, first=0, limit_s=None, ready=None):
+	"""(seconds with fsync and close, MiB)"""
 	blocks = [block(first + i) for i in range(mib)]
-	if go:
-		go.wait()
+	if ready:
+		ready()
 	start = time.monotonic()
 	fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-	for data in blocks:
+	for i, data in enumerate(blocks):
 		view = memoryview(data)
 		for off in range(0, MIB, request):
 			if os.write(fd, view[off : off + request]) != request:
 				raise Differs("short write")
+		if limit_s and time.monotonic() - start > limit_s:
+			break
 	os.fsync(fd)
 	os.close(fd)
-	return time.monotonic() - start
+	return time.monotonic() - start, i + 1
 
 
-def stream_read(path, mib, request, first=0, go=None):
+def stream_read(path, mib, request, first=0, limit_s=None, ready=None):
+	"""(seconds, MiB)"""
 	buf = bytearray(MIB)
-	expected = [block(first + i) for i in range(mib)]
 	view = memoryview(buf)
 	parts = [[view[off : off + request]] for off in range(0, MIB, request)]
 	compared = 0.0
-	if go:
-		go.wait()
+	if ready:
+		ready()
 	start = time.monotonic()
 	fd = os.open(path, os.O_RDONLY)
 	for i in range(mib):
@@ -167,41 +196,33 @@ def stream_read(path, mib, request, first=0, go=None):
 				raise Differs(f"short read in MiB {i}")
 		# The comparison is no part of the contender's time.
 		now = time.monotonic()
-		if buf != expected[i]:
+		if buf != block(first + i):
 			raise Differs(f"read MiB {i} wrong")
 		compared += time.monotonic() - now
-	if os.read(fd, 1):
+		if limit_s and now - start > limit_s:
+			break
+	if i + 1 == mib and os.read(fd, 1):
 		raise Differs("longer than it should be")
 	os.close(fd)
-	return time.monotonic() - start - compared
+	return time.monotonic() - start - compared, i + 1
+
+
+def _one(a, stream):
+	seconds, mib = stream(a["path"], a["mib"], a["request"], limit_s=a["limit_s"])
+	return {"rate": mib * MIB / 1e6 / seconds, "mib": mib}
 
 
 def seq_write(a):
-	return {"rate": a["mib"] * MIB / 1e6 / stream_write(a["path"], a["mib"], a["request"])}
+	return _one(a, stream_write)
 
 
 def seq_read(a):
-	return {"rate": a["mib"] * MIB / 1e6 / stream_read(a["path"], a["mib"], a["request"])}
+	return _one(a, stream_read)
 
 
-def _one_of_many(fn, a, i, go):
-	fn(os.path.join(a["dir"], f"many{i}"), a["mib"], MIB, i * 1000, go)
-
-
-def _many(a, fn):
-	go = multiprocessing.Event()
-	workers = [multiprocessing.Process(target=_one_of_many, args=(fn, a, i, go))
-		   for i in range(a["workers"])]
-	for w in workers:
-		w.start()
-	time.sleep(0.5)  # until all are ready
-	start = time.monotonic()
-	go.set()
-	for w in workers:
-		w.join()
-	seconds = time.monotonic() - start
-	if any(w.exitcode for w in workers):
-		raise Differs("one of the processes failed")
+def _many(a, stream):
+	seconds = parallel(a["workers"], lambda i, ready: stream(
+		os.path.join(a["dir"], f"many{i}"), a["mib"], MIB, i * 1000, ready=ready))
 	return {"rate": a["workers"] * a["mib"] * MIB / 1e6 / seconds}
 
 
@@ -223,7 +244,7 @@ def rand(a):
 	if a["rw"] == "randwrite":
 		words += ["--end_fsync=1", f"--io_size={a['io_mib']}m"]
 	else:
-		words += ["--time_based", f"--runtime={a['seconds']}"]
+		words += ["--time_based", f"--runtime={round(a['seconds'] * 1000)}ms"]
 	got = subprocess.run(words, capture_output=True, text=True, cwd="/")
 	if got.returncode:
 		raise Differs((got.stderr or got.stdout).strip().splitlines()[-1])
@@ -236,61 +257,109 @@ def rand(a):
 
 # ---------------------------------------------------------------- many small files
 
+def small_file(top, i, files, workers, letter="f"):
+	"""The path of one of them: with several processes each has a directory of its own."""
+	own = f"/p{i * workers // files}" if workers > 1 else ""
+	return f"{top}{own}/{letter}{i:05d}"
+
+
 def small_files(a):
-	top, n = a["dir"], a["files"]
-	out = {}
+	"""Steps on files of 4 KiB, each call after the one before; operations per second."""
+	top, files, workers = a["dir"], a["files"], a.get("workers", 1)
 
-	def per_second(name, fn):
-		start = time.monotonic()
-		fn()
-		out[name] = n / (time.monotonic() - start)
+	def path(i, letter="f"):
+		return small_file(top, i, files, workers, letter)
 
-	def create():
-		os.mkdir(top)
-		for i in range(n):
-			fd = os.open(f"{top}/f{i:05d}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+	def folder(numbers):
+		return os.path.dirname(path(numbers[0]))
+
+	def create(numbers):
+		if workers > 1:
+			os.mkdir(folder(numbers))
+		for i in numbers:
+			fd = os.open(path(i), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
 			os.write(fd, small_content(i))
 			os.close(fd)
 
-	def stat():
-		for i in range(n):
-			if os.stat(f"{top}/f{i:05d}").st_size != SMALL:
-				raise Differs(f"size of f{i:05d}")
+	def stat(numbers):
+		for i in numbers:
+			if os.stat(path(i)).st_size != SMALL:
+				raise Differs(f"size of {path(i)}")
 
-	def names():
-		if len(os.listdir(top)) != n:
+	def names(numbers):
+		if len(os.listdir(folder(numbers))) != len(numbers):
 			raise Differs("the listing is not complete")
 
-	def read():
-		for i in range(n):
-			fd = os.open(f"{top}/f{i:05d}", os.O_RDONLY)
+	def read(numbers):
+		for i in numbers:
+			fd = os.open(path(i), os.O_RDONLY)
 			if os.read(fd, 2 * SMALL) != small_content(i):
-				raise Differs(f"content of f{i:05d}")
+				raise Differs(f"content of {path(i)}")
 			os.close(fd)
 
-	def rename():
-		for i in range(n):
-			os.rename(f"{top}/f{i:05d}", f"{top}/g{i:05d}")
+	def rename(numbers):
+		for i in numbers:
+			os.rename(path(i), path(i, "g"))
 
-	def unlink():
-		for i in range(n):
-			os.unlink(f"{top}/g{i:05d}")
-		os.rmdir(top)
+	def unlink(numbers):
+		last = "g" if "rename" in a["steps"] else "f"
+		for i in numbers:
+			os.unlink(path(i, last))
+		if workers > 1:
+			os.rmdir(folder(numbers))
 
 	steps = {"create": create, "list": names, "stat": stat, "read": read, "rename": rename,
 		 "unlink": unlink}
+	shares = [[i for i in range(files) if i * workers // files == w] for w in range(workers)]
+
+	def one_of_them(name, w, ready):
+		ready()
+		steps[name](shares[w])
+
+	out = {}
 	for name in a["steps"]:
-		per_second(name, steps[name])
+		if name == "create":
+			os.mkdir(top)
+		if workers > 1:
+			seconds = parallel(workers, functools.partial(one_of_them, name))
+		else:
+			start = time.monotonic()
+			steps[name](shares[0])
+			seconds = time.monotonic() - start
+		out[name] = files / seconds
+		if name == "unlink":
+			os.rmdir(top)
 	return out
 
 
 # ---------------------------------------------------------------- trees
 
-def untar(a):
+def at_once(commands, **kw):
+	"""Programs beside each other; their results and the seconds until the last has ended."""
 	start = time.monotonic()
-	subprocess.run(["tar", "xf", a["tar"], "--no-same-owner", "-C", a["dir"]], check=True,
-		       capture_output=True)
-	return {"seconds": time.monotonic() - start}
+	running = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kw)
+		   for words in commands]
+	# What they print fits no pipe: all are read, in threads.
+	got = [None] * len(running)
+
+	def collect(i):
+		got[i] = running[i].communicate()
+
+	threads = [threading.Thread(target=collect, args=(i,)) for i in range(1, len(running))]
+	for t in threads:
+		t.start()
+	collect(0)
+	for t in threads:
+		t.join()
+	seconds = time.monotonic() - start
+	for p, words, (_, err) in zip(running, commands, got):
+		if p.returncode:
+			raise Differs(f"{words[0]}: {(err.strip().splitlines() or [p.returncode])[-1]}")
+	return [out for out, _ in got], seconds
+
+
+def untar(a):
+	return {"seconds": at_once([["tar", "xf", a["tar"], "--no-same-owner", "-C", d] for d in a["dirs"]])[1]}
 
 
 GIT = ["git", "-c", "core.checkStat=minimal", "-c", "core.trustctime=false", "-c", "core.fileMode=false",
@@ -298,25 +367,23 @@ GIT = ["git", "-c", "core.checkStat=minimal", "-c", "core.trustctime=false", "-c
 
 
 def walk(a):
-	"""find, ls -lR, du, grep -r and git status, each on a fresh mount or all on a warm one."""
-	top, out = a["dir"], {}
+	"""find, ls -lR, du, grep -r and git status, one after the other; in several trees at once where
+	there are several."""
+	out = {}
 	env = dict(os.environ, GIT_OPTIONAL_LOCKS="0")
-	commands = {
-		"find": (["find", top, "-name", "*.h"], a["headers"]),
-		"ls-lR": (["ls", "-lR", top], None),
-		"du": (["du", "-s", top], 1),
-		"grep": (["grep", "-rl", "--exclude-dir=.git", "needle", top], a["needles"]),
-		"git-status": (GIT + ["-C", top, "status", "--porcelain"], 0),
+	commands = {  # and how many lines they print
+		"find": (lambda top: ["find", top, "-name", "*.h"], a["headers"]),
+		"ls-lR": (lambda top: ["ls", "-lR", top], a["ls_lines"]),
+		"du": (lambda top: ["du", "-s", top], 1),
+		"grep": (lambda top: ["grep", "-rl", "--exclude-dir=.git", "needle", top], a["needles"]),
+		"git-status": (lambda top: GIT + ["-C", top, "status", "--porcelain"], 0),
 	}
 	for name in a["steps"]:
 		words, lines = commands[name]
-		start = time.monotonic()
-		got = subprocess.run(words, capture_output=True, text=True, env=env)
-		out[name] = time.monotonic() - start
-		if got.returncode:
-			raise Differs(f"{name}: {got.stderr.strip().splitlines()[-1:]}")
-		if lines is not None and len(got.stdout.splitlines()) != lines:
-			raise Differs(f"{name}: {len(got.stdout.splitlines())} lines, expected {lines}")
+		printed, out[name] = at_once([words(top) for top in a["dirs"]], env=env)
+		for text in printed:
+			if len(text.splitlines()) != lines:
+				raise Differs(f"{name}: {len(text.splitlines())} lines, expected {lines}")
 	return out
 
 
@@ -324,25 +391,17 @@ WORKLOADS = {f.__name__: f for f in (seq_write, seq_read, many_write, many_read,
 				     untar, walk)}
 
 
-def main():
+def child(name, args, fd):
+	"""In the process made for it: runs a workload, writes its values as JSON to fd, and ends."""
+	os.setsid()
 	try:
-		out = WORKLOADS[sys.argv[1]](json.loads(sys.argv[2]))
+		out = WORKLOADS[name](args)
 	except Differs as e:
-		print(json.dumps({"differs": str(e)}))
-		return 3
-	except OSError as e:
-		print(json.dumps({"error": str(e), "errno": e.errno}))
-		return 4
-	except subprocess.CalledProcessError as e:
-		text = (e.stderr or b"").decode(errors="replace").strip().splitlines()
-		print(json.dumps({"error": text[-1] if text else str(e), "errno": None}))
-		return 4
-	for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
-		r = resource.getrusage(who)
-		out["cpu"] = out.get("cpu", 0) + r.ru_utime + r.ru_stime
-	print(json.dumps(out))
-	return 0
-
-
-if __name__ == "__main__":
-	sys.exit(main())
+		out = {"differs": str(e)}
+	except Exception as e:  # whatever it was, the run has to hear of it
+		out = {"error": f"{type(e).__name__}: {e}"}
+	try:
+		with os.fdopen(fd, "w") as f:
+			json.dump(out, f)
+	finally:
+		os._exit(0)

@@ -3,7 +3,7 @@
  * Checks a storage engine against the contract in backends/backend.h, without FUSE:
  *
  *	engine_check [--uid N] [--gid N] [TYPE] [option=value…]
- *	engine_check --bench [--mb N] [TYPE] [option=value…]
+ *	engine_check --bench [read|write|getattr] [--mb N] [--depth N] [TYPE] [option=value…]
  *
  * TYPE may be left out when a source=… says it.
  *
@@ -1421,86 +1421,122 @@ static void run_check(size_t i)
 
 /* ---- rates ---- */
 
-#define DEPTH_MAX 32
+#define DEPTH_MAX 64
+
+static unsigned bench_depth = 32;
 
 static double seconds_since(uint64_t start_ns)
 {
 	return (double)(cv_now_ns() - start_ns) / 1e9;
 }
 
-/* Copies nothing: what is measured is the engine. */
+/*
+ * Copies nothing: what is measured is the engine. Every file of bench_stream() holds the same
+ * piece, as long as the engine's longest write, again and again.
+ */
 struct bench_call {
 	struct cv_op op;
-	bool done;
+	const uint8_t *expected; /* the piece, when what is read is compared */
+	uint64_t off;
 	ssize_t result;
+	bool done;
 };
 
 static void bench_done(struct cv_op *op, ssize_t result)
 {
 	struct bench_call *c = cv_container_of(op, struct bench_call, op);
+	size_t piece = mnt.info.write_max;
 
+	for (size_t i = 0; c->expected && result > 0 && i < (size_t)result;) {
+		size_t at = (c->off + i) % piece;
+		size_t n = piece - at < (size_t)result - i ? piece - at : (size_t)result - i;
+
+		if (memcmp((const uint8_t *)op->data + i, c->expected + at, n) != 0)
+			result = -EILSEQ;
+		i += n;
+	}
 	c->result = result;
 	c->done = true;
 }
 
-static int bench_wait(struct bench_call *c)
+/* Waits for c and checks that all of it was moved. */
+static int bench_wait(struct bench_call *c, size_t len)
 {
 	while (!c->done) {
 		if (cv_loop_turn(loop, 1000) < 0)
 			return -EIO;
 	}
-	return c->result < 0 ? (int)c->result : 0;
+	if (c->result < 0)
+		return (int)c->result;
+	return (size_t)c->result == len ? 0 : -EIO;
 }
 
-static int bench_stream(struct cv_file *file, uint8_t *data, uint64_t total, bool writing)
+static size_t bench_length(uint64_t off, uint64_t total, size_t piece)
 {
-	struct bench_call calls[8];
+	return total - off < piece ? (size_t)(total - off) : piece;
+}
+
+/* All of the file from its start, bench_depth calls in flight. */
+static int bench_stream(struct cv_file *file, const uint8_t *data, uint64_t total, bool writing,
+			bool compare)
+{
+	static struct bench_call calls[DEPTH_MAX];
 	size_t piece = writing ? mnt.info.write_max : mnt.info.read_max;
-	uint64_t start = cv_now_ns(), off = 0;
-	unsigned at = 0, started = 0;
+	uint64_t started = 0, ended = 0; /* pieces */
+	uint64_t pieces = (total + piece - 1) / piece;
 
-	while (off < total || started > 0) {
-		struct bench_call *c = &calls[at % 8];
+	while (ended < pieces) {
+		struct bench_call *c = &calls[started % bench_depth];
+		size_t len;
 
-		if (started == 8 || (off >= total && started > 0)) {
-			int r = bench_wait(&calls[(at - started) % 8]);
+		if (started == pieces || started - ended == bench_depth) {
+			int r = bench_wait(&calls[ended % bench_depth],
+					   bench_length(ended * piece, total, piece));
 
 			if (r < 0)
 				return r;
-			started--;
+			ended++;
 			continue;
 		}
-		c->done = false;
+		*c = (struct bench_call){ .off = started * piece,
+					  .expected = compare ? data : NULL };
+		len = bench_length(c->off, total, piece);
 		cv_op_init(&c->op, bench_done, &cred);
 		if (writing)
-			cv_write(&mnt, &c->op, file, data, piece, off);
+			cv_write(&mnt, &c->op, file, data, len, c->off);
 		else
-			cv_read(&mnt, &c->op, file, piece, off);
-		off += piece;
-		at++;
+			cv_read(&mnt, &c->op, file, len, c->off);
 		started++;
 	}
-	if (writing && do_fsync(file) < 0)
-		return -EIO;
-	printf("%s: %.0f MB/s (%zu KiB, 8 in flight%s)\n", writing ? "write" : "read",
-	       (double)total / 1e6 / seconds_since(start), piece / 1024,
-	       writing ? ", fsync included" : "");
-	return 0;
+	return writing ? (int)do_fsync(file) : 0;
+}
+
+static int bench_rate(struct cv_file *file, const uint8_t *data, uint64_t total, bool writing)
+{
+	uint64_t start = cv_now_ns();
+	int r = bench_stream(file, data, total, writing, false);
+
+	if (r == 0)
+		printf("%s: %.0f MB/s (%u KiB, %u in flight%s)\n", writing ? "write" : "read",
+		       (double)total / 1e6 / seconds_since(start),
+		       (writing ? mnt.info.write_max : mnt.info.read_max) / 1024, bench_depth,
+		       writing ? ", fsync included" : "");
+	return r;
 }
 
 static int bench_getattr(const struct obj *o, unsigned depth)
 {
-	struct bench_call calls[DEPTH_MAX];
+	static struct bench_call calls[DEPTH_MAX];
 	uint64_t start = cv_now_ns(), count = 0;
 
 	while (cv_now_ns() - start < 1500000000ull) {
 		for (unsigned i = 0; i < depth; i++) {
-			calls[i].done = false;
+			calls[i] = (struct bench_call){ 0 };
 			cv_op_init(&calls[i].op, bench_done, &cred);
 			cv_getattr(&mnt, &calls[i].op, &o->object, NULL);
 		}
 		for (unsigned i = 0; i < depth; i++) {
-			int r = bench_wait(&calls[i]);
+			int r = bench_wait(&calls[i], 0);
 
 			if (r < 0)
 				return r;
@@ -1511,27 +1547,36 @@ static int bench_getattr(const struct obj *o, unsigned depth)
 	return 0;
 }
 
-static int bench(uint64_t megabytes)
+/* what: "read", "write", "getattr", or NULL for all of them. */
+static int bench(const char *what, uint64_t megabytes)
 {
 	static uint8_t data[CV_MAX_IO];
 	struct cv_file *file;
 	struct obj a;
 	ssize_t r = do_create(&top, "bench", O_RDWR, 0600, &a, &file);
+	uint64_t total = megabytes << 20;
 
 	if (r < 0)
 		return (int)r;
 	pattern(data, sizeof(data), 0, 1);
 	printf("%s, round trip %u us\n", mnt.info.server, mnt.info.rtt_us);
-	r = bench_stream(file, data, megabytes << 20, true);
-	if (r == 0)
-		r = bench_stream(file, data, megabytes << 20, false);
+	if (!what || cv_str_eq(what, "write"))
+		r = bench_rate(file, data, total, true);
+	else if (cv_str_eq(what, "read"))
+		r = bench_stream(file, data, total, true, false);
+	if (r == 0 && (!what || cv_str_eq(what, "read")))
+		r = bench_rate(file, data, total, false);
+	/* Outside of the measured time: what was written and read was right. */
+	if (r == 0 && (!what || !cv_str_eq(what, "getattr")))
+		r = bench_stream(file, data, total, false, true);
 	cv_release(&mnt, file);
-	if (r == 0)
+	if (r == 0 && (!what || cv_str_eq(what, "getattr"))) {
 		r = bench_getattr(&a, 1);
-	if (r == 0)
-		r = bench_getattr(&a, DEPTH_MAX);
+		if (r == 0)
+			r = bench_getattr(&a, DEPTH_MAX);
+	}
 	if (r < 0)
-		printf("failed: %s\n", cv_strerror((int)r));
+		printf("failed: %s\n", r == -EILSEQ ? "data differ" : cv_strerror((int)r));
 	return (int)r;
 }
 
@@ -1540,8 +1585,8 @@ static int bench(uint64_t megabytes)
 static int usage(void)
 {
 	(void)fprintf(stderr,
-		      "usage: engine_check [--bench] [--mb N] [--uid N] [--gid N] [--debug] "
-		      "[TYPE] [option=value…]\n");
+		      "usage: engine_check [--bench [read|write|getattr]] [--mb N] [--depth N] "
+		      "[--uid N] [--gid N] [--debug] [TYPE] [option=value…]\n");
 	return 2;
 }
 
@@ -1587,6 +1632,7 @@ static void print_features(void)
 int main(int argc, char **argv)
 {
 	bool benching = false;
+	const char *what = NULL;
 	uint64_t megabytes = 256;
 	char name[64];
 	int i = 1, r;
@@ -1596,12 +1642,18 @@ int main(int argc, char **argv)
 	for (; i < argc && argv[i][0] == '-'; i++) {
 		bool more = i + 1 < argc;
 
-		if (strcmp(argv[i], "--bench") == 0)
+		if (strcmp(argv[i], "--bench") == 0) {
 			benching = true;
-		else if (strcmp(argv[i], "--debug") == 0)
+			if (more && (strcmp(argv[i + 1], "read") == 0 ||
+				     strcmp(argv[i + 1], "write") == 0 ||
+				     strcmp(argv[i + 1], "getattr") == 0))
+				what = argv[++i];
+		} else if (strcmp(argv[i], "--debug") == 0)
 			cv_log_set_level(CV_LOG_DEBUG);
 		else if (strcmp(argv[i], "--mb") == 0 && more)
 			megabytes = strtoull(argv[++i], NULL, 10);
+		else if (strcmp(argv[i], "--depth") == 0 && more)
+			bench_depth = (unsigned)strtoul(argv[++i], NULL, 10);
 		else if (strcmp(argv[i], "--uid") == 0 && more)
 			cred.uid = (uint32_t)strtoul(argv[++i], NULL, 10);
 		else if (strcmp(argv[i], "--gid") == 0 && more)
@@ -1609,7 +1661,7 @@ int main(int argc, char **argv)
 		else
 			return usage();
 	}
-	if (i == argc)
+	if (i == argc || bench_depth == 0 || bench_depth > DEPTH_MAX)
 		return usage();
 	r = connect_engine(argv + i);
 	if (r != 0)
@@ -1621,7 +1673,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	if (benching) {
-		failed = bench(megabytes) < 0;
+		failed = bench(what, megabytes) < 0;
 	} else {
 		print_features();
 		printf("1..%zu\n", CV_ARRAY_SIZE(checks));
