@@ -51,6 +51,9 @@ enum cv_features {
 	CV_FEAT_UNSTABLE_WRITES = 1 << 4,
 	/* write() is worth delaying and coalescing (a round trip to a server). */
 	CV_FEAT_WRITE_BEHIND = 1 << 5,
+	/* What is started on one open file is carried out in that order, also after a reconnect: a
+	 * setattr need not wait for the writes before it. */
+	CV_FEAT_ORDERED = 1 << 6,
 };
 
 struct cv_handle {

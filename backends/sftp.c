@@ -48,6 +48,8 @@ static int fill_info(const struct sftp_engine *e, struct cv_info *info, struct c
 
 	memset(info, 0, sizeof(*info));
 	info->features = CV_FEAT_WRITE_BEHIND;
+	if (s->openssh) /* others may work on several requests at once */
+		info->features |= CV_FEAT_ORDERED;
 	if (s->extensions & SFTP_EXT_HARDLINK)
 		info->features |= CV_FEAT_HARD_LINKS;
 	r = sftp_attr(e, &s->root_attrs, 0, &info->root.attr);

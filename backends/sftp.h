@@ -63,6 +63,8 @@ struct cv_file {
 	struct sftp_open open;
 	struct cv_file *next; /* of the engine's */
 	struct cv_file **link;
+	uint32_t atime;		      /* as last seen */
+	uint64_t atime_ns;	      /* when that was; 0: never */
 	struct sftp_listing *listing; /* directories; owns this file */
 };
 

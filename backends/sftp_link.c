@@ -211,7 +211,7 @@ static struct sftp_queue *queue_of(struct sftp_link *link, const struct sftp_req
 {
 	if (req->type == CV_FXP_READ)
 		return &link->reads;
-	return req->type == CV_FXP_WRITE ? &link->writes : &link->meta;
+	return req->type == CV_FXP_WRITE || req->behind_writes ? &link->writes : &link->meta;
 }
 
 static bool queues_empty(const struct sftp_link *link)
@@ -219,12 +219,19 @@ static bool queues_empty(const struct sftp_link *link)
 	return !link->meta.head && !link->reads.head && !link->writes.head;
 }
 
+static void answer(struct sftp_request *req, struct sftp_reply *reply)
+{
+	if (req->type == CV_FXP_WRITE)
+		req->open->writes--;
+	req->done(req, reply);
+}
+
 /* The link's own verdict on a request. */
 static void verdict(struct sftp_request *req, int error)
 {
 	struct sftp_reply reply = { .error = error };
 
-	req->done(req, &reply);
+	answer(req, &reply);
 }
 
 /* ---- timers ---- */
@@ -708,6 +715,9 @@ void sftp_link_submit(struct sftp_link *link, struct sftp_request *req)
 	req->order = ++link->order;
 	req->queued_ns = cv_loop_now_ns(link->loop);
 	req->retried = false;
+	req->behind_writes = req->open && req->open->writes > 0 && req->type != CV_FXP_READ;
+	if (req->type == CV_FXP_WRITE)
+		req->open->writes++;
 	queue_push(queue_of(link, req), req);
 	if (link->state == SFTP_LINK_UP)
 		cv_loop_defer(link->loop, &link->flush);
@@ -874,7 +884,7 @@ static int on_reply(void *user, uint8_t type, uint32_t id, uint8_t *body, size_t
 		link->bytes_read += size;
 	else if (req->type == CV_FXP_WRITE && reply.error == 0)
 		link->bytes_written += req->size;
-	req->done(req, &reply);
+	answer(req, &reply);
 	return 0;
 }
 

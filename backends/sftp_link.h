@@ -60,6 +60,7 @@ struct sftp_open {
 	int failed;		   /* -errno: it cannot be opened again, for good */
 	struct sftp_handle handle; /* of connection `generation` */
 	uint64_t generation;	   /* ready for use on that connection; 0: none */
+	unsigned writes;	   /* not answered so far */
 	uint64_t size_seen;	   /* smallest size the file can have, as far as we know */
 	uint32_t mtime_seen;
 	struct sftp_request *waiting; /* until it is open again */
@@ -96,6 +97,7 @@ struct sftp_request {
 	void *owner;
 
 	/* the link's own */
+	bool behind_writes; /* goes the way writes go, to stay behind those of its file */
 	bool retried; /* was sent on a connection that is lost: it may have been carried out */
 	struct sftp_request *next;
 	uint64_t order;

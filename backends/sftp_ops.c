@@ -20,6 +20,7 @@
 
 #define BLOCK_SIZE_SHOWN 65536
 #define HANDLE_RESERVE	 8
+#define ATIME_GOOD_NS	 3000000000ull
 #define STATVFS_RDONLY	 1 /* f_flag, PROTOCOL 4.4 */
 
 /* ---- names and attributes ---- */
@@ -324,8 +325,11 @@ static void note_attrs(struct cv_file *file, const struct cv_sftp_attrs *attrs)
 {
 	if (attrs->flags & CV_FXA_SIZE)
 		file->open.size_seen = attrs->size;
-	if (attrs->flags & CV_FXA_ACMODTIME)
+	if (attrs->flags & CV_FXA_ACMODTIME) {
 		file->open.mtime_seen = attrs->mtime;
+		file->atime = attrs->atime;
+		file->atime_ns = cv_now_ns();
+	}
 }
 
 /* What was set by name or through one handle counts for every handle of that name. */
@@ -534,14 +538,44 @@ static void setattr_next(struct sftp_call *call)
 	sftp_call_send(call, call->last ? 2 : 1, setattr_done);
 }
 
+/*
+ * The protocol sets both times or none, so that an mtime alone, which is what tar and cp -p set,
+ * takes the atime along. One seen a moment ago will do: at worst a reader's trace in it is lost.
+ */
+static bool atime_known(struct sftp_call *call)
+{
+	uint64_t now = cv_now_ns();
+
+	for (const struct cv_file *f = call->e->files; f; f = f->next) {
+		if (!f->open.is_dir && f->atime_ns && now - f->atime_ns < ATIME_GOOD_NS &&
+		    strcmp(f->open.path, call->path) == 0) {
+			call->attrs[1].atime = f->atime;
+			return true;
+		}
+	}
+	return false;
+}
+
+static bool needs_stat(struct sftp_call *call)
+{
+	bool lsetstat = call->e->link.session.extensions & SFTP_EXT_LSETSTAT;
+	unsigned m = call->mask;
+
+	if (m == 0 || !!(m & CV_SET_UID) != !!(m & CV_SET_GID))
+		return true;
+	if (!call->file && !lsetstat && (m & (SET_OWNER | SET_TIMES)))
+		return true;
+	if ((m & SET_MTIME) && !(m & SET_ATIME))
+		return !atime_known(call);
+	return (m & SET_ATIME) && !(m & SET_MTIME);
+}
+
 void sftp_op_setattr(void *conn, struct cv_op *op, const struct cv_object *obj,
 		     struct cv_file *file, const struct cv_setattr *set)
 {
 	struct sftp_engine *e = conn;
 	struct sftp_call *call = call_at(conn, op, obj->path, NULL);
-	bool lsetstat = e->link.session.extensions & SFTP_EXT_LSETSTAT;
 	unsigned m = set->mask;
-	bool half;
 
 	if (!call)
 		return;
@@ -558,9 +592,7 @@ void sftp_op_setattr(void *conn, struct cv_op *op, const struct cv_object *obj,
 	if (e->have_gid && (m & CV_SET_GID) && set->gid == e->gid)
 		m &= ~(unsigned)CV_SET_GID;
 	call->mask = m & (SET_OWNER | SET_TIMES | CV_SET_SIZE | CV_SET_MODE);
-	half = !!(m & CV_SET_UID) != !!(m & CV_SET_GID) || !!(m & SET_ATIME) != !!(m & SET_MTIME);
-	if (call->mask == 0 || half ||
-	    (!call->file && !lsetstat && (m & (SET_OWNER | SET_TIMES)))) {
+	if (needs_stat(call)) {
 		request_stat(call, 0);
 		sftp_call_send(call, 1, setattr_stat_done);
 	} else {

@@ -545,6 +545,7 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_s
 	};
 	struct cv_fs *fs = fs_of(req);
 	struct cv_request *r = cv_request_new(fs, req, ino);
+	uint32_t handle;
 
 	if (!r)
 		return;
@@ -567,6 +568,14 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_s
 	/* Stripping setuid bits that are the server's business leaves nothing to set. */
 	if (!r->set.mask) {
 		cv_request_after_drain(r, r->node, CV_WB_WRITTEN, getattr_go);
+		return;
+	}
+	/* In the order they are sent: a file that is written, given its times and closed (tar, cp
+	 * -p) takes one round trip for that. */
+	if (!r->open && !(r->set.mask & CV_SET_SIZE) &&
+	    (fs->mount.info.features & CV_FEAT_ORDERED) && cv_wb_send(r->node, &handle)) {
+		r->open = cv_open_hold(fs->opens[handle]);
+		setattr_go(r);
 		return;
 	}
 	/* A file opened for writing may be truncated by whoever has it open. */

@@ -637,6 +637,23 @@ void cv_wb_drain_all(struct cv_wb *wb, struct cv_wb_waiter *w, enum cv_wb_level 
 	schedule(wb);
 }
 
+bool cv_wb_send(struct cv_node *node, uint32_t *ret_handle)
+{
+	bool found = false, one = true;
+
+	if (!node->wb)
+		return false;
+	file_send(node->wb);
+	for (const struct extent *e = node->wb->extents; e; e = e->next) {
+		if (!unwritten(e))
+			continue;
+		one = one && (!found || record_of(e)->handle == *ret_handle);
+		*ret_handle = record_of(e)->handle;
+		found = true;
+	}
+	return found && one;
+}
+
 /* ---- what others ask ---- */
 
 bool cv_wb_pending(const struct cv_node *node, uint64_t *ret_end)

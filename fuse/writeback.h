@@ -73,6 +73,10 @@ void cv_wb_drain(struct cv_wb *wb, struct cv_wb_waiter *waiter, struct cv_node *
 void cv_wb_drain_all(struct cv_wb *wb, struct cv_wb_waiter *waiter, enum cv_wb_level level);
 void cv_wb_cancel(struct cv_wb_waiter *waiter);
 
+/* Starts to send what is pending. Returns true if there is anything, and all of it goes through one
+ * handle: *ret_handle. */
+bool cv_wb_send(struct cv_node *node, uint32_t *ret_handle);
+
 /* Anything of the node not yet on the server? pending end of file in *ret_end (may be NULL). */
 bool cv_wb_pending(const struct cv_node *node, uint64_t *ret_end);
 

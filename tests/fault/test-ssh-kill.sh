@@ -42,6 +42,33 @@ check "session killed under a reader: it ends" wait_for 60 gone "$reader"
 check_equal "session killed under a reader: same bytes" "$(md5sum <"$T/tmp/data" | cut -d ' ' -f 1)" \
 	"$(cut -d ' ' -f 1 <"$T/tmp/sum")"
 
+# Times are set right behind the data, without waiting for it: also when both are sent again.
+cat >"$T/tmp/times.py" <<'EOT'
+import os, sys, time
+for i in range(600):
+	fd = os.open(f"{sys.argv[1]}/t{i}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+	os.write(fd, b"x" * 3000)
+	os.utime(fd, (1500000000, 1500000000 + i))
+	os.close(fd)
+	time.sleep(0.005)
+EOT
+mkdir "$T/mnt/times"
+python3 "$T/tmp/times.py" "$T/mnt/times" >"$T/tmp/times.out" 2>&1 &
+toucher=$!
+for i in 1 2 3 4 5; do
+	sleep 0.7
+	alive "$toucher" || break
+	kill_ssh_sessions
+done
+check "sessions killed while times are set: it ends" wait_for 60 gone "$toucher"
+wait "$toucher"
+check_equal "sessions killed while times are set: without an error" "0 " "$? $(cat "$T/tmp/times.out")"
+for ((i = 0; i < 600; i++)); do
+	echo "t$i 3000 $((1500000000 + i))"
+done | sort >"$T/tmp/times.expected"
+(cd "$SSH_ROOT/times" && stat -c '%n %s %Y' t*) | sort >"$T/tmp/times.got"
+check "sessions killed while times are set: all are right" cmp "$T/tmp/times.expected" "$T/tmp/times.got"
+
 # The file is open in a process of its own: every process that closes a copy of the descriptor, as each
 # child of a shell does, waits until what was written is on the server.
 (

@@ -218,6 +218,30 @@ static void small_writes_merge(void **state)
 	assert_int_equal(cv_wb_bytes(f->wb), 0);
 }
 
+static void sending_names_the_one_handle(void **state)
+{
+	struct fixture *f = *state;
+	struct wait a, b;
+	uint32_t handle = 99;
+
+	assert_false(cv_wb_send(f->node, &handle));
+	put(f, &a, 4096, 0, 1);
+	assert_int_equal(server.nwrites, 0);
+	assert_true(cv_wb_send(f->node, &handle));
+	assert_int_equal(handle, 0);
+	assert_int_equal(server.nwrites, 1);
+	b = (struct wait){ .w = { .done = wait_done } };
+	cv_wb_write(f->wb, &b.w, f->node, 7, "second", 6, 8192);
+	assert_true(b.done);
+	assert_false(cv_wb_send(f->node, &handle)); /* two handles: no order between them */
+	assert_int_equal(server.nwrites, 2);
+	answer(0, 0);
+	assert_true(cv_wb_send(f->node, &handle));
+	assert_int_equal(handle, 7);
+	answer(1, 0);
+	assert_false(cv_wb_send(f->node, &handle));
+}
+
 static void overlap_waits_for_what_was_sent(void **state)
 {
 	struct fixture *f = *state;
@@ -516,6 +540,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(small_writes_merge, setup, teardown),
+		cmocka_unit_test_setup_teardown(sending_names_the_one_handle, setup, teardown),
 		cmocka_unit_test_setup_teardown(overlap_waits_for_what_was_sent, setup, teardown),
 		cmocka_unit_test_setup_teardown(errors_reach_each_handle_once, setup, teardown),
 		cmocka_unit_test_setup_teardown(window_makes_writers_wait, setup, teardown),
