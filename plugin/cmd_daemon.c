@@ -36,12 +36,14 @@
 #include "plugin/systemd.h"
 #include "plugin/volumes.h"
 
-#define TICK_S	      10
-#define DRAIN_MS      5000 /* dockerd kills a managed plugin after 10 s */
-#define ABANDON_MS    3000
-#define NOFILE_WANTED 65536
-#define PING_MS	      5000
-#define STATUS_S      10 /* between reports to systemd */
+#define TICK_S		10
+#define DRAIN_MS	5000 /* dockerd kills a managed plugin after 10 s */
+#define ABANDON_MS	3000
+#define NOFILE_WANTED	65536
+#define PING_MS		5000
+#define BOOT_WAIT_S	90 /* dockerd waits 120 s for Mount */
+#define BOOT_WAIT_MAX_S 3600
+#define STATUS_S	10 /* between reports to systemd */
 
 struct daemon {
 	const char *socket_path;
@@ -50,6 +52,7 @@ struct daemon {
 	const char *run_dir;
 	const char *worker_path;
 	const char *scope;
+	unsigned boot_wait_ms;
 
 	int lock;	/* owned: RUN_DIR/lock */
 	int state_lock; /* owned: STATE_DIR itself */
@@ -184,7 +187,8 @@ static int start_parts(struct daemon *d, struct cv_err *err)
 	struct cv_volumes_config volumes = { .state_dir = d->state_dir,
 					     .config_dir = d->config_dir,
 					     .run_dir = d->run_real,
-					     .mounter = &supervisor_mounter };
+					     .mounter = &supervisor_mounter,
+					     .boot_wait_ms = d->boot_wait_ms };
 	int fd = -1;
 	int r;
 
@@ -303,6 +307,7 @@ static void stop(struct daemon *d)
 		_exit(CV_EXIT_OK);
 	}
 	cv_server_free(d->server);
+	cv_supervisor_abandon(d->supervisor); /* attempts in the background */
 	cv_history_free(d->history);
 	cv_volumes_free(d->driver.volumes);
 	cv_supervisor_free(d->supervisor);
@@ -439,6 +444,7 @@ static int run(int argc, char **argv)
 		{ "log-level", required_argument, NULL, 'l' },
 		{ "worker", required_argument, NULL, 'w' },
 		{ "scope", required_argument, NULL, 'c' },
+		{ "boot-wait", required_argument, NULL, 'b' },
 		{ 0 },
 	};
 	struct daemon d = { .socket_path = CV_DEFAULT_SOCKET,
@@ -446,10 +452,12 @@ static int run(int argc, char **argv)
 			    .config_dir = CV_DEFAULT_CONFIG_DIR,
 			    .run_dir = CV_DEFAULT_RUN_DIR,
 			    .scope = "local",
+			    .boot_wait_ms = BOOT_WAIT_S * 1000,
 			    .inherited = -1,
 			    .lock = -1,
 			    .state_lock = -1 };
 	enum cv_log_level level = CV_LOG_INFO;
+	uint64_t seconds;
 	int c;
 
 	opterr = 0;
@@ -475,6 +483,13 @@ static int run(int argc, char **argv)
 				return cv_usage_error(&cv_cmd_daemon, "unknown log level '%s'",
 						      optarg);
 			break;
+		case 'b':
+			if (cv_parse_u64(optarg, 10, BOOT_WAIT_MAX_S, &seconds) < 0)
+				return cv_usage_error(&cv_cmd_daemon,
+						      "--boot-wait is 0 to %d seconds",
+						      BOOT_WAIT_MAX_S);
+			d.boot_wait_ms = (unsigned)seconds * 1000;
+			break;
 		case 'c':
 			if (!cv_str_eq(optarg, "local") && !cv_str_eq(optarg, "global"))
 				return cv_usage_error(&cv_cmd_daemon, "--scope is local or global");
@@ -497,7 +512,7 @@ static int run(int argc, char **argv)
 const struct cv_command cv_cmd_daemon = {
 	.name = "daemon",
 	.args = "[--socket PATH] [--state-dir DIR] [--run-dir DIR] [--config-dir DIR] "
-		"[--log-level LEVEL]",
+		"[--log-level LEVEL] [--boot-wait SECONDS]",
 	.summary = "Serve Docker's volume plugin protocol",
 	.help = "  --socket PATH      where Docker looks for it (" CV_DEFAULT_SOCKET ");\n"
 		"                     a socket handed over by systemd is preferred\n"
@@ -505,6 +520,8 @@ const struct cv_command cv_cmd_daemon = {
 		"  --config-dir DIR   cvol.json, remotes and secrets (" CV_DEFAULT_CONFIG_DIR ")\n"
 		"  --run-dir DIR      mountpoints and what is mounted (" CV_DEFAULT_RUN_DIR ")\n"
 		"  --log-level LEVEL  error, warning, notice, info (default) or debug\n"
+		"  --boot-wait SECONDS  how long a mount waits for its server in the first ten\n"
+		"                     minutes after boot (90; Docker itself waits 120)\n"
 		"  --scope SCOPE      local (default) or global, as reported to Docker\n"
 		"  --worker PATH      the worker program, cvol-fuse\n\n"
 		"SIGTERM stops it; volumes stay mounted, and the next daemon finds them again.\n",

@@ -50,7 +50,7 @@ enum cv_volume_state {
 	CV_VOLUME_IDLE,	      /* not mounted */
 	CV_VOLUME_CONNECTING, /* being mounted */
 	CV_VOLUME_OK,
-	CV_VOLUME_WAITING,  /* mounted; the server does not answer */
+	CV_VOLUME_WAITING,  /* the server does not answer; mounted, or mounting is tried again */
 	CV_VOLUME_HUNG,	    /* mounted; the worker shows no sign of life */
 	CV_VOLUME_DRAINING, /* nobody uses it; written data is still on its way */
 	CV_VOLUME_FAILED,   /* in use, but its worker is gone */

@@ -371,6 +371,7 @@ static int remove_files(struct cv_volumes *vs, struct volume *v, struct cv_err *
 		return r;
 	CV_SCOPED_LOCK(&vs->lock);
 	v->removed = true;
+	cv_volume_retry_done_locked(v);
 	for (struct volume **p = &vs->list; *p; p = &(*p)->next) {
 		if (*p == v) {
 			*p = v->next;
@@ -436,16 +437,27 @@ int cv_volumes_remove(struct cv_volumes *vs, const char *name, bool leaked_count
 
 /* ---- get, list: volumes->lock alone ---- */
 
+/* Its server could not be reached, and a Mount or the background goes on trying. */
+static bool is_tried_again_locked(const struct volume *v)
+{
+	return !v->worker && *v->error && (v->waiting_until || v->retry_at);
+}
+
 /* ret_since: 0 where it is not known. */
 static enum cv_volume_state state_locked(const struct volume *v, const struct cv_worker_info *info,
 					 int64_t *ret_since)
 {
 	enum cv_health health;
 	uint64_t since;
+	bool idle;
 
 	*ret_since = 0;
 	if (v->broken)
 		return CV_VOLUME_BROKEN;
+	if (is_tried_again_locked(v)) {
+		*ret_since = v->waiting_since;
+		return CV_VOLUME_WAITING;
+	}
 	if (v->mounting)
 		return CV_VOLUME_CONNECTING;
 	if (!v->worker || !info->alive) {
@@ -454,13 +466,14 @@ static enum cv_volume_state state_locked(const struct volume *v, const struct cv
 		*ret_since = v->error_s;
 		return CV_VOLUME_FAILED;
 	}
+	idle = cv_volume_uses_locked(v) == 0 && v->kept_until <= cv_clock_ms();
 	if (!info->counted)
-		return cv_volume_uses_locked(v) ? CV_VOLUME_OK : CV_VOLUME_DRAINING;
+		return idle ? CV_VOLUME_DRAINING : CV_VOLUME_OK;
 	health = cv_counters_health(&info->counters, cv_now_ns(), &since);
 	*ret_since = (int64_t)(health == CV_HEALTH_OK ? info->counters.started_s : since);
 	if (health == CV_HEALTH_HUNG)
 		return CV_VOLUME_HUNG;
-	if (cv_volume_uses_locked(v) == 0)
+	if (idle)
 		return CV_VOLUME_DRAINING;
 	return health == CV_HEALTH_WAITING ? CV_VOLUME_WAITING : CV_VOLUME_OK;
 }
@@ -500,6 +513,16 @@ static int view_holders_locked(const struct cv_volumes *vs, const struct volume 
 	return 0;
 }
 
+/* What a waiting volume waits for; caller frees. */
+static char *waiting_text(const struct volume *v, int64_t *ret_when)
+{
+	uint64_t until = v->waiting_until ? v->waiting_until : v->retry_until;
+
+	*ret_when = v->error_s;
+	return cv_sprintf("%s; trying again for another %d s", v->error,
+			  cv_clock_left_ms(until) / 1000);
+}
+
 static int view_locked(const struct cv_volumes *vs, const struct volume *v, struct cv_view *view)
 {
 	struct cv_worker_info info = { 0 };
@@ -513,8 +536,9 @@ static int view_locked(const struct cv_volumes *vs, const struct volume *v, stru
 	view->source = strdup(v->source);
 	view->server = strdup(info.alive ? info.server : "");
 	view->backend = strdup(type ? type : "");
-	view->error = strdup(error_locked(v, &info, &view->error_s));
 	view->state = state_locked(v, &info, &view->since);
+	view->error = is_tried_again_locked(v) ? waiting_text(v, &view->error_s)
+					       : strdup(error_locked(v, &info, &view->error_s));
 	view->created = v->created;
 	view->mounts = cv_volume_uses_locked(v);
 	view->worker = info.alive ? info.pid : 0;
@@ -639,7 +663,9 @@ int cv_volumes_new(const struct cv_volumes_config *config, struct cv_volumes **r
 	vs->store = (struct cv_store)CV_STORE_INIT;
 	vs->mounter = config->mounter;
 	vs->ctx = config->mounter_ctx;
+	vs->boot_wait_ms = config->boot_wait_ms;
 	vs->epoch = 1;
+	cv_volumes_retry_init(vs);
 	r = open_dirs(vs, config, err);
 	if (r == 0)
 		r = cv_volumes_load(vs, err);
@@ -655,6 +681,7 @@ void cv_volumes_free(struct cv_volumes *vs)
 {
 	if (!vs)
 		return;
+	cv_volumes_retry_stop(vs);
 	while (vs->list) {
 		struct volume *v = vs->list;
 

@@ -55,6 +55,7 @@ struct cv_volumes_config {
 	const char *run_dir;	/* absolute, exists */
 	const struct cv_mounter *mounter;
 	void *mounter_ctx;
+	unsigned boot_wait_ms; /* how long a Mount waits for a server while the host boots */
 };
 
 /*
@@ -76,7 +77,10 @@ int cv_volumes_create(struct cv_volumes *volumes, const char *name, const struct
  */
 int cv_volumes_remove(struct cv_volumes *volumes, const char *name, bool leaked_counts,
 		      struct cv_err *err);
-/* Caller frees *ret_mountpoint. */
+/*
+ * Waits mount_timeout for the server (4 s for Podman), boot_wait_ms while the host boots. Caller
+ * frees *ret_mountpoint.
+ */
 int cv_volumes_mount(struct cv_volumes *volumes, const char *name, const char *id,
 		     char **ret_mountpoint, struct cv_err *err);
 /*

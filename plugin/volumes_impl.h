@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Inside of volumes.h, shared by volumes.c (what volumes there are), volumes_mount.c (who uses
- * them), volumes_load.c (finding both again at start) and volumes_gc.c (what is left of others).
+ * them), volumes_retry.c (servers that are late), volumes_load.c (finding all that
+ * again at start) and volumes_gc.c (what is left of others).
  * Nobody else includes this. Lock order: volumes.h.
  */
 #ifndef CV_PLUGIN_VOLUMES_IMPL_H
@@ -12,6 +13,8 @@
 #include "plugin/names.h"
 #include "plugin/state.h"
 #include "plugin/volumes.h"
+
+#define CV_RETRIERS 4 /* attempts in the background at a time */
 
 struct volume {
 	struct volume *next; /* protected by volumes->lock */
@@ -38,6 +41,14 @@ struct volume {
 	int64_t error_s;	 /* when that was, CLOCK_REALTIME; 0: never */
 	unsigned attempts;	 /* mounts tried so far */
 	struct cv_err last;	 /* of the last attempt; code 0: it succeeded */
+	bool worked;		 /* was mounted once in this daemon's life */
+	int64_t waiting_since;	 /* CLOCK_REALTIME, seconds: first of the attempts that failed */
+	uint64_t waiting_until;	 /* a Mount goes on trying until then; 0: none does */
+	uint64_t retry_at;	 /* next attempt in the background; 0: none is planned */
+	uint64_t retry_until;
+	unsigned retry_pause_ms;
+	bool retrying;
+	uint64_t kept_until;  /* mounted in the background: for a user to come */
 	unsigned stale_ticks; /* how often only earlier dockerds' counts were seen, without users */
 };
 
@@ -52,6 +63,12 @@ struct cv_volumes {
 	int records;	  /* owned: RUN_DIR/volumes */
 	const struct cv_mounter *mounter;
 	void *ctx;
+	unsigned boot_wait_ms;
+
+	pthread_t retriers[CV_RETRIERS];
+	unsigned retrier_count;	      /* protected by lock until they are stopped */
+	bool retriers_stop;	      /* protected by lock */
+	pthread_cond_t retriers_wake; /* with lock */
 };
 
 /* ---- volumes.c ---- */
@@ -97,6 +114,35 @@ void cv_volume_end_idle(struct cv_volumes *vs, struct volume *v);
 void cv_volume_drop_dead_worker(struct cv_volumes *vs, struct volume *v);
 /* With op held and no users. */
 void cv_volume_end_mount(struct cv_volumes *vs, struct volume *v);
+
+/* With op held: one attempt. */
+int cv_volume_attempt(struct cv_volumes *vs, struct volume *v, unsigned timeout_ms,
+		      struct cv_err *err);
+
+/* ---- volumes_retry.c: trying again, within a Mount and after it ---- */
+
+struct cv_attempts {
+	uint64_t last;	 /* the Mount's deadline */
+	unsigned one_ms; /* for one attempt */
+	unsigned seen;	 /* attempts there were before */
+	bool patient;	 /* while the server cannot be reached, try again until the deadline */
+	bool background; /* and after it */
+};
+void cv_volume_plan(struct cv_volumes *vs, const struct volume *v, const char *id,
+		    struct cv_attempts *ret);
+/*
+ * With op held: attempts as planned. A server that cannot be reached is tried again while the host
+ * boots, since dockerd does not ask again for a container that it could not start, and where the
+ * volume has worked before. Elsewhere whoever made a mistake should hear of it at once.
+ */
+int cv_volume_attempts(struct cv_volumes *vs, struct volume *v, const struct cv_attempts *plan,
+		       struct cv_err *err);
+/* Attempts in the background, until one succeeds or half an hour is over. */
+void cv_volume_retry_later(struct cv_volumes *vs, struct volume *v);
+void cv_volume_retry_done_locked(struct volume *v);
+void cv_volumes_retry_init(struct cv_volumes *vs);
+/* Waits for attempts under way. */
+void cv_volumes_retry_stop(struct cv_volumes *vs);
 
 /* ---- volumes_load.c ---- */
 

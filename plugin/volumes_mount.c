@@ -18,8 +18,6 @@
 #include "plugin/files.h"
 #include "plugin/process.h"
 
-#define MOUNT_MS       20000 /* dockerd waits 120 s; a managed plugin has 30 s */
-#define PODMAN_MS      4000  /* Podman waits 5 s */
 #define UNMOUNT_MS     50000 /* dockerd waits 60 s */
 #define LOCK_GRACE_MS  700   /* so that a waiting Mount gets to know what the attempt's error was */
 #define REMOVE_SYNC_MS 10000
@@ -230,7 +228,7 @@ static int make_default_path(const struct cv_volumes *vs, const struct volume *v
 	return cv_mkdir_p(path, 0755, err);
 }
 
-static int start_mount(struct cv_volumes *vs, struct volume *v, uint64_t deadline,
+static int start_mount(struct cv_volumes *vs, struct volume *v, unsigned timeout_ms,
 		       struct cv_err *err)
 {
 	cv_cleanup_dict struct cv_dict options = CV_DICT_INIT;
@@ -239,6 +237,7 @@ static int start_mount(struct cv_volumes *vs, struct volume *v, uint64_t deadlin
 		.socket_name = v->socket_name,
 		.mountpoint = v->mountpoint,
 		.options = &options,
+		.timeout_ms = timeout_ms,
 		.bare = true,
 	};
 	struct cv_worker *w = NULL;
@@ -251,7 +250,6 @@ static int start_mount(struct cv_volumes *vs, struct volume *v, uint64_t deadlin
 	if (r == 0)
 		r = vs->mounter->prepare(v->mountpoint, err);
 	if (r == 0) {
-		spec.timeout_ms = (unsigned)cv_clock_left_ms(deadline);
 		r = vs->mounter->mount(vs->ctx, &spec, &w, err);
 		if (r < 0)
 			vs->mounter->remove(v->mountpoint);
@@ -263,9 +261,8 @@ static int start_mount(struct cv_volumes *vs, struct volume *v, uint64_t deadlin
 	return 0;
 }
 
-/* With op held. */
-static int attempt_mount(struct cv_volumes *vs, struct volume *v, uint64_t deadline,
-			 struct cv_err *err)
+int cv_volume_attempt(struct cv_volumes *vs, struct volume *v, unsigned timeout_ms,
+		      struct cv_err *err)
 {
 	struct cv_err local = { 0 };
 	int r;
@@ -273,8 +270,10 @@ static int attempt_mount(struct cv_volumes *vs, struct volume *v, uint64_t deadl
 	{
 		CV_SCOPED_LOCK(&vs->lock);
 		v->mounting = true;
+		if (!v->waiting_until && !v->retry_at)
+			v->waiting_since = 0;
 	}
-	r = start_mount(vs, v, deadline, &local);
+	r = start_mount(vs, v, timeout_ms, &local);
 	{
 		CV_SCOPED_LOCK(&vs->lock);
 		v->mounting = false;
@@ -282,10 +281,16 @@ static int attempt_mount(struct cv_volumes *vs, struct volume *v, uint64_t deadl
 		v->last = local;
 		v->last.code = r;
 		set_error_locked(v, r < 0 ? local.text : "");
+		if (!v->waiting_since)
+			v->waiting_since = v->error_s;
+		if (r == 0) {
+			v->worked = true;
+			cv_volume_retry_done_locked(v);
+		}
 	}
 	if (r < 0) {
-		cv_error("mounting failed: %s", local.text);
-		return cv_fail(err, -r, "%s", local.text);
+		cv_debug("attempt %u: %s", v->attempts, local.text);
+		return cv_fail(err, r, "%s", local.text);
 	}
 	cv_info("volume '%s' (%s) mounted on %s", v->name, v->source, v->mountpoint);
 	return 0;
@@ -312,25 +317,11 @@ void cv_volume_end_mount(struct cv_volumes *vs, struct volume *v)
 	cv_volume_record(vs, v);
 }
 
-static int mount_locked_op(struct cv_volumes *vs, struct volume *v, const char *id, unsigned seen,
-			   uint64_t deadline, struct cv_err *err)
+static int mount_locked_op(struct cv_volumes *vs, struct volume *v, const char *id,
+			   const struct cv_attempts *plan, struct cv_err *err)
 {
-	bool usable = cv_volume_is_mounted(vs, v);
-	int r = 0;
+	int r = cv_volume_is_mounted(vs, v) ? 0 : cv_volume_attempts(vs, v, plan, err);
 
-	if (!usable) {
-		bool shared;
-
-		{
-			/* One attempt for all who were waiting when it ended. */
-			CV_SCOPED_LOCK(&vs->lock);
-			shared = v->attempts != seen && v->last.code < 0;
-			if (shared)
-				r = cv_fail(err, -v->last.code, "%s", v->last.text);
-		}
-		if (!shared)
-			r = attempt_mount(vs, v, deadline, err);
-	}
 	if (r < 0)
 		return r;
 	{
@@ -355,20 +346,12 @@ static int mount_locked_op(struct cv_volumes *vs, struct volume *v, const char *
 	return r;
 }
 
-static uint64_t mount_limit_ms(const struct volume *v, const char *id)
-{
-	uint64_t limit = cv_options_ms(&v->options, "mount_timeout", MOUNT_MS);
-
-	return cv_str_eq(id, CV_PODMAN_ID) && limit > PODMAN_MS ? PODMAN_MS : limit;
-}
-
 int cv_volumes_mount(struct cv_volumes *vs, const char *name, const char *id, char **ret_mountpoint,
 		     struct cv_err *err)
 {
 	struct volume *v = cv_volume_get(vs, name);
 	char *mountpoint = NULL;
-	uint64_t deadline;
-	unsigned seen;
+	struct cv_attempts plan;
 	int r;
 
 	if (!v)
@@ -378,15 +361,11 @@ int cv_volumes_mount(struct cv_volumes *vs, const char *name, const char *id, ch
 		cv_volume_unref(vs, v);
 		return r;
 	}
-	{
-		CV_SCOPED_LOCK(&vs->lock);
-		seen = v->attempts;
-	}
-	deadline = cv_clock_ms() + mount_limit_ms(v, id);
-	r = cv_volume_lock(vs, v, deadline + LOCK_GRACE_MS, err);
+	cv_volume_plan(vs, v, id, &plan);
+	r = cv_volume_lock(vs, v, plan.last + LOCK_GRACE_MS, err);
 	if (r == 0) {
 		mountpoint = strdup(v->mountpoint);
-		r = mountpoint ? mount_locked_op(vs, v, id, seen, deadline, err)
+		r = mountpoint ? mount_locked_op(vs, v, id, &plan, err)
 			       : cv_fail(err, ENOMEM, "out of memory");
 		(void)pthread_mutex_unlock(&v->op);
 	}
@@ -569,7 +548,8 @@ struct volume **cv_volumes_snapshot(struct cv_volumes *vs,
 /* A mount that no dockerd of today knows of. */
 static bool is_unused_locked(const struct cv_volumes *vs, const struct volume *v)
 {
-	return v->worker && cv_volume_current_uses_locked(vs, v) == 0;
+	return v->worker && cv_volume_current_uses_locked(vs, v) == 0 &&
+	       v->kept_until <= cv_clock_ms();
 }
 
 /*

@@ -31,6 +31,7 @@ static struct {
 	pthread_mutex_t lock;
 	int mount_result, sync_result;
 	unsigned mount_delay_ms, mounts, syncs, unmounts, living;
+	unsigned fail_until; /* mount number from which mount_result counts no more; 0: never */
 	bool adopt_fails, mounted, in_use;
 	struct cv_worker *last;
 } fake = { .lock = PTHREAD_MUTEX_INITIALIZER };
@@ -59,7 +60,7 @@ static int fake_mount(void *ctx, const struct cv_mount_spec *spec, struct cv_wor
 	(void)pthread_mutex_lock(&fake.lock);
 	fake.mounts++;
 	(void)pthread_mutex_unlock(&fake.lock);
-	if (fake.mount_result)
+	if (fake.mount_result && (!fake.fail_until || fake.mounts < fake.fail_until))
 		return cv_fail(err, fake.mount_result, "%s did not work", spec->volume);
 	*ret = worker_new(1000 + (int)fake.mounts);
 	fake.mounted = true;
@@ -209,7 +210,7 @@ static int setup(void **state)
 
 	assert_non_null(f);
 	fake.mount_result = fake.sync_result = 0;
-	fake.mount_delay_ms = fake.mounts = fake.syncs = fake.unmounts = 0;
+	fake.mount_delay_ms = fake.mounts = fake.syncs = fake.unmounts = fake.fail_until = 0;
 	fake.adopt_fails = fake.mounted = fake.in_use = false;
 	(void)strcpy(f->dir, "/tmp/cvol-test-XXXXXX");
 	assert_non_null(mkdtemp(f->dir));
@@ -314,6 +315,59 @@ static void test_failed_mount_leaves_no_reference(void **state)
 	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
 	expect(f, "v", "ok", 1);
 	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
+}
+
+/* What never worked fails at once (above); what has worked is given its time. */
+static void test_what_has_worked_is_tried_again(void **state)
+{
+	struct fixture *f = *state;
+	struct cv_err err = { 0 };
+
+	create(f, "v");
+	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
+	fake.mount_result = EACCES; /* time does not help */
+	assert_int_equal(mount_id(f, "v", "a", &err), -EACCES);
+	assert_int_equal(fake.mounts, 2);
+	expect(f, "v", "idle", 0);
+	fake.mount_result = ECONNREFUSED;
+	fake.fail_until = 4;
+	assert_int_equal(mount_id(f, "v", "a", &err), 0);
+	assert_int_equal(fake.mounts, 4);
+	expect(f, "v", "ok", 1);
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
+}
+
+static void test_waiting_is_said_and_ends_with_the_volume(void **state)
+{
+	struct fixture *f = *state;
+	struct cv_dict o = CV_DICT_INIT;
+	struct cv_view v = { 0 };
+
+	assert_int_equal(cv_dict_set(&o, "mount_timeout", "1s"), 0);
+	assert_int_equal(cv_volumes_create(f->vs, "v", &o, NULL), 0);
+	cv_dict_release(&o);
+	create(f, "other"); /* and with the registry */
+	for (int i = 0; i < 2; i++) {
+		const char *name = i ? "other" : "v";
+
+		fake.mount_result = ENETUNREACH;
+		assert_int_equal(mount_id(f, name, CV_PODMAN_ID, NULL), -ENETUNREACH);
+		expect(f, name, "waiting", 0);
+	}
+	assert_int_equal(cv_volumes_get(f->vs, "v", &v, NULL), 0);
+	assert_non_null(strstr(v.error, "did not work"));
+	assert_non_null(strstr(v.error, "trying again for another"));
+	cv_view_release(&v);
+	assert_int_equal(cv_volumes_remove(f->vs, "v", false, NULL), 0);
+	fake.mount_result = 0;
+	assert_int_equal(mount_id(f, "other", "a", NULL), 0);
+	expect(f, "other", "ok", 1);
+	assert_int_equal(cv_volumes_unmount(f->vs, "other", "a", NULL), 0);
+	expect(f, "other", "idle", 0);
+	fake.mount_result = EPIPE;
+	assert_int_equal(mount_id(f, "other", CV_PODMAN_ID, NULL), -EPIPE);
+	expect(f, "other", "waiting", 0);
 }
 
 static void *mount_thread(void *arg)
@@ -763,6 +817,8 @@ int main(void)
 		T(test_one_id_twice_is_two_users),
 		T(test_unknown_ids_and_names_unmount_well),
 		T(test_failed_mount_leaves_no_reference),
+		T(test_what_has_worked_is_tried_again),
+		T(test_waiting_is_said_and_ends_with_the_volume),
 		T(test_mounts_at_once_share_one_attempt),
 		T(test_get_and_list_do_not_wait_for_a_mount),
 		T(test_unstored_data_keeps_the_mount),
