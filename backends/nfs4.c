@@ -187,13 +187,12 @@ static void submit(struct cv_nfs_req *q, struct cv_nfs4_call *c,
 
 /* ---- answers ---- */
 
-/* The same again: as a new call, which may find what an earlier one has done. */
-static void send_again(struct cv_nfs_req *q, int failure)
+/* The same again, as a new call, which may find what an earlier one has done. Under a storm of lost
+ * connections that may be so many times. */
+static void send_again(struct cv_nfs_req *q)
 {
-	struct cv_xdr none = cv_xdr_init(NULL, 0);
-
 	if (++q->v4.repairs > REPAIRS_MAX)
-		q->got(q, failure, &none);
+		cv_nfs_wait(q);
 	else
 		q->send(q);
 }
@@ -203,18 +202,19 @@ static void refused(struct cv_nfs_req *q, uint32_t status, struct cv_xdr *x)
 {
 	struct cv_nfs4 *v4 = q->nfs->v4;
 
+	cv_debug("nfs: slot %d: SEQUENCE: status %u", q->v4.slot, status);
 	switch (status) {
 	case CV_NFS4ERR_DELAY:
 		cv_nfs_wait(q); /* with its slot and number: an earlier copy is being worked on */
 		return;
 	case CV_NFS4ERR_RETRY_UNCACHED:
 		release_slot(q, USED);
-		send_again(q, -EIO);
+		send_again(q);
 		return;
 	case CV_NFS4ERR_SEQ_MISORDERED:
 	case CV_NFS4ERR_SEQ_FALSE_RETRY:
 		release_slot(q, UNKNOWN);
-		send_again(q, -EIO);
+		send_again(q);
 		return;
 	case CV_NFS4ERR_BADSESSION:
 	case CV_NFS4ERR_DEADSESSION:
@@ -230,7 +230,7 @@ static void refused(struct cv_nfs_req *q, uint32_t status, struct cv_xdr *x)
 		if (q->v4.session == v4->session_nr)
 			cv_nfs4_recover(v4, true);
 		q->v4.slot = -1;
-		send_again(q, -EIO);
+		send_again(q);
 		return;
 	default:
 		release_slot(q, UNKNOWN);
@@ -248,15 +248,19 @@ static bool state_is_lost(uint32_t status)
 
 /* The open is not what it was: it is opened anew, unless that has happened since, then used again.
  */
-static void repair_open(struct cv_nfs_req *q)
+static void repair_open(struct cv_nfs_req *q, struct cv_xdr *x)
 {
 	struct cv_nfs4_open *open = q->v4.open;
 
+	if (q->v4.repairs >= REPAIRS_MAX) {
+		q->got(q, -EIO, x); /* given and denied in turn */
+		return;
+	}
 	if (open->epoch == q->v4.open_epoch) {
 		open->lost = true;
 		cv_nfs4_recover(q->nfs->v4, false);
 	}
-	send_again(q, -EIO);
+	send_again(q);
 }
 
 static void carried_out(struct cv_nfs_req *q, uint32_t status, struct cv_xdr *x)
@@ -264,8 +268,10 @@ static void carried_out(struct cv_nfs_req *q, uint32_t status, struct cv_xdr *x)
 	q->v4.status = status;
 	if (status == CV_NFS4ERR_DELAY || status == CV_NFS4ERR_GRACE)
 		cv_nfs_wait(q);
+	else if (status == CV_NFS4ERR_RETRY_UNCACHED) /* here or as SEQUENCE's own: 2.10.6.1.3 */
+		send_again(q);
 	else if (state_is_lost(status) && q->v4.open && !q->v4.recovers)
-		repair_open(q);
+		repair_open(q, x);
 	else
 		q->got(q, cv_nfs4_errno(status), x);
 }

@@ -545,7 +545,7 @@ start_ganesha() {
 			NSM_Use_Caller_Name = true;
 		}
 		NFSv4 {
-			Graceless = true;
+			${NFS_V4_PARAM:-Graceless = true;}
 			Only_Numeric_Owners = true;
 		}
 		EXPORT {

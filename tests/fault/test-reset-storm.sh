@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# TIME LIMIT: 240
+# TIME LIMIT: 360
 # The connection is reset once a second for 15 seconds while fio writes and verifies. On NFS this is
 # the case that made libnfs's own reconnect deliver wrong bytes.
 # shellcheck source=tests/lib.sh
@@ -41,7 +41,7 @@ storm() {
 	check "$engine: nothing is left" wait_nothing_left 10
 }
 
-for engine in $(engines sftp nfs); do
+for engine in $(engines sftp nfs nfs4); do
 	start_engine "$engine"
 	if [ "$engine" = sftp ]; then
 		start_proxy sftp "$SSH_PORT"
@@ -49,8 +49,8 @@ for engine in $(engines sftp nfs); do
 		storm sftp "sftp://root@127.0.0.1:$PROXY_PORT$SSH_ROOT" \
 			"key_file=$SSH_KEY,known_hosts=$T/ssh/known_proxy"
 	else
-		start_proxy nfs "$NFS_PORT"
-		storm nfs "nfs://127.0.0.1:$PROXY_PORT$NFS_EXPORT" "mountport=$MNT_PORT"
+		start_proxy "$engine" "$NFS_PORT"
+		storm "$engine" "${SOURCE/127.0.0.1/127.0.0.1:$PROXY_PORT}" "$OPTIONS,mountport=$MNT_PORT"
 	fi
 done
 finish
