@@ -519,10 +519,10 @@ static int try_write(struct cv_wb *wb, struct cv_wb_waiter *w, struct cv_wb_file
 		else if (r->state == CV_EXTENT_UNSTABLE)
 			f->want_commit = true;
 	}
-	if (conflict) {
-		schedule(wb);
+	/* No schedule() when it has to wait: what is on its way does that when it arrives. To ask
+	 * again before would only keep the loop turning. */
+	if (conflict)
 		return 0;
-	}
 	/* Only now that nothing can keep the new data waiting: until it is in, the old is what
 	 * readers must see and what a sync must store. */
 	for (struct extent *next = replaces ? f->extents : NULL; (e = next);) {
@@ -543,7 +543,6 @@ static int try_write(struct cv_wb *wb, struct cv_wb_waiter *w, struct cv_wb_file
 			if (wb->nfree == 0)
 				other->want_commit = other->extents != NULL;
 		}
-		schedule(wb);
 		return 0;
 	}
 	/* What cannot be continued any more need not wait for company. */
