@@ -18,15 +18,17 @@
 #include "plugin/process.h"
 #include "plugin/supervisor.h"
 
-#define BUSY_MS	       100 /* for a volume that is being mounted or unmounted: it is no leftover */
-#define CALL_MS	       1000
+#define BUSY_MS	       100  /* for a volume that is being mounted or unmounted: it is no leftover */
+#define CALL_MS	       200  /* for one worker, */
+#define ASK_MS	       1000 /* and for all: this is also done at start */
 #define SYNC_BUDGET_MS 10000 /* what takes longer, cv_volumes_tick() ends */
 
 struct gc {
 	struct cv_volumes *vs;
 	bool dry_run;
 	struct cv_findings *found;
-	uint64_t deadline; /* for waiting on servers */
+	uint64_t deadline;  /* for waiting on servers */
+	uint64_t ask_until; /* for waiting on workers */
 };
 
 /* ---- what was found ---- */
@@ -221,7 +223,8 @@ static void remove_socket(struct gc *gc, const char *name)
 	cv_cleanup_close int dir = path ? open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
 	struct cv_dict status = CV_DICT_INIT;
 	struct cv_err err = { 0 };
-	int r = dir < 0 ? -errno : cv_worker_call(dir, name, "status", CALL_MS, &status, &err);
+	unsigned limit = cv_clock_left_ms(gc->ask_until) > 0 ? CALL_MS : 0;
+	int r = dir < 0 ? -errno : cv_worker_call(dir, name, "status", limit, &status, &err);
 
 	if (r == 0) /* not in the mount table any more, or it would have been detached above */
 		cv_findings_add(gc->found,
@@ -300,6 +303,7 @@ int cv_volumes_gc(struct cv_volumes *vs, bool dry_run, struct cv_findings *found
 		return cv_fail(err, ENOMEM, "out of memory");
 	each_volume(&gc);
 	CV_SCOPED_LOCK(&vs->create);
+	gc.ask_until = cv_clock_ms() + ASK_MS;
 	r = cv_mount_each_below(mounts, leftover_mount, &gc);
 	if (r < 0)
 		return cv_fail(err, -r, "reading the mount table: %s", cv_strerror(r));
