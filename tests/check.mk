@@ -112,6 +112,23 @@ check-fuzz:
 	$(MAKE_FUZZ) test-fuzzers
 	@$(CHECK) fuzz
 
+# ---- long ones, no part of make check
+
+#	make check-posix PJDFSTEST=/path [ENGINES="local nfs"]    pjdfstest, see CONTRIBUTING.md
+#	make check-random [RANDOM_SECONDS=600] [ENGINES="nfs sftp"]      random operations against a model
+.PHONY: check-posix check-random
+RANDOM_SECONDS ?= 600
+check-posix: all
+	@BUILD=$(BUILD) PJDFSTEST="$(PJDFSTEST)" tests/tools/check-posix $(ENGINES)
+
+check-random: all test-tools
+	@for engine in $(or $(ENGINES),mem dir nfs sftp); do \
+		seed=$$(od -An -N2 -tu2 /dev/urandom | tr -d ' '); \
+		echo "$$engine, $(RANDOM_SECONDS) s, seed $$seed:"; \
+		BUILD=$(BUILD) tests/tools/on-mount $$engine $(abspath $(BUILD))/tests/conformance \
+			--only random_operations --seconds $(RANDOM_SECONDS) --seed $$seed || exit 1; \
+	done
+
 # ---- make demo
 
 .PHONY: demo
@@ -123,7 +140,7 @@ demo:
 C_FILES     = $(wildcard $(foreach d,config plugin fuse backends tests/unit tests/fuzz tests/conformance \
 	tests/tools tests/bench,$(d)/*.[ch]))
 SHELL_FILES = $(wildcard tests/*.sh tests/integration/*.sh tests/fault/*.sh tests/bench/*.sh) tests/run \
-	tests/tools/check-layers tests/tools/with-server tests/tools/on-mount .ci/run
+	tests/tools/check-layers tests/tools/check-posix tests/tools/with-server tests/tools/on-mount .ci/run
 TIDY_CHECKS = -*,bugprone-assert-side-effect,bugprone-infinite-loop,bugprone-inc-dec-in-conditions,bugprone-macro-repeated-side-effects,bugprone-misplaced-*,bugprone-multiple-statement-macro,bugprone-posix-return,bugprone-signal-handler,bugprone-sizeof-container,bugprone-suspicious-*,bugprone-terminating-continue,bugprone-too-small-loop-variable,bugprone-unused-return-value,cert-fio38-c,cert-fio44-c,misc-redundant-expression
 
 .PHONY: fmt lint lint-deps check-format check-layers check-shell check-cppcheck check-tidy check-warnings check-paths

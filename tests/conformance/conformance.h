@@ -26,6 +26,7 @@ extern const struct check file_checks[], name_checks[], dir_checks[], link_check
 
 extern const char *arg_enospc;	 /* a directory that can be filled up, or NULL */
 extern const char *arg_readonly; /* a directory on a read-only mount of the same kind, or NULL */
+extern unsigned arg_seed, arg_seconds; /* of random_operations; 0 s: a fixed number of them */
 
 enum { EXIT_FAILED = 1, EXIT_SKIPPED = 2 };
 

@@ -3,11 +3,13 @@
  * Does a directory behave as POSIX says, and as Linux's own file systems do?
  *
  *	conformance DIR [--skip NAME,…] [--skip-file FILE] [--only NAME,…]
- *		    [--enospc DIR] [--readonly DIR] [--list]
+ *		    [--enospc DIR] [--readonly DIR] [--seed N] [--seconds N] [--list]
  *
- * A skip file has lines "check reason…": what the kind of storage truly cannot do. Every check runs
- * in a process of its own with a time limit, in a fresh directory that must be removable
- *afterwards. TAP, and a last line "N passed, N failed, N skipped"; exit status 1 if any failed.
+ * --seconds makes random_operations go on that long (with --only: an endurance test), --seed gives
+ * it another sequence. A skip file has lines "check reason…": what the kind of storage truly cannot
+ *do. Every check runs in a process of its own with a time limit, in a fresh directory that must be
+ *removable afterwards. TAP, and a last line "N passed, N failed, N skipped"; exit status 1 if any
+ *failed.
  */
 #include "conformance.h"
 
@@ -29,6 +31,7 @@
 #define SKIPS_MAX    256
 
 const char *arg_enospc, *arg_readonly;
+unsigned arg_seed = 1, arg_seconds;
 
 static const struct check *const tables[] = {
 	file_checks,	   name_checks,	  dir_checks,	  link_checks,
@@ -92,7 +95,7 @@ pid_t spawn(void (*fn)(int arg), int arg)
 	NEED(pid >= 0);
 	if (pid == 0) {
 		(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-		(void)alarm(TIME_LIMIT_S);
+		(void)alarm(TIME_LIMIT_S + arg_seconds);
 		fn(arg);
 		_exit(0);
 	}
@@ -289,7 +292,7 @@ static void remove_work(const char *dir)
 static void child_check(const struct check *c, const char *dir)
 {
 	(void)setpgid(0, 0);
-	(void)alarm(TIME_LIMIT_S);
+	(void)alarm(TIME_LIMIT_S + arg_seconds);
 	(void)umask(022);
 	(void)signal(SIGPIPE, SIG_IGN);
 	NEED(chdir(dir) == 0);
@@ -301,6 +304,7 @@ static void child_check(const struct check *c, const char *dir)
 static bool wait_limited(pid_t pid, int *ret_status)
 {
 	const struct timespec pause = { .tv_nsec = 1000000 };
+	const time_t limit_s = TIME_LIMIT_S + (time_t)arg_seconds;
 	struct timespec start, now;
 
 	(void)clock_gettime(CLOCK_MONOTONIC, &start);
@@ -310,12 +314,12 @@ static bool wait_limited(pid_t pid, int *ret_status)
 		if (r == pid || (r < 0 && errno != EINTR))
 			return true;
 		(void)clock_gettime(CLOCK_MONOTONIC, &now);
-		if (now.tv_sec - start.tv_sec > TIME_LIMIT_S + 5 && !killed) {
+		if (now.tv_sec - start.tv_sec > limit_s + 5 && !killed) {
 			(void)kill(-pid, SIGKILL);
 			(void)kill(pid, SIGKILL);
 			killed = true;
 		}
-		if (now.tv_sec - start.tv_sec > TIME_LIMIT_S + 15)
+		if (now.tv_sec - start.tv_sec > limit_s + 15)
 			return false;
 		(void)nanosleep(&pause, NULL);
 	}
@@ -396,7 +400,8 @@ static void add_skips(const char *list)
 static int usage(void)
 {
 	(void)fprintf(stderr, "usage: conformance DIR [--skip NAME,…] [--skip-file FILE] "
-			      "[--only NAME,…] [--enospc DIR] [--readonly DIR] [--list]\n");
+			      "[--only NAME,…] [--enospc DIR] [--readonly DIR] [--seed N] "
+			      "[--seconds N] [--list]\n");
 	return 2;
 }
 
@@ -427,6 +432,10 @@ static int parse(int argc, char **argv, const char **ret_dir, bool *ret_list)
 			arg_enospc = value;
 		} else if (strcmp(argv[i - 1], "--readonly") == 0) {
 			arg_readonly = value;
+		} else if (strcmp(argv[i - 1], "--seed") == 0) {
+			arg_seed = (unsigned)strtoul(value, NULL, 10);
+		} else if (strcmp(argv[i - 1], "--seconds") == 0) {
+			arg_seconds = (unsigned)strtoul(value, NULL, 10);
 		} else {
 			return -EINVAL;
 		}

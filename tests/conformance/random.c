@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Random reads, writes, truncations, mappings, syncs and reopenings of one file, compared byte for
- * byte with a model in memory. The sequence is always the same.
+ * byte with a model in memory. The sequence depends on the seed alone.
  */
 #include "tests/conformance/conformance.h"
 
@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #define FILE_MAX (1u << 20)
@@ -110,12 +111,19 @@ static void do_reopen(void)
 	NEED(fd >= 0);
 }
 
+static bool enough(time_t start)
+{
+	return arg_seconds ? time(NULL) - start >= (time_t)arg_seconds : op_number >= OPS;
+}
+
 static void random_operations(void)
 {
-	seed = 1;
+	time_t start = time(NULL);
+
+	seed = arg_seed;
 	fd = open("f", O_RDWR | O_CREAT | O_EXCL, 0600);
 	NEED(fd >= 0);
-	for (op_number = 0; op_number < OPS; op_number++) {
+	for (op_number = 0; !enough(start); op_number++) {
 		size_t off, len;
 
 		random_range(FILE_MAX, &off, &len);
