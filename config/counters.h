@@ -17,9 +17,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define CV_COUNTERS_OFFSET (64u * 1024)	 /* in the shared memory file; below fuse/shm.h's regions  \
-					  */
-#define CV_COUNTERS_MAX	    (64u * 1024) /* bytes kept for it */
+#define CV_COUNTERS_OFFSET  (64u * 1024)	  /* in the shared memory file */
+#define CV_COUNTERS_MAX	    (64u * 1024)	  /* bytes kept for it */
 #define CV_COUNTERS_MAGIC   0x31544e434c4f5643ull /* "CVOLCNT1" */
 #define CV_COUNTERS_VERSION 1
 

@@ -8,6 +8,7 @@ SYSTEMDDIR ?= $(if $(wildcard /usr/lib/systemd/system /lib/systemd/system),$(if 
 MAN1_PAGES  = $(wildcard packaging/man/*.1)
 MAN5_PAGES  = $(wildcard packaging/man/*.5)
 MAN8_PAGES  = $(wildcard packaging/man/*.8)
+MONITORING  = $(wildcard packaging/monitoring/*)
 UNITS       = packaging/systemd/cvol.service packaging/systemd/cvol.socket
 
 # The daemon knows where its worker is installed: another PREFIX makes that one file new.
@@ -25,6 +26,7 @@ install: all
 	$(foreach page,$(MAN1_PAGES),$(INSTALL) -D -m 644 $(page) $(DESTDIR)$(MANDIR)/man1/$(notdir $(page));)
 	$(foreach page,$(MAN5_PAGES),$(INSTALL) -D -m 644 $(page) $(DESTDIR)$(MANDIR)/man5/$(notdir $(page));)
 	$(foreach page,$(MAN8_PAGES),$(INSTALL) -D -m 644 $(page) $(DESTDIR)$(MANDIR)/man8/$(notdir $(page));)
+	$(foreach file,$(MONITORING),$(INSTALL) -D -m 644 $(file) $(DESTDIR)$(PREFIX)/share/cvol/monitoring/$(notdir $(file));)
 	$(if $(SYSTEMDDIR),$(foreach unit,$(UNITS),mkdir -p $(DESTDIR)$(SYSTEMDDIR) && \
 		sed 's,@BINDIR@,$(BINDIR),g' $(unit) >$(DESTDIR)$(SYSTEMDDIR)/$(notdir $(unit)) && \
 		chmod 644 $(DESTDIR)$(SYSTEMDDIR)/$(notdir $(unit));))
@@ -32,6 +34,7 @@ install: all
 uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/cvol $(DESTDIR)$(LIBEXECDIR)/cvol-fuse
 	-rmdir $(DESTDIR)$(LIBEXECDIR)
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/cvol/monitoring/,$(notdir $(MONITORING)))
 	rm -f $(addprefix $(DESTDIR)$(MANDIR)/man1/,$(notdir $(MAN1_PAGES))) \
 		$(addprefix $(DESTDIR)$(MANDIR)/man5/,$(notdir $(MAN5_PAGES))) \
 		$(addprefix $(DESTDIR)$(MANDIR)/man8/,$(notdir $(MAN8_PAGES)))

@@ -74,6 +74,7 @@ static int check_path(const struct args *a, const char *what, const char *path)
 {
 	uint64_t start = cv_clock_ms();
 	int e = probe(path, a->timeout_s);
+	unsigned long long took = cv_clock_ms() - start + 1; /* "within" */
 	char text[160];
 
 	if (e == ETIMEDOUT)
@@ -81,8 +82,7 @@ static int check_path(const struct args *a, const char *what, const char *path)
 	else if (e)
 		(void)snprintf(text, sizeof(text), "%s", cv_strerror(e));
 	else
-		(void)snprintf(text, sizeof(text), ", answered within %llu ms",
-			       (unsigned long long)(cv_clock_ms() - start + 1));
+		(void)snprintf(text, sizeof(text), ", answered within %llu ms", took);
 	return report(what, e == 0, text);
 }
 
@@ -91,7 +91,7 @@ static int check_view(const struct args *a, const struct cv_view *v)
 	int64_t now_s = (int64_t)time(NULL);
 	char text[CV_ERR_SIZE + 128], age[CV_HUMAN];
 
-	if (v->state == CV_VOLUME_IDLE && !a->mounted)
+	if (v->state == CV_VOLUME_IDLE && !*v->error && !a->mounted)
 		return report(v->name, true, ", not mounted");
 	if (v->state == CV_VOLUME_OK || v->state == CV_VOLUME_DRAINING)
 		return check_path(a, v->name, v->mountpoint);
@@ -157,7 +157,9 @@ const struct cv_command cv_cmd_check = {
 	.name = "check",
 	.args = "[--mounted] [-t SECONDS] VOLUME|DIR",
 	.summary = "Say whether a volume is all right, for health checks",
-	.help = "Prints one line. Exit status 0: it is, or it is not mounted; 1: it is not.\n"
+	.help = "Prints one line. Exit status 0: it is, or it is not mounted and has not failed to "
+		"be; 1:\n"
+		"it is not.\n"
 		"A mounted volume is asked for its free space, which its server has to answer. "
 		"With a\n"
 		"directory it also works in a container, where no daemon can be asked.\n\n"

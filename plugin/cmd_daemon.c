@@ -28,6 +28,7 @@
 #include "plugin/files.h"
 #include "plugin/history.h"
 #include "plugin/message.h"
+#include "plugin/monitor.h"
 #include "plugin/mountpoint.h"
 #include "plugin/process.h"
 #include "plugin/remotes.h"
@@ -36,14 +37,15 @@
 #include "plugin/systemd.h"
 #include "plugin/volumes.h"
 
-#define TICK_S		10
-#define DRAIN_MS	5000 /* dockerd kills a managed plugin after 10 s */
-#define ABANDON_MS	3000
-#define NOFILE_WANTED	65536
-#define PING_MS		5000
-#define BOOT_WAIT_S	90 /* dockerd waits 120 s for Mount */
-#define BOOT_WAIT_MAX_S 3600
-#define STATUS_S	10 /* between reports to systemd */
+#define TICK_S		 10
+#define MONITOR_DRAIN_MS 500
+#define DRAIN_MS	 5000 /* dockerd kills a managed plugin after 10 s */
+#define ABANDON_MS	 3000
+#define NOFILE_WANTED	 65536
+#define PING_MS		 5000
+#define BOOT_WAIT_S	 90 /* dockerd waits 120 s for Mount */
+#define BOOT_WAIT_MAX_S	 3600
+#define STATUS_S	 10 /* between reports to systemd */
 
 struct daemon {
 	const char *socket_path;
@@ -65,6 +67,8 @@ struct daemon {
 	struct cv_driver driver;
 	struct cv_server *server;
 	struct cv_history *history;
+	const char *metrics_listen; /* NULL: nowhere */
+	struct cv_server *monitor;
 
 	pthread_t ticker;
 	bool have_ticker;
@@ -178,6 +182,26 @@ static void start_history(struct daemon *d)
 	d->driver.history = d->history;
 }
 
+/* Opt-in. A port that is taken is no reason to keep containers from their volumes. */
+static int start_monitor(struct daemon *d, struct cv_err *err)
+{
+	int fd, r;
+
+	if (!d->metrics_listen)
+		return 0;
+	r = cv_server_listen_tcp(d->metrics_listen, &fd, err);
+	if (r == 0)
+		r = cv_server_start(fd, CV_MONITOR_BODY_MAX, &cv_monitor_handler, &d->driver,
+				    &d->monitor, err);
+	if (r == -EINVAL || r == -EACCES)
+		return r;
+	if (r < 0)
+		cv_warning("no metrics and no status page: %s", err->text);
+	else
+		cv_info("status page and metrics on http://%s/", d->metrics_listen);
+	return 0;
+}
+
 static int start_parts(struct daemon *d, struct cv_err *err)
 {
 	cv_cleanup_free char *sockets = cv_sprintf("%s/workers", d->run_real);
@@ -204,6 +228,9 @@ static int start_parts(struct daemon *d, struct cv_err *err)
 		return r;
 	cv_systemd_drop_parked();
 	start_history(d);
+	r = start_monitor(d, err);
+	if (r < 0)
+		return r;
 	fd = d->inherited;
 	if (fd < 0)
 		r = make_socket_parent(d->socket_path, err);
@@ -297,7 +324,8 @@ static void stop(struct daemon *d)
 
 	cv_systemd_notify("STOPPING=1\nSTATUS=Stopping; mounts stay");
 	remove_socket(d);
-	idle = cv_server_drain(d->server, DRAIN_MS);
+	idle = !d->monitor || cv_server_drain(d->monitor, MONITOR_DRAIN_MS);
+	idle &= cv_server_drain(d->server, DRAIN_MS);
 	if (!idle) {
 		cv_supervisor_abandon(d->supervisor);
 		idle = cv_server_drain(d->server, ABANDON_MS);
@@ -308,6 +336,7 @@ static void stop(struct daemon *d)
 	}
 	cv_server_free(d->server);
 	cv_supervisor_abandon(d->supervisor); /* attempts in the background */
+	cv_server_free(d->monitor);
 	cv_history_free(d->history);
 	cv_volumes_free(d->driver.volumes);
 	cv_supervisor_free(d->supervisor);
@@ -445,6 +474,7 @@ static int run(int argc, char **argv)
 		{ "worker", required_argument, NULL, 'w' },
 		{ "scope", required_argument, NULL, 'c' },
 		{ "boot-wait", required_argument, NULL, 'b' },
+		{ "metrics-listen", required_argument, NULL, 'm' },
 		{ 0 },
 	};
 	struct daemon d = { .socket_path = CV_DEFAULT_SOCKET,
@@ -471,6 +501,9 @@ static int run(int argc, char **argv)
 			break;
 		case 'C':
 			d.config_dir = optarg;
+			break;
+		case 'm':
+			d.metrics_listen = optarg;
 			break;
 		case 'r':
 			d.run_dir = optarg;
@@ -512,7 +545,7 @@ static int run(int argc, char **argv)
 const struct cv_command cv_cmd_daemon = {
 	.name = "daemon",
 	.args = "[--socket PATH] [--state-dir DIR] [--run-dir DIR] [--config-dir DIR] "
-		"[--log-level LEVEL] [--boot-wait SECONDS]",
+		"[--log-level LEVEL] [--boot-wait SECONDS] [--metrics-listen ADDRESS:PORT]",
 	.summary = "Serve Docker's volume plugin protocol",
 	.help = "  --socket PATH      where Docker looks for it (" CV_DEFAULT_SOCKET ");\n"
 		"                     a socket handed over by systemd is preferred\n"
@@ -523,7 +556,11 @@ const struct cv_command cv_cmd_daemon = {
 		"  --boot-wait SECONDS  how long a mount waits for its server in the first ten\n"
 		"                     minutes after boot (90; Docker itself waits 120)\n"
 		"  --scope SCOPE      local (default) or global, as reported to Docker\n"
-		"  --worker PATH      the worker program, cvol-fuse\n\n"
+		"  --worker PATH      the worker program, cvol-fuse\n"
+		"  --metrics-listen ADDRESS:PORT  a loopback address, e.g. 127.0.0.1:9123, where "
+		"anybody\n"
+		"                     on this host may read /metrics (Prometheus) and a status "
+		"page\n\n"
 		"SIGTERM stops it; volumes stay mounted, and the next daemon finds them again.\n",
 	.run = run,
 };

@@ -9,6 +9,7 @@
 #include "config/log.h"
 #include "config/str.h"
 #include "plugin/message.h"
+#include "plugin/monitor.h"
 
 enum {
 	STATUS_OK = 200,
@@ -212,6 +213,12 @@ RUN(ping)
 	return 0;
 }
 
+RUN(metrics)
+{
+	UNUSED;
+	return cv_monitor_metrics(d, reply, err);
+}
+
 static const struct endpoint endpoints[] = {
 	{ "/Plugin.Activate", "POST", false, activate },
 	{ "/VolumeDriver.Capabilities", "POST", false, capabilities },
@@ -223,6 +230,7 @@ static const struct endpoint endpoints[] = {
 	{ "/VolumeDriver.Get", "POST", true, get },
 	{ "/VolumeDriver.List", "POST", false, list },
 	{ "/cvol/status", "GET", false, status },
+	{ "/metrics", "GET", false, metrics },
 	{ "/cvol/gc", "POST", false, gc },
 	{ "/cvol/ping", "GET", false, ping },
 };

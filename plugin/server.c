@@ -3,6 +3,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdarg.h>
@@ -118,6 +120,65 @@ int cv_server_listen(const char *path, int *ret_fd, struct cv_err *err)
 	return 0;
 }
 
+static bool is_loopback(const struct sockaddr *addr)
+{
+	if (addr->sa_family == AF_INET) {
+		const struct sockaddr_in *in = (const void *)addr;
+
+		return ntohl(in->sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+	}
+	return addr->sa_family == AF_INET6 &&
+	       IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)(const void *)addr)->sin6_addr);
+}
+
+static int listen_at(const struct addrinfo *at)
+{
+	cv_cleanup_close int fd =
+		socket(at->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int one = 1;
+
+	if (fd < 0)
+		return -errno;
+	(void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	if (bind(fd, at->ai_addr, at->ai_addrlen) < 0 || listen(fd, SOMAXCONN) < 0)
+		return -errno;
+	return cv_steal_fd(&fd);
+}
+
+int cv_server_listen_tcp(const char *address, int *ret_fd, struct cv_err *err)
+{
+	struct addrinfo hints = { .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE,
+				  .ai_socktype = SOCK_STREAM };
+	const char *colon = strrchr(address, ':');
+	bool brackets = *address == '[' && colon && colon > address && colon[-1] == ']';
+	cv_cleanup_free char *host = NULL;
+	struct addrinfo *at = NULL;
+	int fd;
+
+	if (colon)
+		host = strndup(address + brackets,
+			       (size_t)(colon - address) - 2 * (size_t)brackets);
+	if (!host || !*host || getaddrinfo(host, colon + 1, &hints, &at) != 0)
+		return cv_fail(err, EINVAL,
+			       "'%s' is no address to listen on: write it as 127.0.0.1:9123 or "
+			       "[::1]:9123",
+			       address);
+	if (is_loopback(at->ai_addr))
+		fd = listen_at(at);
+	else
+		fd = -EACCES;
+	freeaddrinfo(at);
+	if (fd == -EACCES)
+		return cv_fail(err, EACCES,
+			       "%s is not a loopback address: everybody could read what is there; "
+			       "put a server that asks for a password in front of 127.0.0.1",
+			       address);
+	if (fd < 0)
+		return cv_fail(err, -fd, "cannot listen on %s: %s", address, cv_strerror(fd));
+	*ret_fd = fd;
+	return 0;
+}
+
 /* ---- requests ---- */
 
 static bool enter(struct cv_server *s, struct exchange *x)
@@ -159,7 +220,13 @@ static enum MHD_Result send_reply(struct cv_server *s, struct MHD_Connection *co
 		return MHD_NO;
 	}
 	(void)MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE,
-				      s->handler->content_type);
+				      reply->content_type ? reply->content_type
+							  : s->handler->content_type);
+	/* For browsers: what we send loads nothing and is shown in nobody's frame. */
+	(void)MHD_add_response_header(response, "Content-Security-Policy",
+				      "default-src 'none'; style-src 'unsafe-inline'; "
+				      "frame-ancestors 'none'");
+	(void)MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
 	r = MHD_queue_response(conn, reply->status, response);
 	MHD_destroy_response(response);
 	return r;
@@ -189,8 +256,10 @@ static enum MHD_Result answer(struct cv_server *s, struct exchange *x, struct MH
 {
 	const char *accept =
 		MHD_lookup_connection_value(conn, MHD_HEADER_KIND, MHD_HTTP_HEADER_ACCEPT);
+	const char *host = MHD_lookup_connection_value(conn, MHD_HEADER_KIND, MHD_HTTP_HEADER_HOST);
 	struct cv_http_request request = { .method = method,
 					   .path = url,
+					   .host = host ? host : "",
 					   .accept = accept ? accept : "",
 					   .body = x->body ? x->body : "",
 					   .body_size = x->size };

@@ -16,21 +16,24 @@ struct cv_http_request {
 	const char *method;
 	const char *path;
 	const char *accept; /* header; "" if absent */
+	const char *host;   /* likewise */
 	const char *body;   /* NUL-terminated */
 	size_t body_size;
 };
 
 struct cv_http_reply {
 	unsigned status;
-	char *body;  /* owned by the server afterwards; NULL: out of memory */
-	void *token; /* given back to done(); NULL: done() is not called */
+	char *body;		  /* owned by the server afterwards; NULL: out of memory */
+	void *token;		  /* given back to done(); NULL: done() is not called */
+	const char *content_type; /* static; NULL: the handler's */
 };
 
 struct cv_http_handler {
 	/* Called in the connection's thread; may block. Fills reply. */
 	void (*handle)(void *ctx, const struct cv_http_request *request,
 		       struct cv_http_reply *reply);
-	/* delivered: false when the client left before the answer was sent. */
+	/* Needed where tokens are used. delivered: false when the client left before the answer was
+	 * sent. */
 	void (*done)(void *ctx, void *token, bool delivered);
 	/* The answer to what never reaches handle(): a body that is too long. Caller frees. */
 	char *(*error_body)(const char *text);
@@ -47,6 +50,9 @@ int cv_server_check_vacant(const char *path, struct cv_err *err);
  * another process answers there; a dead socket is replaced.
  */
 int cv_server_listen(const char *path, int *ret_fd, struct cv_err *err);
+
+/* "127.0.0.1:9123", "[::1]:9123": loopback addresses only, for what anybody here may read. */
+int cv_server_listen_tcp(const char *address, int *ret_fd, struct cv_err *err);
 
 /* handler and ctx must outlive the server. listen_fd: becomes the server's. */
 int cv_server_start(int listen_fd, size_t body_max, const struct cv_http_handler *handler,
