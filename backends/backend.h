@@ -43,7 +43,7 @@ enum cv_features {
 	/* op->cred goes to the server, which decides by it. */
 	CV_FEAT_CALLER_CREDS = 1 << 1,
 	/* An open file outlives its last name by itself. Without it the worker renames instead of
-	 * unlinking and removes at the last close. */
+	 * unlinking and removes at the last close, and can be replaced when it dies. */
 	CV_FEAT_UNLINK_OPEN = 1 << 2,
 	CV_FEAT_HARD_LINKS = 1 << 3,
 	/* write() may complete before the data is stable: it returns a verifier, the worker keeps

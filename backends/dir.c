@@ -514,6 +514,61 @@ static int made(struct dir *d, struct cv_op *op, int dirfd, const char *name, ui
 	return entry_take(d, fd, &op->entry);
 }
 
+/* ---- after a predecessor ----
+ *
+ * op->repeated: a worker that died may have done this. Then a refusal that says so is none, if what
+ * is there is what was asked for.
+ */
+
+/* r of making name: was it made before? */
+static int was_made(const struct cv_op *op, int r, int dirfd, const char *name, uint32_t mode,
+		    const char *target)
+{
+	char text[PATH_MAX];
+	struct stat st;
+	ssize_t n;
+
+	if (r != -EEXIST || !op->repeated || fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+	    (st.st_mode & S_IFMT) != (mode & S_IFMT))
+		return r;
+	if (S_ISREG(mode) && (st.st_size != 0 || (st.st_mode & 0777) != (mode & 0777)))
+		return r;
+	if (S_ISLNK(mode)) {
+		n = readlinkat(dirfd, name, text, sizeof(text));
+		if (n < 0 || (size_t)n != strlen(target) || memcmp(text, target, (size_t)n) != 0)
+			return r;
+	}
+	return 0;
+}
+
+static int was_linked(const struct cv_op *op, int r, int fd, int dirfd, const char *name)
+{
+	struct stat a, b;
+	bool same = r == -EEXIST && op->repeated && fstat(fd, &a) == 0 &&
+		    fstatat(dirfd, name, &b, AT_SYMLINK_NOFOLLOW) == 0 && a.st_dev == b.st_dev &&
+		    a.st_ino == b.st_ino;
+
+	return same ? 0 : r;
+}
+
+static int was_removed(const struct cv_op *op, int r)
+{
+	return r == -ENOENT && op->repeated ? 0 : r;
+}
+
+/* Not for RENAME_EXCHANGE, which always finds both. */
+static int was_renamed(const struct cv_op *op, int r, int dirfd, const char *name, int newdirfd,
+		       const char *newname)
+{
+	struct stat st;
+
+	if ((r != -ENOENT && r != -EEXIST) || !op->repeated ||
+	    fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 ||
+	    fstatat(newdirfd, newname, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return r;
+	return 0;
+}
+
 static void dir_mknod(void *conn, struct cv_op *op, const struct cv_object *obj, const char *name,
 		      uint32_t mode, uint64_t rdev)
 {
@@ -525,6 +580,7 @@ static void dir_mknod(void *conn, struct cv_op *op, const struct cv_object *obj,
 		act_as(d, op->cred);
 		r = mknodat(dirfd, name, mode, rdev) < 0 ? -errno : 0;
 		act_as_self(d, op->cred);
+		r = was_made(op, r, dirfd, name, mode, NULL);
 	}
 	finish(op, r < 0 ? r : made(d, op, dirfd, name, mode));
 }
@@ -540,6 +596,7 @@ static void dir_mkdir(void *conn, struct cv_op *op, const struct cv_object *obj,
 		act_as(d, op->cred);
 		r = mkdirat(dirfd, name, mode) < 0 ? -errno : 0;
 		act_as_self(d, op->cred);
+		r = was_made(op, r, dirfd, name, S_IFDIR | mode, NULL);
 	}
 	finish(op, r < 0 ? r : made(d, op, dirfd, name, S_IFDIR | mode));
 }
@@ -555,6 +612,7 @@ static void dir_symlink(void *conn, struct cv_op *op, const struct cv_object *ob
 		act_as(d, op->cred);
 		r = symlinkat(target, dirfd, name) < 0 ? -errno : 0;
 		act_as_self(d, op->cred);
+		r = was_made(op, r, dirfd, name, S_IFLNK, target);
 	}
 	finish(op, r < 0 ? r : made(d, op, dirfd, name, S_IFLNK));
 }
@@ -579,6 +637,7 @@ static void dir_link(void *conn, struct cv_op *op, const struct cv_object *obj,
 		r = linkat(AT_FDCWD, proc_path(fd, path), dirfd, name, AT_SYMLINK_FOLLOW) < 0
 			    ? -errno
 			    : 0;
+	r = was_linked(op, r, fd, dirfd, name);
 	finish(op, r < 0 ? r : entry_at(d, dirfd, name, &op->entry));
 }
 
@@ -608,7 +667,7 @@ static void remove_name(struct dir *d, struct cv_op *op, const struct cv_object 
 		r = -errno;
 	else
 		victim_forget(d, &victim);
-	finish(op, r);
+	finish(op, was_removed(op, r));
 }
 
 static void dir_unlink(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name)
@@ -640,7 +699,9 @@ static void dir_rename(void *conn, struct cv_op *op, const struct cv_object *obj
 		r = -errno;
 	else
 		victim_forget(d, &victim);
-	finish(op, r);
+	finish(op, flags & RENAME_EXCHANGE
+			   ? r
+			   : was_renamed(op, r, dirfd, name, newdirfd, newname));
 }
 
 static void dir_readlink(void *conn, struct cv_op *op, const struct cv_object *obj)
@@ -843,7 +904,8 @@ static void dir_create(void *conn, struct cv_op *op, const struct cv_object *obj
 	fd = open_at(d, dirfd, name,
 		     (flags & (O_ACCMODE | O_TRUNC)) | O_CREAT | O_EXCL | O_NOFOLLOW, mode & 07777);
 	act_as_self(d, op->cred);
-	if (fd == -EEXIST && !(flags & O_EXCL)) {
+	if (fd == -EEXIST && (!(flags & O_EXCL) ||
+			      was_made(op, fd, dirfd, name, S_IFREG | mode, NULL) == 0)) {
 		finish(op, create_existing(d, op, dirfd, name, flags));
 		return;
 	}
@@ -1154,6 +1216,8 @@ static void dir_setxattr(void *conn, struct cv_op *op, const struct cv_object *o
 	int fd = xattr_passed(name) ? object_fd(conn, obj) : -EOPNOTSUPP;
 	char path[PROC_PATH];
 
+	if (op->repeated)
+		flags = 0; /* there, or not there, by our own doing perhaps */
 	if (fd >= 0 && setxattr(proc_path(fd, path), name, value, size_bytes, flags) < 0)
 		fd = -errno;
 	finish(op, fd < 0 ? fd : 0);
@@ -1166,7 +1230,7 @@ static void dir_removexattr(void *conn, struct cv_op *op, const struct cv_object
 	char path[PROC_PATH];
 
 	if (fd >= 0 && removexattr(proc_path(fd, path), name) < 0)
-		fd = -errno;
+		fd = errno == ENODATA && op->repeated ? 0 : -errno;
 	finish(op, fd < 0 ? fd : 0);
 }
 
@@ -1375,10 +1439,10 @@ static int dir_connect(const struct cv_dict *options, struct cv_loop *loop, void
 		dir_disconnect(d);
 		return r;
 	}
+	/* Not CV_FEAT_UNLINK_OPEN: a nameless object would end with our process. */
 	ret_info->features = CV_FEAT_HARD_LINKS;
-	/* Without handles a nameless object cannot be found for calls that bring no open file. */
 	if (d->handles)
-		ret_info->features |= CV_FEAT_HANDLES | CV_FEAT_UNLINK_OPEN;
+		ret_info->features |= CV_FEAT_HANDLES;
 	ret_info->read_max = ret_info->write_max = CV_MAX_IO;
 	ret_info->readdir_max = 32768;
 	ret_info->time_gran_ns = 1;

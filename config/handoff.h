@@ -10,12 +10,17 @@
  *     (mounts, reads FUSE_INIT into the shared memory)
  *     serve {} [fuse] ->
  *                                        <- serving {} or fail
+ *
+ *   for a mount whose worker has died:
+ *     start {volume, options} [shm, listen, fuse] ->
+ *                                        <- serving {} or fail; it connects by itself
+ *
  *   afterwards, on this socket or on one accepted from the listening socket, to which a new
  *   daemon connects:
  *     sync {} ->                            write every write-behind byte to the server
  *                                        <- synced {} or fail {errno, text}
  *     fds {} ->
- *                                        <- fds {} [fuse, shm]
+ *                                        <- fds {pid} [fuse, shm]
  *     log {level} ->
  *                                        <- ok {}
  *
@@ -80,7 +85,10 @@ struct cv_shm_header {
 	uint32_t version;
 	uint32_t generation; /* of workers; the daemon adds one before each start */
 	uint32_t init_size;  /* bytes in init; 0 before the mount */
-	uint32_t pad;
+	uint32_t finished;   /* a worker ended in good order: nothing is left to be done */
+	uint32_t replaceable; /* a successor can go on where a worker ends */
+	uint32_t crashed;     /* the daemon: the last worker ended by a fault of its own */
+	uint64_t answered; /* requests; tells a worker that works from one that only dies */
 	uint8_t init[CV_SHM_INIT_MAX];
 };
 

@@ -13,7 +13,8 @@
 #include "config/log.h"
 #include "config/str.h"
 
-#define PEERS_MAX 16
+#define PEERS_MAX     16
+#define ANSWER_ONE_MS 20
 
 struct peer {
 	struct cv_watch watch;
@@ -101,6 +102,15 @@ static void do_log(struct peer *p, const struct cv_dict *args)
 	answer(p, "ok", NULL, NULL, 0);
 }
 
+static int send_fds(int sock, int fuse_fd, int shm_fd)
+{
+	cv_cleanup_dict struct cv_dict args = CV_DICT_INIT;
+	const int fds[2] = { fuse_fd, shm_fd };
+	int r = cv_dict_setf(&args, "pid", "%d", (int)getpid());
+
+	return r < 0 ? r : cv_handoff_send(sock, "fds", &args, fds, 2);
+}
+
 static void peer_ready(struct cv_watch *watch, uint32_t events)
 {
 	struct peer *p = cv_container_of(watch, struct peer, watch);
@@ -127,7 +137,7 @@ static void peer_ready(struct cv_watch *watch, uint32_t events)
 		if (fs->fuse_watch.fd < 0)
 			answer_fail(p, ENODEV, "the mount is gone");
 		else
-			answer(p, "fds", NULL, fds, 2);
+			(void)send_fds(p->watch.fd, fds[0], fds[1]);
 	} else if (cv_str_eq(msg.verb, "log")) {
 		do_log(p, &msg.args);
 	} else {
@@ -205,4 +215,22 @@ void cv_control_free(struct cv_control *c)
 	if (fd >= 0)
 		(void)close(fd);
 	free(c);
+}
+
+void cv_control_answer_one(int listen_fd, int fuse_fd, int shm_fd)
+{
+	cv_cleanup_close int sock = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
+	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
+	cv_cleanup_dict struct cv_dict args = CV_DICT_INIT;
+
+	/* Callers send before they wait. */
+	if (sock < 0 || cv_handoff_recv(sock, ANSWER_ONE_MS, &msg) < 0)
+		return;
+	if (cv_str_eq(msg.verb, "fds")) {
+		(void)send_fds(sock, fuse_fd, shm_fd);
+		return;
+	}
+	(void)cv_dict_setf(&args, "errno", "%d", EAGAIN);
+	(void)cv_dict_set(&args, "text", "it is taking over and not connected yet");
+	(void)cv_handoff_send(sock, "fail", &args, NULL, 0);
 }

@@ -15,4 +15,8 @@ struct cv_control;
 int cv_control_new(struct cv_fs *fs, int sock, int listen_fd, struct cv_control **ret);
 void cv_control_free(struct cv_control *control);
 
+/* Before there is a loop to serve them: the next caller of listen_fd gets the descriptors, if that
+ * is what it wants, or a refusal. Never waits. */
+void cv_control_answer_one(int listen_fd, int fuse_fd, int shm_fd);
+
 #endif

@@ -25,15 +25,17 @@
 struct cv_fs;
 struct cv_request;
 struct cv_listing;
+struct cv_takeover;
 
 /* An open handle: the private side of a handle record. */
 struct cv_open {
 	struct cv_handle_record *record;
 	uint32_t index;
 	struct cv_node *node; /* held */
-	struct cv_file *file; /* NULL: a directory nobody has read from yet */
-	uint64_t error_mark;  /* see cv_wb_error() */
-	unsigned users;	      /* requests that use it: an interrupted one outlives its answer */
+	/* NULL: a directory nobody has read from yet, or a predecessor's file that could not be opened
+	 * again. */
+	struct cv_file *file;
+	unsigned users; /* requests that use it: an interrupted one outlives its answer */
 	struct cv_request *closer; /* the release that waits for them */
 	/* directories */
 	struct cv_listing *listing;
@@ -85,6 +87,7 @@ struct cv_request {
 		char name[64];
 	} hide;
 	struct cv_request *queue_next; /* of cv_open.waiting */
+	uint64_t unique;	       /* the kernel's number */
 	uint64_t id;		       /* cv_op.id */
 	bool repeated;		       /* cv_op.repeated */
 };
@@ -97,7 +100,9 @@ struct cv_fs {
 	struct cv_creds *creds;
 	struct cv_wb *wb;
 	struct fuse_session *session;
+	int fuse_fd; /* owned by the session */
 	struct cv_watch fuse_watch;
+	struct cv_takeover *takeover; /* NULL: this worker is its mount's first, or has taken over */
 	struct cv_timer idle;
 	struct cv_meter meter;
 	struct cv_slot *current; /* slot of the request being dispatched */
@@ -114,7 +119,6 @@ struct cv_fs {
 	uint32_t opens_size;
 	uint32_t opens_hint;
 	uint32_t opens_count;
-	uint64_t open_sequence;
 
 	bool write_behind;
 	bool local;
@@ -122,14 +126,16 @@ struct cv_fs {
 
 	struct cv_node *hidden_dir; /* held */
 	uint32_t hidden_count;
-	uint64_t hidden_next;
-	uint64_t hidden_id;
 
 	char path[2][CV_PATH_MAX];
 };
 
 /* Connected engine in, serving file system out; feeds the saved FUSE_INIT. Takes fuse_fd. */
 int cv_fs_start(struct cv_fs *fs, const struct cv_dict *options, int fuse_fd, struct cv_err *err);
+/* One request into a slot, and on from there. False: nothing more to read for now. */
+bool cv_fs_receive(struct cv_fs *fs, int fuse_fd);
+/* Begins a received request. */
+void cv_fs_dispatch(struct cv_fs *fs, struct cv_slot *slot);
 /* Gives all files back to the engine; what that starts (removal of hidden files) is in flight
  * after. */
 void cv_fs_close_handles(struct cv_fs *fs);
@@ -195,8 +201,13 @@ bool cv_fs_reserved(const struct cv_fs *fs, const struct cv_node *parent, const 
 
 /* ---- handles (fs_file.c) ---- */
 
-struct cv_open *cv_open_new(struct cv_fs *fs, struct cv_node *node, struct cv_file *file, int flags,
-			    bool is_dir, const struct cv_cred *cred);
+/* For r, which the kernel has to answer; NULL: too many, or out of memory. */
+struct cv_open *cv_open_new(struct cv_request *r, struct cv_node *node, struct cv_file *file,
+			    int flags, bool is_dir);
+/* After a predecessor: its handles, without files; then the files, as requests of our own (their
+ * number is returned). A file that cannot be had again stays NULL: ESTALE. */
+int cv_opens_restore(struct cv_fs *fs);
+uint32_t cv_opens_reopen(struct cv_fs *fs);
 struct cv_open *cv_open_get(struct cv_fs *fs, uint64_t fh);
 struct cv_open *cv_open_hold(struct cv_open *open);
 void cv_open_put(struct cv_open *open); /* the last one lets the waiting release go on */
@@ -207,6 +218,9 @@ uint64_t cv_open_fh(const struct cv_open *open);
 void cv_open_free(struct cv_fs *fs, struct cv_open *open); /* also the engine's file */
 /* The request of an operation on an open file, or directory, as its opener; NULL: answered. */
 struct cv_request *cv_request_on_open(fuse_req_t req, const struct fuse_file_info *fi, bool is_dir);
+/* The same for giving it back, which works also when the file could not be opened again. */
+struct cv_request *cv_request_on_release(fuse_req_t req, const struct fuse_file_info *fi,
+					 bool is_dir);
 bool cv_open_for_writeback(void *arg, uint32_t handle, struct cv_wb_handle *ret);
 /* Do the attributes equal those the kernel was told last? Then its cached pages are good. */
 bool cv_fs_unchanged(const struct cv_node *node, const struct cv_attr *attr);
@@ -255,6 +269,8 @@ void cv_hidden_hide(struct cv_request *r, struct cv_node *dir, const char *name,
 void cv_hidden_taken(struct cv_request *r, struct cv_node *victim);
 /* Undoes a hide with keep_name. */
 void cv_hidden_undo(struct cv_request *r);
+/* After a predecessor: its hidden files that nobody has open are removed. */
+void cv_hidden_restore(struct cv_fs *fs);
 /* The last handle is gone: the object can go, too. */
 void cv_hidden_remove(struct cv_fs *fs, struct cv_node *node, const struct cv_cred *cred);
 

@@ -198,6 +198,7 @@ static void serve(struct cv_request *r)
 		fetch(r, off);
 		goto out;
 	}
+	cv_shm_undo_begin(&fs->shm, r->slot);
 	while ((size_t)at < l->count && add_entry(&rp, l, &l->entries[at]))
 		at++;
 	l->position = (size_t)at;
@@ -348,7 +349,7 @@ void cv_op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 static void opened(struct cv_request *r, struct cv_file *file)
 {
 	struct cv_fs *fs = r->fs;
-	struct cv_open *open = cv_open_new(fs, r->node, file, 0, true, &r->cred);
+	struct cv_open *open = cv_open_new(r, r->node, file, 0, true);
 
 	if (!open) {
 		if (file)
@@ -417,7 +418,7 @@ static void releasedir_go(struct cv_request *r)
 
 void cv_op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	struct cv_request *r = cv_request_on_open(req, fi, true);
+	struct cv_request *r = cv_request_on_release(req, fi, true);
 	struct cv_open *open;
 
 	(void)ino;

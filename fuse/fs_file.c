@@ -38,38 +38,126 @@ static int opens_reserve(struct cv_fs *fs, uint32_t index)
 	return 0;
 }
 
-struct cv_open *cv_open_new(struct cv_fs *fs, struct cv_node *node, struct cv_file *file, int flags,
-			    bool is_dir, const struct cv_cred *cred)
+/* The private side of the handle record with that index. */
+static struct cv_open *open_attach(struct cv_fs *fs, uint32_t index, struct cv_node *node)
 {
+	struct cv_open *open;
+
+	if (opens_reserve(fs, index) < 0)
+		return NULL;
+	open = calloc(1, sizeof(*open));
+	if (!open)
+		return NULL;
+	open->record = &fs->shm.handles[index];
+	open->index = index;
+	open->node = node;
+	cv_node_hold(node);
+	fs->opens[index] = open;
+	fs->opens_count++;
+	if (index >= fs->shm.state->handles_top)
+		fs->shm.state->handles_top = index + 1;
+	return open;
+}
+
+struct cv_open *cv_open_new(struct cv_request *r, struct cv_node *node, struct cv_file *file,
+			    int flags, bool is_dir)
+{
+	struct cv_fs *fs = r->fs;
+	struct cv_handle_record *record;
 	struct cv_open *open;
 	uint32_t i = fs->opens_hint;
 
 	while (i < fs->opens_size && fs->opens[i])
 		i++;
-	if (i >= CV_HANDLES_MAX || opens_reserve(fs, i) < 0)
-		return NULL;
-	open = calloc(1, sizeof(*open));
+	open = i < CV_HANDLES_MAX ? open_attach(fs, i, node) : NULL;
 	if (!open)
 		return NULL;
-	open->record = &fs->shm.handles[i];
-	open->index = i;
-	open->node = node;
+	fs->opens_hint = i + 1;
 	open->file = file;
-	open->record->node = node->id;
-	open->record->flags = (uint32_t)(flags & ~(O_CREAT | O_EXCL | O_TRUNC | O_APPEND));
-	open->record->is_dir = is_dir;
-	open->record->sequence = fs->open_sequence++;
-	open->record->cred = *cred;
+	record = open->record;
+	record->node = node->id;
+	record->flags = (uint32_t)(flags & ~(O_CREAT | O_EXCL | O_TRUNC | O_APPEND));
+	record->is_dir = is_dir;
+	record->sequence = fs->shm.state->open_sequence++;
+	record->cred = r->cred;
+	record->error_mark = cv_wb_error_mark(node);
+	if (r->slot) {
+		r->slot->handle_sequence = record->sequence;
+		cv_shm_barrier();
+		r->slot->handle = i + 1;
+	}
 	cv_shm_barrier();
-	open->record->used = 1;
-	cv_node_hold(node);
+	record->used = 1;
 	if (!is_dir)
 		node->open_count++;
-	open->error_mark = cv_wb_error_mark(node);
-	fs->opens[i] = open;
-	fs->opens_hint = i + 1;
-	fs->opens_count++;
 	return open;
+}
+
+int cv_opens_restore(struct cv_fs *fs)
+{
+	for (uint32_t i = 0; i < fs->shm.state->handles_top && i < CV_HANDLES_MAX; i++) {
+		struct cv_handle_record *record = &fs->shm.handles[i];
+		struct cv_node *node = record->used ? cv_node_get(&fs->nodes, record->node) : NULL;
+
+		if (!node) {
+			record->used = 0;
+			continue;
+		}
+		if (!open_attach(fs, i, node))
+			return -ENOMEM;
+		if (!record->is_dir)
+			node->open_count++;
+	}
+	return 0;
+}
+
+static void reopened(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+
+	if (result < 0)
+		cv_error("'%s' was open and cannot be opened again: %s; its users get 'Stale file "
+			 "handle'",
+			 r->node->record->name, cv_strerror((int)result));
+	else
+		r->open->file = op->file;
+	cv_request_end(r);
+}
+
+static void reopen(struct cv_fs *fs, struct cv_open *open)
+{
+	struct cv_request *r = cv_request_internal(fs);
+	struct cv_object obj;
+
+	if (!r)
+		return;
+	r->open = cv_open_hold(open);
+	r->node = open->node;
+	cv_node_hold(r->node);
+	r->cred = open->record->cred;
+	r->repeated = true; /* what was allowed at open stays so */
+	if (cv_fs_object(fs, r->node, 0, &obj) < 0) {
+		cv_request_op(r, reopened);
+		reopened(&r->op, -ESTALE);
+		return;
+	}
+	cv_request_op(r, reopened);
+	cv_open(&fs->mount, &r->op, &obj,
+		(int)open->record->flags & SENT_FLAGS & ~(O_TRUNC | O_EXCL));
+}
+
+uint32_t cv_opens_reopen(struct cv_fs *fs)
+{
+	uint32_t count = 0;
+
+	for (uint32_t i = 0; i < fs->opens_size; i++) {
+		/* A directory is opened when somebody reads from it. */
+		if (fs->opens[i] && !fs->opens[i]->record->is_dir) {
+			reopen(fs, fs->opens[i]);
+			count++;
+		}
+	}
+	return count;
 }
 
 uint64_t cv_open_fh(const struct cv_open *open)
@@ -93,7 +181,8 @@ void cv_open_free(struct cv_fs *fs, struct cv_open *open)
 		if (open->file)
 			cv_releasedir(&fs->mount, open->file);
 	} else {
-		cv_release(&fs->mount, open->file);
+		if (open->file)
+			cv_release(&fs->mount, open->file);
 		node->open_count--;
 		cv_wb_node_closed(fs->wb, node);
 		if (node->open_count == 0 && (node->record->flags & CV_NODE_HIDDEN))
@@ -140,7 +229,7 @@ bool cv_open_for_writeback(void *arg, uint32_t handle, struct cv_wb_handle *ret)
 	struct cv_fs *fs = arg;
 	struct cv_open *open = handle < fs->opens_size ? fs->opens[handle] : NULL;
 
-	if (!open || open->record->is_dir)
+	if (!open || !open->file || open->record->is_dir)
 		return false;
 	ret->node = open->node;
 	ret->file = open->file;
@@ -148,7 +237,8 @@ bool cv_open_for_writeback(void *arg, uint32_t handle, struct cv_wb_handle *ret)
 	return true;
 }
 
-struct cv_request *cv_request_on_open(fuse_req_t req, const struct fuse_file_info *fi, bool is_dir)
+static struct cv_request *request_on_open(fuse_req_t req, const struct fuse_file_info *fi,
+					  bool is_dir)
 {
 	struct cv_fs *fs = fs_of(req);
 	struct cv_open *open = cv_open_get(fs, fi->fh);
@@ -167,6 +257,23 @@ struct cv_request *cv_request_on_open(fuse_req_t req, const struct fuse_file_inf
 	/* As on a local file system, the right to read and write comes with the open file. */
 	r->cred = open->record->cred;
 	return r;
+}
+
+struct cv_request *cv_request_on_open(fuse_req_t req, const struct fuse_file_info *fi, bool is_dir)
+{
+	struct cv_request *r = request_on_open(req, fi, is_dir);
+
+	if (r && !is_dir && !r->open->file) {
+		cv_reply_err(r, -ESTALE);
+		return NULL;
+	}
+	return r;
+}
+
+struct cv_request *cv_request_on_release(fuse_req_t req, const struct fuse_file_info *fi,
+					 bool is_dir)
+{
+	return request_on_open(req, fi, is_dir);
 }
 
 enum cv_wb_level cv_fs_settled(const struct cv_fs *fs)
@@ -192,7 +299,7 @@ static void open_done(struct cv_op *op, ssize_t result)
 		cv_node_touch(&fs->nodes, r->node);
 	else
 		cv_node_unknow(r->node);
-	open = cv_open_new(fs, r->node, op->file, r->fi.flags, false, &r->cred);
+	open = cv_open_new(r, r->node, op->file, r->fi.flags, false);
 	if (!open) {
 		cv_release(&fs->mount, op->file);
 		cv_reply_err(r, -ENFILE);
@@ -261,8 +368,9 @@ static void create_done(struct cv_op *op, ssize_t result)
 		cv_reply_err(r, (int)result);
 		return;
 	}
+	cv_shm_undo_begin(&fs->shm, r->slot);
 	node = r->req ? cv_fs_entry(fs, r->node, r->name, &op->entry, &e) : NULL;
-	open = node ? cv_open_new(fs, node, op->file, r->fi.flags, false, &r->cred) : NULL;
+	open = node ? cv_open_new(r, node, op->file, r->fi.flags, false) : NULL;
 	if (!open) {
 		cv_release(&fs->mount, op->file);
 		if (node)
@@ -365,7 +473,7 @@ static void write_direct_done(struct cv_op *op, ssize_t result)
 /* An error is reported once per handle: not to a caller that does not hear it any more. */
 static int take_error(struct cv_request *r)
 {
-	return r->req ? cv_wb_error(r->node, &r->open->error_mark) : 0;
+	return r->req ? cv_wb_error(r->node, &r->open->record->error_mark) : 0;
 }
 
 static void write_through_done(struct cv_request *r)
@@ -413,7 +521,7 @@ void cv_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, o
 		cv_write(&r->fs->mount, &r->op, r->open->file, buf, size, r->off);
 		return;
 	}
-	err = cv_wb_error(r->node, &r->open->error_mark);
+	err = cv_wb_error(r->node, &r->open->record->error_mark);
 	if (err) {
 		cv_reply_err(r, err);
 		return;
@@ -475,7 +583,7 @@ void cv_op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_
 
 static void release_drained(struct cv_request *r)
 {
-	int err = cv_wb_error(r->node, &r->closing->error_mark);
+	int err = cv_wb_error(r->node, &r->closing->record->error_mark);
 
 	/* After the last close nobody listens any more: pages written through a mapping. */
 	if (err)
@@ -491,7 +599,7 @@ static void release_go(struct cv_request *r)
 
 void cv_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	struct cv_request *r = cv_request_on_open(req, fi, false);
+	struct cv_request *r = cv_request_on_release(req, fi, false);
 	struct cv_open *open;
 
 	(void)ino;

@@ -17,6 +17,7 @@
 #include "config/log.h"
 #include "config/options.h"
 #include "config/str.h"
+#include "fuse/takeover.h"
 
 #define RECEIVE_BATCH	   64	/* requests taken per turn before others get theirs */
 #define INTERRUPT_GRACE_MS 400	/* a healthy server answers in time: no spurious EINTR */
@@ -49,7 +50,7 @@ struct cv_request *cv_request_internal(struct cv_fs *fs)
 
 static void receive_again(struct cv_fs *fs)
 {
-	if (fs->receiving_paused && fs->fuse_watch.fd >= 0) {
+	if (fs->receiving_paused && fs->fuse_watch.fd >= 0 && !fs->gone) {
 		fs->receiving_paused = false;
 		(void)cv_loop_modify(fs->loop, &fs->fuse_watch, EPOLLIN);
 	}
@@ -109,6 +110,8 @@ static void interrupted(fuse_req_t req, void *data)
 	struct cv_stats stats;
 
 	(void)req;
+	if (r->slot)
+		r->slot->interrupted = 1; /* the kernel says it once */
 	cv_mount_stats(&r->fs->mount, &stats);
 	(void)cv_timer_set(r->fs->loop, &r->interrupt, stats.connected ? INTERRUPT_GRACE_MS : 0);
 }
@@ -134,6 +137,10 @@ struct cv_request *cv_request_new(struct cv_fs *fs, fuse_req_t req, fuse_ino_t i
 	r->req = req;
 	r->slot = fs->current;
 	fs->current_taken = true;
+	r->unique = r->slot ? r->slot->unique : 0;
+	/* An odd multiplier: different requests of a mount never share a name. */
+	r->id = fs->shm.state->id ^ (r->unique * 0x9e3779b97f4a7c15ull);
+	r->repeated = r->slot && r->slot->tries > 1;
 	r->interrupt = (struct cv_timer)CV_TIMER_INIT(interrupt_fire);
 	if (node) {
 		cv_node_hold(node);
@@ -166,7 +173,7 @@ static void use_file(struct cv_request *r, uint64_t fh)
 {
 	struct cv_open *open = cv_open_get(r->fs, fh);
 
-	if (open && !open->record->is_dir)
+	if (open && open->file && !open->record->is_dir)
 		r->open = cv_open_hold(open);
 }
 
@@ -189,6 +196,8 @@ void cv_request_end(struct cv_request *r)
 	if (r->next)
 		r->next->prevp = r->prevp;
 	fs->request_count--;
+	if (fs->takeover && fs->request_count == 0)
+		cv_takeover_idle(fs->takeover);
 	free(r->own_names[0]);
 	free(r->own_names[1]);
 	free(r);
@@ -264,7 +273,7 @@ struct cv_node *cv_fs_entry(struct cv_fs *fs, struct cv_node *parent, const char
 		return NULL;
 	cv_node_unknow(node); /* the kernel must not be told older attributes later */
 	memset(e, 0, sizeof(*e));
-	cv_node_lookup(node);
+	cv_node_lookup(&fs->nodes, node);
 	e->ino = node->id;
 	e->generation = node->record->generation;
 	e->attr_timeout = e->entry_timeout = cv_fs_ttl(fs, &entry->attr);
@@ -325,9 +334,11 @@ static void reply_entry(struct cv_request *r, struct cv_node *parent, const char
 		cv_request_end(r);
 		return;
 	}
+	cv_shm_undo_begin(&fs->shm, r->slot);
 	node = cv_fs_entry(fs, parent, name, &r->op.entry, &e);
 	if (node && refresh(r, node)) {
 		cv_node_forget(&fs->nodes, node, 1);
+		cv_shm_undo_begin(&fs->shm, NULL);
 		return;
 	}
 	if (!node) {
@@ -423,13 +434,31 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	cv_lookup(&r->fs->mount, &r->op, &obj, name);
 }
 
+/* The n-th of the slot's FORGETs; each is applied once, whatever happens to the worker. */
+static void forget(struct cv_fs *fs, uint32_t n, fuse_ino_t ino, uint64_t nlookup)
+{
+	struct cv_node *node = cv_node_get(&fs->nodes, ino);
+	struct cv_slot *slot = fs->current;
+
+	if (n < slot->forgotten)
+		return;
+	if (node && slot->forgetting != n + 1) {
+		uint64_t lookups = node->record->lookups;
+
+		slot->forget_left = lookups - (nlookup < lookups ? nlookup : lookups);
+		cv_shm_barrier();
+		slot->forgetting = n + 1;
+		cv_shm_barrier();
+	}
+	if (node)
+		cv_node_set_lookups(&fs->nodes, node, slot->forget_left);
+	cv_shm_barrier();
+	slot->forgotten = n + 1;
+}
+
 static void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t nlookup)
 {
-	struct cv_fs *fs = fs_of(req);
-	struct cv_node *node = cv_node_get(&fs->nodes, ino);
-
-	if (node)
-		cv_node_forget(&fs->nodes, node, nlookup);
+	forget(fs_of(req), 0, ino, nlookup);
 	fuse_reply_none(req);
 }
 
@@ -437,12 +466,8 @@ static void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_dat
 {
 	struct cv_fs *fs = fs_of(req);
 
-	for (size_t i = 0; i < count; i++) {
-		struct cv_node *node = cv_node_get(&fs->nodes, forgets[i].ino);
-
-		if (node)
-			cv_node_forget(&fs->nodes, node, forgets[i].nlookup);
-	}
+	for (size_t i = 0; i < count; i++)
+		forget(fs, (uint32_t)i, forgets[i].ino, forgets[i].nlookup);
 	fuse_reply_none(req);
 }
 
@@ -742,6 +767,10 @@ static void unlink_hidden(struct cv_request *r, int result)
 	cv_node_touch(&r->fs->nodes, r->node);
 	if (result == 0)
 		cv_hidden_taken(r, r->victim);
+	if (result == -ENOENT && r->repeated) { /* a predecessor's unlink has come that far */
+		cv_node_unlink(&r->fs->nodes, r->victim);
+		result = 0;
+	}
 	cv_reply_err(r, result);
 }
 
@@ -783,6 +812,30 @@ static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 	cv_rmdir(&r->fs->mount, &r->op, &dir, name);
 }
 
+/*
+ * Which nodes change their names. A predecessor that died here may have changed some of the
+ * records already: it noted in the slot what it had found.
+ */
+static void rename_find(struct cv_request *r, struct cv_node **ret_from, struct cv_node **ret_to)
+{
+	struct cv_nodes *t = &r->fs->nodes;
+	uint32_t *moving = r->slot ? r->slot->moving : NULL;
+
+	if (moving && moving[0]) {
+		*ret_from = cv_node_get(t, moving[0]);
+		*ret_to = cv_node_get(t, moving[1]);
+		return;
+	}
+	*ret_from = cv_node_find(t, r->node->id, r->name);
+	*ret_to = cv_node_find(t, r->node2->id, r->name2);
+	if (moving && *ret_from) {
+		moving[1] = *ret_to ? (*ret_to)->id : 0;
+		cv_shm_barrier();
+		moving[0] = (*ret_from)->id;
+		cv_shm_barrier();
+	}
+}
+
 static void rename_done(struct cv_op *op, ssize_t result)
 {
 	struct cv_request *r = cv_request_of(op);
@@ -800,8 +853,7 @@ static void rename_done(struct cv_op *op, ssize_t result)
 	}
 	if (r->victim)
 		cv_hidden_taken(r, r->victim);
-	from = cv_node_find(t, r->node->id, r->name);
-	to = cv_node_find(t, r->node2->id, r->name2);
+	rename_find(r, &from, &to);
 	if (from)
 		cv_node_hold(from);
 	if (to)
@@ -823,6 +875,31 @@ static void rename_done(struct cv_op *op, ssize_t result)
 	cv_reply_err(r, 0);
 }
 
+/* An exchange never fails because it has been done: who is where now says whether it was. */
+static void exchange_looked(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+	const struct cv_node *to = cv_node_find(&r->fs->nodes, r->node2->id, r->name2);
+	const struct cv_handle *found = &op->entry.handle;
+	struct cv_object dir, newdir;
+
+	if (result == 0 && to && found->size == to->record->handle.size &&
+	    memcmp(found->data, to->record->handle.data, found->size) == 0) {
+		rename_done(op, 0);
+		return;
+	}
+	if (result == 0)
+		result = cv_fs_object(r->fs, r->node, 0, &dir);
+	if (result == 0)
+		result = cv_fs_object(r->fs, r->node2, 1, &newdir);
+	if (result < 0) {
+		cv_reply_err(r, (int)result);
+		return;
+	}
+	cv_request_op(r, rename_done);
+	cv_rename(&r->fs->mount, &r->op, &dir, r->name, &newdir, r->name2, (unsigned)r->flags);
+}
+
 static void rename_go(struct cv_request *r, int result)
 {
 	struct cv_object dir, newdir;
@@ -836,6 +913,11 @@ static void rename_go(struct cv_request *r, int result)
 		if (hidden)
 			cv_hidden_undo(r);
 		cv_reply_err(r, result);
+		return;
+	}
+	if (r->repeated && (r->flags & RENAME_EXCHANGE) && r->fs->nodes.by_handle) {
+		cv_request_op(r, exchange_looked);
+		cv_lookup(&r->fs->mount, &r->op, &dir, r->name);
 		return;
 	}
 	cv_request_op(r, rename_done);
@@ -1019,12 +1101,16 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	 * to look each of them up, which is worth it only for who asks. */
 	if (fs->local)
 		conn->want |= conn->capable & FUSE_CAP_READDIRPLUS_AUTO;
+	/* What the kernel was told first counts, also when a newer worker would ask for more. */
+	if (fs->takeover)
+		conn->want = (unsigned)fs->shm.state->want & conn->capable;
+	fs->shm.state->want = conn->want;
 	conn->max_read = CV_MAX_IO;
 	conn->max_write = CV_MAX_IO;
 	conn->max_readahead = 32u << 20;
 	conn->max_background = MAX_BACKGROUND;
 	conn->congestion_threshold = MAX_BACKGROUND * 3 / 4;
-	conn->time_gran = fs->mount.info.time_gran_ns ? fs->mount.info.time_gran_ns : 1;
+	conn->time_gran = fs->shm.state->time_gran_ns;
 }
 
 static const struct fuse_lowlevel_ops operations = {
@@ -1068,8 +1154,13 @@ static const struct fuse_lowlevel_ops operations = {
 static ssize_t reply_writev(int fd, struct iovec *iov, int count, void *userdata)
 {
 	struct cv_fs *fs = userdata;
+	const struct fuse_out_header *out = iov[0].iov_base;
+	struct cv_slot *slot = out->unique ? cv_shm_slot_find(&fs->shm, out->unique) : NULL;
+	ssize_t n;
+	int err;
 
 	fs->served++;
+	fs->shm.header->answered++;
 	/*
 	 * A server that knows who writes strips setuid bits itself; the kernel would send a setattr
 	 * in the writer's name, which such a server must refuse. libfuse 3.14 has the capability
@@ -1079,7 +1170,14 @@ static ssize_t reply_writev(int fd, struct iovec *iov, int count, void *userdata
 	    iov[1].iov_len >= offsetof(struct fuse_init_out, flags) + 4 &&
 	    (fs->mount.info.features & CV_FEAT_CALLER_CREDS))
 		((struct fuse_init_out *)iov[1].iov_base)->flags |= FUSE_HANDLE_KILLPRIV;
-	return writev(fd, iov, count);
+	if (slot)
+		cv_shm_reply_begin(slot, iov, count, out->len);
+	n = writev(fd, iov, count);
+	err = errno;
+	if (slot)
+		cv_shm_reply_end(slot);
+	errno = err;
+	return n;
 }
 
 static ssize_t unused_read(int fd, void *buf, size_t size, void *userdata)
@@ -1092,16 +1190,28 @@ static void session_gone(struct cv_fs *fs)
 {
 	fs->gone = true;
 	cv_loop_remove(fs->loop, &fs->fuse_watch);
-	if (fs->on_gone)
+	/* A successor first has to see what is left to be done. */
+	if (fs->on_gone && !fs->takeover)
 		fs->on_gone(fs);
 }
 
-/* One request: received straight into a slot, dispatched from there. False: nothing more to read.
- */
-static bool receive(struct cv_fs *fs)
+void cv_fs_dispatch(struct cv_fs *fs, struct cv_slot *slot)
+{
+	struct fuse_buf buf = { .mem = cv_shm_slot_request(&fs->shm, slot), .size = slot->size };
+
+	slot->tries++;
+	cv_shm_barrier();
+	fs->current = slot;
+	fs->current_taken = false;
+	fuse_session_process_buf(fs->session, &buf);
+	fs->current = NULL;
+	if (!fs->current_taken)
+		cv_shm_slot_put(&fs->shm, slot);
+}
+
+bool cv_fs_receive(struct cv_fs *fs, int fuse_fd)
 {
 	struct cv_slot *slot = cv_shm_slot_get(&fs->shm);
-	struct fuse_buf buf = { 0 };
 	uint8_t *mem = slot ? cv_shm_receive_buffer(&fs->shm, slot) : NULL;
 	ssize_t n;
 
@@ -1110,10 +1220,11 @@ static bool receive(struct cv_fs *fs)
 			cv_shm_slot_put(&fs->shm, slot);
 		/* Back-pressure: the kernel queues, until a request ends. */
 		fs->receiving_paused = true;
-		(void)cv_loop_modify(fs->loop, &fs->fuse_watch, 0);
+		if (fs->fuse_watch.fd >= 0)
+			(void)cv_loop_modify(fs->loop, &fs->fuse_watch, 0);
 		return false;
 	}
-	n = read(fs->fuse_watch.fd, mem, CV_LARGE_SIZE);
+	n = read(fuse_fd, mem, CV_LARGE_SIZE);
 	if (n <= 0) {
 		int err = errno;
 
@@ -1127,14 +1238,11 @@ static bool receive(struct cv_fs *fs)
 		session_gone(fs);
 		return false;
 	}
-	buf.mem = cv_shm_slot_publish(&fs->shm, slot, (size_t)n);
-	buf.size = (size_t)n;
-	fs->current = slot;
-	fs->current_taken = false;
-	fuse_session_process_buf(fs->session, &buf);
-	fs->current = NULL;
-	if (!fs->current_taken)
-		cv_shm_slot_put(&fs->shm, slot);
+	(void)cv_shm_slot_publish(&fs->shm, slot, (size_t)n);
+	if (fs->takeover)
+		cv_takeover_received(fs->takeover, slot);
+	else
+		cv_fs_dispatch(fs, slot);
 	return true;
 }
 
@@ -1148,7 +1256,7 @@ static void fuse_ready(struct cv_watch *watch, uint32_t events)
 		return;
 	}
 	for (int i = 0; i < RECEIVE_BATCH; i++) {
-		if (!receive(fs))
+		if (!cv_fs_receive(fs, fs->fuse_fd))
 			break;
 	}
 	if (!fs->gone &&
@@ -1196,6 +1304,28 @@ static int session_new(struct cv_fs *fs, int fuse_fd, struct cv_err *err)
 	return 0;
 }
 
+/* What must be the same in every worker of a mount. */
+static int agree(struct cv_fs *fs, struct cv_err *err)
+{
+	struct cv_shared_state *state = fs->shm.state;
+	const struct cv_info *info = &fs->mount.info;
+	const uint32_t identity = CV_FEAT_HANDLES | CV_FEAT_UNLINK_OPEN;
+
+	if (fs->takeover) {
+		if ((state->features ^ info->features) & identity)
+			return cv_fail(err, EPROTO,
+				       "taking over: %s names files in another way than before",
+				       info->server);
+		return 0;
+	}
+	if (getrandom(&state->id, sizeof(state->id), 0) < 0)
+		state->id = cv_now_ns();
+	state->features = info->features;
+	state->time_gran_ns = info->time_gran_ns ? info->time_gran_ns : 1;
+	state->open_sequence = 1;
+	return 0;
+}
+
 int cv_fs_start(struct cv_fs *fs, const struct cv_dict *options, int fuse_fd, struct cv_err *err)
 {
 	unsigned features = fs->mount.info.features;
@@ -1206,9 +1336,14 @@ int cv_fs_start(struct cv_fs *fs, const struct cv_dict *options, int fuse_fd, st
 	cv_fs_set_ttls(fs, options);
 	fs->fuse_watch = (struct cv_watch)CV_WATCH_INIT(fuse_ready);
 	fs->idle = (struct cv_timer)CV_TIMER_INIT(idle_fire);
-	fs->open_sequence = 1;
-	if (getrandom(&fs->hidden_id, sizeof(fs->hidden_id), 0) < 0)
-		fs->hidden_id = cv_now_ns();
+	fs->fuse_fd = fuse_fd;
+	if (fs->takeover)
+		cv_takeover_undo(&fs->shm);
+	r = agree(fs, err);
+	if (r < 0) {
+		(void)close(fuse_fd);
+		return r;
+	}
 	r = cv_creds_new(&fs->creds);
 	if (r == 0)
 		r = cv_nodes_init(&fs->nodes, &fs->shm, features & CV_FEAT_HANDLES,
@@ -1223,11 +1358,14 @@ int cv_fs_start(struct cv_fs *fs, const struct cv_dict *options, int fuse_fd, st
 	r = session_new(fs, fuse_fd, err);
 	if (r < 0)
 		return r;
-	r = cv_loop_add(fs->loop, &fs->fuse_watch, fuse_fd, EPOLLIN);
+	r = fs->gone ? 0 : cv_loop_add(fs->loop, &fs->fuse_watch, fuse_fd, EPOLLIN);
 	if (r < 0)
 		return cv_fail(err, -r, "epoll: %s", cv_strerror(r));
 	cv_meter_start(&fs->meter, fs);
-	return 0;
+	/* What an engine keeps in this process only ends with it. */
+	fs->shm.header->replaceable = !(features & CV_FEAT_UNLINK_OPEN);
+	r = fs->takeover ? cv_takeover_start(fs) : 0;
+	return r < 0 ? cv_fail(err, -r, "out of memory") : 0;
 }
 
 void cv_fs_close_handles(struct cv_fs *fs)
@@ -1242,6 +1380,7 @@ void cv_fs_release(struct cv_fs *fs)
 {
 	cv_meter_stop(&fs->meter);
 	cv_timer_cancel(fs->loop, &fs->idle);
+	cv_takeover_free(fs->takeover);
 	cv_loop_remove(fs->loop, &fs->fuse_watch);
 	free(fs->opens);
 	cv_wb_free(fs->wb);

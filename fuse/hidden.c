@@ -114,9 +114,11 @@ static void hide_move(struct hide *h)
 	struct cv_object from, to;
 	int err;
 
+	/* The same when a successor does it again. */
 	(void)snprintf(r->hide.name, sizeof(r->hide.name), "%s-%016" PRIx64 "-%" PRIx64,
-		       CV_HIDDEN_NAME, fs->hidden_id, fs->hidden_next++);
+		       CV_HIDDEN_NAME, fs->shm.state->id, r->unique);
 	cv_op_init(&h->op, hide_moved, r->hide.fallback ? &r->cred : &root_cred);
+	h->op.repeated = r->repeated;
 	set_target(h);
 	err = h->target ? cv_fs_object(fs, h->target, 1, &to) : -ESTALE;
 	h->linked = r->hide.keep_name && !h->link_failed;
@@ -213,13 +215,19 @@ static void own_done(struct cv_op *op, ssize_t result)
 
 	if (result < 0 && result != -ENOENT && result != -ENOTEMPTY && result != -EEXIST)
 		cv_debug("removing a hidden file: %s", cv_strerror((int)result));
+	if (r->victim) {
+		r->victim->record->flags &= ~(uint32_t)(CV_NODE_HIDDEN | CV_NODE_LEAVING);
+		r->fs->hidden_count--;
+		cv_node_unlink(&r->fs->nodes, r->victim);
+	}
 	if (r->then_dir)
 		remove_dir_if_unused(r->fs);
 	cv_request_end(r);
 }
 
+/* victim: the node that goes with it, or NULL. */
 static void remove_name(struct cv_fs *fs, struct cv_node *dir, const char *name,
-			const struct cv_cred *cred, bool is_dir);
+			const struct cv_cred *cred, bool is_dir, struct cv_node *victim);
 
 /* After the last hidden file, not beside it: calls may overtake each other. */
 static void remove_dir_if_unused(struct cv_fs *fs)
@@ -229,13 +237,14 @@ static void remove_dir_if_unused(struct cv_fs *fs)
 	if (fs->hidden_count || !dir)
 		return;
 	fs->hidden_dir = NULL;
-	remove_name(fs, cv_node_get(&fs->nodes, CV_NODE_ROOT), CV_HIDDEN_NAME, &root_cred, true);
+	remove_name(fs, cv_node_get(&fs->nodes, CV_NODE_ROOT), CV_HIDDEN_NAME, &root_cred, true,
+		    NULL);
 	cv_node_unlink(&fs->nodes, dir);
 	cv_node_drop(&fs->nodes, dir);
 }
 
 static void remove_name(struct cv_fs *fs, struct cv_node *dir, const char *name,
-			const struct cv_cred *cred, bool is_dir)
+			const struct cv_cred *cred, bool is_dir, struct cv_node *victim)
 {
 	struct cv_request *r = cv_request_internal(fs);
 	struct cv_object obj;
@@ -248,6 +257,10 @@ static void remove_name(struct cv_fs *fs, struct cv_node *dir, const char *name,
 		return;
 	}
 	r->then_dir = !is_dir;
+	if (victim) {
+		cv_node_hold(victim);
+		r->victim = victim;
+	}
 	cv_request_op(r, own_done);
 	if (is_dir)
 		cv_rmdir(&fs->mount, &r->op, &obj, name);
@@ -262,7 +275,8 @@ void cv_hidden_undo(struct cv_request *r)
 
 	if (r->hide.keep_name && dir) {
 		fs->hidden_count--;
-		remove_name(fs, dir, r->hide.name, r->hide.fallback ? &r->cred : &root_cred, false);
+		remove_name(fs, dir, r->hide.name, r->hide.fallback ? &r->cred : &root_cred, false,
+			    NULL);
 		return;
 	}
 	/* It was renamed away already: it stays hidden, as if unlinked just before. */
@@ -274,10 +288,28 @@ void cv_hidden_remove(struct cv_fs *fs, struct cv_node *node, const struct cv_cr
 {
 	struct cv_node *dir = cv_node_get(&fs->nodes, node->record->parent);
 
-	if (!dir || (node->record->flags & CV_NODE_NAMELESS))
+	if (!dir || (node->record->flags & (CV_NODE_NAMELESS | CV_NODE_LEAVING)))
 		return;
-	node->record->flags &= ~(uint32_t)CV_NODE_HIDDEN;
-	fs->hidden_count--;
-	remove_name(fs, dir, node->record->name, dir == fs->hidden_dir ? &root_cred : cred, false);
-	cv_node_unlink(&fs->nodes, node);
+	/* The record stays until the server has done it: a successor would try again. */
+	node->record->flags |= CV_NODE_LEAVING;
+	remove_name(fs, dir, node->record->name, dir == fs->hidden_dir ? &root_cred : cred, false,
+		    node);
+}
+
+void cv_hidden_restore(struct cv_fs *fs)
+{
+	fs->hidden_dir = cv_node_find(&fs->nodes, CV_NODE_ROOT, CV_HIDDEN_NAME);
+	if (fs->hidden_dir)
+		cv_node_hold(fs->hidden_dir);
+	for (uint32_t id = CV_NODE_ROOT; id < fs->nodes.top; id++) {
+		struct cv_node *node = cv_node_get(&fs->nodes, id);
+
+		if (!node || !(node->record->flags & CV_NODE_HIDDEN))
+			continue;
+		fs->hidden_count++;
+		node->record->flags &= ~(uint32_t)CV_NODE_LEAVING;
+		if (node->open_count == 0)
+			cv_hidden_remove(fs, node, &root_cred);
+	}
+	remove_dir_if_unused(fs);
 }

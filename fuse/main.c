@@ -25,6 +25,7 @@
 #include "config/str.h"
 #include "fuse/control.h"
 #include "fuse/fs.h"
+#include "fuse/takeover.h"
 
 #define START_TIMEOUT_MS 10000
 #define SERVE_TIMEOUT_MS 60000
@@ -147,28 +148,62 @@ static void finish_engine(struct cv_fs *fs)
 		(void)cv_loop_turn(fs->loop, 100);
 }
 
-static int serve(struct worker *w, int sock, int listen_fd, const struct cv_dict *options,
-		 struct cv_err *err)
+static int serve(struct worker *w, int sock, int listen_fd, int fuse_fd,
+		 const struct cv_dict *options, struct cv_err *err)
 {
-	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
 	struct cv_fs *fs = &w->fs;
-	int r = expect(sock, "serve", 1, SERVE_TIMEOUT_MS, &msg, err);
+	int r = cv_fs_start(fs, options, fuse_fd, err);
 
-	if (r < 0)
-		return r;
-	fs->on_gone = gone;
-	r = cv_fs_start(fs, options, cv_steal_fd(&msg.fds[0]), err);
 	if (r < 0)
 		return r;
 	r = cv_control_new(fs, sock, listen_fd, &w->control);
 	if (r < 0)
 		return cv_fail(err, -r, "worker: control socket: %s", cv_strerror(r));
-	(void)cv_handoff_send(sock, "serving", NULL, NULL, 0);
+	if (!fs->takeover)
+		(void)cv_handoff_send(sock, "serving", NULL, NULL, 0);
 	cv_debug("serving %s", fs->mount.info.server);
 	r = cv_loop_run(fs->loop);
 	if (r < 0)
 		cv_error("event loop: %s", cv_strerror(r));
 	return 0;
+}
+
+/* A mount's first worker: connected before there is a mount. Returns the FUSE descriptor. */
+static int connect_first(struct worker *w, int sock, const struct cv_dict *options,
+			 struct cv_err *err)
+{
+	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
+	struct cv_fs *fs = &w->fs;
+	int r = cv_mount_connect(options, fs->loop, &fs->mount, err);
+
+	if (r == 0)
+		r = tell_ready(sock, &fs->mount.info, options);
+	if (r == 0)
+		r = expect(sock, "serve", 1, SERVE_TIMEOUT_MS, &msg, err);
+	return r < 0 ? r : cv_steal_fd(&msg.fds[0]);
+}
+
+/* Whoever holds the shared memory need not start a successor. */
+static void finished(struct cv_fs *fs)
+{
+	fs->shm.header->finished = 1;
+}
+
+static void abandon(struct cv_fs *fs)
+{
+	finished(fs);
+	_exit(0);
+}
+
+/* A successor serves from the start, as far as it goes without the server. */
+static int connect_again(struct worker *w, int sock, int fuse_fd, int listen_fd,
+			 const struct cv_dict *options, struct cv_err *err)
+{
+	int r;
+
+	(void)cv_handoff_send(sock, "serving", NULL, NULL, 0);
+	r = cv_takeover_connect(&w->fs, options, fuse_fd, listen_fd, abandon, err);
+	return r < 0 ? r : fuse_fd;
 }
 
 static void prepare_process(void)
@@ -194,7 +229,7 @@ int main(int argc, char **argv)
 	struct cv_err err = { 0 };
 	struct worker *w = calloc(1, sizeof(*w));
 	enum cv_log_level level = CV_LOG_INFO;
-	int sock = CV_HANDOFF_FD, listen_fd = -1;
+	int sock = CV_HANDOFF_FD, listen_fd = -1, fuse_fd = -1;
 	const char *text;
 	char who[320];
 	int r;
@@ -228,16 +263,16 @@ int main(int argc, char **argv)
 	start.fds[0] = -1;
 	if (start.nfds > 1)
 		listen_fd = cv_steal_fd(&start.fds[1]);
+	if (start.nfds > 2)
+		fuse_fd = cv_steal_fd(&start.fds[2]);
 	if (cv_loop_new(&w->fs.loop) < 0) {
 		(void)cv_fail(&err, ENOMEM, "worker: out of memory");
 		return tell_failure(sock, &err);
 	}
-	r = cv_mount_connect(&start.args, w->fs.loop, &w->fs.mount, &err);
-	if (r < 0)
-		return tell_failure(sock, &err);
-	r = tell_ready(sock, &w->fs.mount.info, &start.args);
-	if (r == 0)
-		r = serve(w, sock, listen_fd, &start.args, &err);
+	w->fs.on_gone = gone;
+	fuse_fd = fuse_fd < 0 ? connect_first(w, sock, &start.args, &err)
+			      : connect_again(w, sock, fuse_fd, listen_fd, &start.args, &err);
+	r = fuse_fd < 0 ? fuse_fd : serve(w, sock, listen_fd, fuse_fd, &start.args, &err);
 	if (r < 0) {
 		r = tell_failure(sock, &err);
 		cv_mount_disconnect(&w->fs.mount);
@@ -252,8 +287,9 @@ int main(int argc, char **argv)
 	if (w->gave_up || w->fs.mount.in_flight) {
 		/* A server that is away still holds operations; what they point to must stay. */
 		cv_notice("leaving with %" PRIu64 " unanswered operations", w->fs.mount.in_flight);
-		_exit(0);
+		abandon(&w->fs);
 	}
+	finished(&w->fs);
 	cv_fs_release(&w->fs);
 	cv_mount_disconnect(&w->fs.mount);
 	cv_loop_free(w->fs.loop);

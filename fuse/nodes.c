@@ -199,6 +199,8 @@ static struct cv_node *node_attach(struct cv_nodes *t, uint32_t id)
 	t->count++;
 	if (id >= t->top)
 		t->top = id + 1;
+	if (t->top > t->shm->state->nodes_top)
+		t->shm->state->nodes_top = t->top;
 	return node;
 }
 
@@ -206,7 +208,6 @@ int cv_nodes_init(struct cv_nodes *t, struct cv_shm *shm, bool by_handle,
 		  const struct cv_entry *root)
 {
 	struct cv_node_record *r = &shm->nodes[CV_NODE_ROOT];
-	bool fresh = !r->used;
 
 	memset(t, 0, sizeof(*t));
 	t->shm = shm;
@@ -215,25 +216,24 @@ int cv_nodes_init(struct cv_nodes *t, struct cv_shm *shm, bool by_handle,
 	t->free_hint = CV_NODE_ROOT + 1;
 	if (index_init(&t->names) < 0 || index_init(&t->handles) < 0 || index_init(&t->inos) < 0)
 		goto nomem;
-	if (fresh) {
+	if (!r->used) {
 		r->ino = root->attr.ino ? root->attr.ino : 1;
 		r->mode = S_IFDIR;
 		r->handle = root->handle;
 		r->lookups = 1;
 		cv_shm_barrier();
 		r->used = 1;
+		if (!node_attach(t, CV_NODE_ROOT))
+			goto nomem;
+		indexes_add(t, t->nodes[CV_NODE_ROOT]);
+		return 0;
 	}
-	/*
-	 * A predecessor's nodes are dense from the start; stop after a long run of unused ones. A
-	 * new table is not scanned: looking at a record allocates its page.
-	 */
-	for (uint32_t id = CV_NODE_ROOT, gap = 0; id < CV_NODES_MAX && gap < (fresh ? 1 : 65536);
-	     id++, gap++) {
+	/* A predecessor's. Beyond its top nothing is looked at: that would allocate the pages. */
+	for (uint32_t id = CV_NODE_ROOT; id < shm->state->nodes_top && id < CV_NODES_MAX; id++) {
 		struct cv_node *node;
 
 		if (!shm->nodes[id].used)
 			continue;
-		gap = 0;
 		node = node_attach(t, id);
 		if (!node)
 			goto nomem;
@@ -418,8 +418,9 @@ struct cv_node *cv_node_enter(struct cv_nodes *t, uint32_t parent, const char *n
 	return node;
 }
 
-void cv_node_lookup(struct cv_node *node)
+void cv_node_lookup(struct cv_nodes *t, struct cv_node *node)
 {
+	cv_shm_undo_note(t->shm, node->id, node->record->lookups);
 	node->record->lookups++;
 }
 
@@ -451,6 +452,21 @@ void cv_node_forget(struct cv_nodes *t, struct cv_node *node, uint64_t count)
 {
 	node->record->lookups -= count < node->record->lookups ? count : node->record->lookups;
 	node_free_if_unused(t, node);
+}
+
+void cv_node_set_lookups(struct cv_nodes *t, struct cv_node *node, uint64_t lookups)
+{
+	node->record->lookups = lookups;
+	node_free_if_unused(t, node);
+}
+
+void cv_nodes_sweep(struct cv_nodes *t)
+{
+	/* From the children up: the last one takes its parent along. */
+	for (uint32_t id = CV_NODE_ROOT + 1; id < t->top; id++) {
+		if (t->nodes[id])
+			node_free_if_unused(t, t->nodes[id]);
+	}
 }
 
 void cv_node_hold(struct cv_node *node)

@@ -68,7 +68,10 @@ struct cv_nodes {
 	struct cv_node_index inos;    /* !by_handle */
 };
 
-/* by_handle: CV_FEAT_HANDLES. Makes the root from info when the table is empty. 0 or -errno. */
+/*
+ * by_handle: CV_FEAT_HANDLES. Makes the root when the table is empty, else takes a predecessor's
+ * nodes over. 0 or -errno.
+ */
 int cv_nodes_init(struct cv_nodes *t, struct cv_shm *shm, bool by_handle,
 		  const struct cv_entry *root);
 void cv_nodes_release(struct cv_nodes *t);
@@ -86,8 +89,12 @@ struct cv_node *cv_node_enter(struct cv_nodes *t, uint32_t parent, const char *n
 /* What st_ino an entry without node has, so that d_ino and st_ino agree. */
 uint64_t cv_node_ino(struct cv_nodes *t, uint32_t parent, const char *name, uint64_t engine_ino);
 
-void cv_node_lookup(struct cv_node *node); /* one more kernel reference */
+/* One more kernel reference; noted for cv_shm_undo_begin()'s request. */
+void cv_node_lookup(struct cv_nodes *t, struct cv_node *node);
 void cv_node_forget(struct cv_nodes *t, struct cv_node *node, uint64_t count);
+void cv_node_set_lookups(struct cv_nodes *t, struct cv_node *node, uint64_t lookups);
+/* Drops the nodes that only a predecessor's requests used. */
+void cv_nodes_sweep(struct cv_nodes *t);
 void cv_node_hold(struct cv_node *node); /* keeps it while a request runs */
 void cv_node_drop(struct cv_nodes *t, struct cv_node *node);
 

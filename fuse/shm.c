@@ -14,7 +14,9 @@
 
 #define MIB	   (1ull << 20)
 #define GIB	   (1ull << 30)
+#define OFF_STATE  (256 * 1024ull)
 #define OFF_SLOTS  (1 * MIB)
+#define OFF_UNDO   (3 * MIB)
 #define OFF_SMALL  (4 * MIB)
 #define OFF_EXTENT (32 * MIB)
 #define OFF_WB	   (64 * MIB)
@@ -26,8 +28,10 @@ _Static_assert(sizeof(struct cv_slot) == 1024, "slot layout");
 _Static_assert(sizeof(struct cv_node_record) == 512, "node layout");
 _Static_assert(sizeof(struct cv_handle_record) == 128, "handle layout");
 _Static_assert(sizeof(struct cv_extent_record) == 64, "extent layout");
-_Static_assert(CV_COUNTERS_OFFSET + CV_COUNTERS_MAX <= OFF_SLOTS, "counters");
-_Static_assert(OFF_SLOTS + CV_SLOTS * sizeof(struct cv_slot) <= OFF_SMALL, "slots");
+_Static_assert(CV_COUNTERS_OFFSET + CV_COUNTERS_MAX <= OFF_STATE, "counters");
+_Static_assert(OFF_STATE + sizeof(struct cv_shared_state) <= OFF_SLOTS, "state");
+_Static_assert(OFF_SLOTS + CV_SLOTS * sizeof(struct cv_slot) <= OFF_UNDO, "slots");
+_Static_assert(OFF_UNDO + sizeof(struct cv_undo) <= OFF_SMALL, "undo");
 _Static_assert(OFF_SMALL + CV_SLOTS * CV_SMALL_SIZE <= OFF_EXTENT, "small buffers");
 _Static_assert(OFF_EXTENT + CV_WB_BUFFERS * sizeof(struct cv_extent_record) <= OFF_WB, "extents");
 _Static_assert(OFF_WB + (uint64_t)CV_WB_BUFFERS * CV_WB_BUFFER_SIZE <= OFF_LARGE, "write-behind");
@@ -58,8 +62,9 @@ static int make_resident(struct cv_shm *shm, void *start, size_t size)
 		return 0;
 	if (errno != EINVAL)
 		return -errno;
-	for (volatile uint8_t *p = start; p < (uint8_t *)start + size; p += 4096)
-		*p = 0; /* the buffer is free, its contents do not matter */
+	/* Without a change: a predecessor's requests may be in there. */
+	for (uint8_t *p = start; p < (uint8_t *)start + size; p += 4096)
+		(void)__atomic_fetch_or(p, 0, __ATOMIC_RELAXED);
 	return 0;
 }
 
@@ -86,7 +91,76 @@ static int slots_grow(struct cv_shm *shm)
 	if (r < 0)
 		return r;
 	shm->slots_ready += n;
+	shm->state->slots_ready = shm->slots_ready;
 	return 0;
+}
+
+static int large_grow(struct cv_shm *shm)
+{
+	uint32_t i = shm->large_ready;
+	int r = i < CV_LARGE_COUNT
+			? make_resident(shm, shm->large + (size_t)i * CV_LARGE_SIZE, CV_LARGE_SIZE)
+			: -ENOSPC;
+
+	if (r < 0)
+		return r;
+	shm->large_ready = i + 1;
+	shm->state->large_ready = shm->large_ready;
+	return 0;
+}
+
+/* As many as a predecessor had, at least the idle set. */
+static int buffers_grow(struct cv_shm *shm)
+{
+	uint32_t slots = shm->state->slots_ready, large = shm->state->large_ready;
+	int r = 0;
+
+	while (r == 0 && (shm->slots_ready == 0 || shm->slots_ready < slots))
+		r = slots_grow(shm);
+	while (r == 0 && (shm->large_ready < CV_LARGE_IDLE || shm->large_ready < large))
+		r = large_grow(shm);
+	return r;
+}
+
+static void slot_fill(struct cv_slot *slot, const uint8_t *request, size_t size_bytes)
+{
+	const struct fuse_in_header *in = (const void *)request;
+
+	slot->size = (uint32_t)size_bytes;
+	slot->opcode = in->opcode;
+	slot->unique = in->unique;
+}
+
+/*
+ * A predecessor's slots. The kernel copies a request's header first and does not stop before its
+ * end: a length in a buffer that had none before means that all of it is there.
+ */
+static void slots_take_over(struct cv_shm *shm)
+{
+	for (uint32_t i = 0; i < shm->slots_ready; i++) {
+		struct cv_slot *slot = &shm->slots[i];
+		bool large = slot->large >= 0 && slot->large < (int32_t)shm->large_ready;
+
+		if (slot->state == CV_SLOT_READING) {
+			const uint8_t *request = cv_shm_slot_request(shm, slot);
+			uint32_t size = large ? ((const struct fuse_in_header *)request)->len : 0;
+
+			if (size)
+				slot_fill(slot, request, size);
+			cv_shm_barrier();
+			slot->state = size ? CV_SLOT_RECEIVED : CV_SLOT_FREE;
+		}
+		if (slot->state == CV_SLOT_FREE)
+			continue;
+		if (large) {
+			shm->large_used[slot->large] = true;
+			shm->large_in_use++;
+		}
+		shm->slots_used++;
+		shm->uniques[i] = slot->unique;
+		if (slot->sequence >= shm->next_sequence)
+			shm->next_sequence = slot->sequence + 1;
+	}
 }
 
 int cv_shm_map(int fd, struct cv_shm *shm, struct cv_err *err)
@@ -116,6 +190,8 @@ int cv_shm_map(int fd, struct cv_shm *shm, struct cv_err *err)
 			       "shared memory: unknown layout (version %u, this is %u)", version,
 			       CV_SHM_VERSION);
 	}
+	shm->state = (void *)(shm->base + OFF_STATE);
+	shm->undo = (void *)(shm->base + OFF_UNDO);
 	shm->slots = (void *)(shm->base + OFF_SLOTS);
 	shm->small = shm->base + OFF_SMALL;
 	shm->extents = (void *)(shm->base + OFF_EXTENT);
@@ -126,12 +202,11 @@ int cv_shm_map(int fd, struct cv_shm *shm, struct cv_err *err)
 	shm->can_lock = true;
 	shm->next_sequence = 1;
 
-	if (slots_grow(shm) < 0 ||
-	    make_resident(shm, shm->large, (size_t)CV_LARGE_IDLE * CV_LARGE_SIZE) < 0) {
+	if (buffers_grow(shm) < 0) {
 		(void)munmap(shm->base, CV_SHM_SIZE);
 		return cv_fail(err, ENOMEM, "shared memory: not enough memory for request buffers");
 	}
-	shm->large_ready = CV_LARGE_IDLE;
+	slots_take_over(shm);
 	shm->fd = fd;
 	return 0;
 }
@@ -157,8 +232,13 @@ struct cv_slot *cv_shm_slot_get(struct cv_shm *shm)
 			shm->slots_used++;
 			slot->large = -1;
 			slot->size = 0;
-			slot->tries = 0;
+			slot->tries = slot->crashes = 0;
 			slot->unique = 0;
+			slot->reply_size = 0;
+			slot->interrupted = 0;
+			slot->handle = 0;
+			slot->forgotten = slot->forgetting = 0;
+			slot->moving[0] = slot->moving[1] = 0;
 			slot->sequence = shm->next_sequence++;
 			return slot;
 		}
@@ -171,6 +251,7 @@ void cv_shm_slot_put(struct cv_shm *shm, struct cv_slot *slot)
 {
 	slot->state = CV_SLOT_FREE;
 	cv_shm_barrier();
+	shm->uniques[slot - shm->slots] = 0;
 	if (slot->large >= 0) {
 		shm->large_used[slot->large] = false;
 		shm->large_in_use--;
@@ -187,11 +268,8 @@ uint8_t *cv_shm_receive_buffer(struct cv_shm *shm, struct cv_slot *slot)
 
 		if (shm->large_used[i])
 			continue;
-		if (i >= shm->large_ready) {
-			if (make_resident(shm, buf, CV_LARGE_SIZE) < 0)
-				return NULL;
-			shm->large_ready = i + 1;
-		}
+		if (i >= shm->large_ready && large_grow(shm) < 0)
+			return NULL;
 		shm->large_used[i] = true;
 		shm->large_in_use++;
 		slot->large = (int32_t)i;
@@ -207,29 +285,91 @@ uint8_t *cv_shm_receive_buffer(struct cv_shm *shm, struct cv_slot *slot)
 
 uint8_t *cv_shm_slot_publish(struct cv_shm *shm, struct cv_slot *slot, size_t size_bytes)
 {
-	uint8_t *buf = shm->large + (size_t)slot->large * CV_LARGE_SIZE;
-	const struct fuse_in_header *in = (const void *)buf;
+	uint8_t *buf = cv_shm_slot_request(shm, slot);
 	int32_t large = slot->large;
 
-	slot->size = (uint32_t)size_bytes;
-	slot->opcode = in->opcode;
-	slot->unique = in->unique;
+	slot_fill(slot, buf, size_bytes);
 	if (size_bytes <= CV_SMALL_SIZE) {
 		uint8_t *small = shm->small + (size_t)(slot - shm->slots) * CV_SMALL_SIZE;
 
 		memcpy(small, buf, size_bytes);
-		cv_shm_barrier();
-		slot->large = -1;
 		buf = small;
 	}
 	cv_shm_barrier();
 	slot->state = CV_SLOT_RECEIVED;
 	cv_shm_barrier();
-	if (slot->large < 0) {
+	shm->uniques[slot - shm->slots] = slot->unique;
+	/* Only now: a slot that is still READING is looked for in its large buffer. */
+	if (size_bytes <= CV_SMALL_SIZE) {
+		slot->large = -1;
 		shm->large_used[large] = false;
 		shm->large_in_use--;
 	}
 	return buf;
+}
+
+uint8_t *cv_shm_slot_request(struct cv_shm *shm, struct cv_slot *slot)
+{
+	return slot->large >= 0 ? shm->large + (size_t)slot->large * CV_LARGE_SIZE
+				: shm->small + (size_t)(slot - shm->slots) * CV_SMALL_SIZE;
+}
+
+struct cv_slot *cv_shm_slot_find(struct cv_shm *shm, uint64_t unique)
+{
+	for (uint32_t i = 0; i < shm->slots_ready; i++) {
+		if (shm->uniques[i] == unique)
+			return &shm->slots[i];
+	}
+	return NULL;
+}
+
+void cv_shm_reply_begin(struct cv_slot *slot, const struct iovec *iov, int count, size_t size)
+{
+	size_t used = 0;
+
+	if (size > sizeof(slot->reply)) {
+		cv_shm_barrier();
+		slot->state = CV_SLOT_SENDING;
+		cv_shm_barrier();
+		return;
+	}
+	for (int i = 0; i < count; i++) {
+		memcpy(slot->reply + used, iov[i].iov_base, iov[i].iov_len);
+		used += iov[i].iov_len;
+	}
+	slot->reply_size = (uint32_t)used;
+	cv_shm_barrier();
+	slot->state = CV_SLOT_DONE;
+	cv_shm_barrier();
+}
+
+void cv_shm_reply_end(struct cv_slot *slot)
+{
+	slot->reply_size = 0; /* sent */
+	cv_shm_barrier();
+	slot->state = CV_SLOT_DONE;
+	cv_shm_barrier();
+}
+
+void cv_shm_undo_begin(struct cv_shm *shm, const struct cv_slot *slot)
+{
+	shm->undo->count = 0;
+	cv_shm_barrier();
+	shm->undo->sequence = slot ? slot->sequence : 0;
+	cv_shm_barrier();
+}
+
+void cv_shm_undo_note(struct cv_shm *shm, uint32_t node, uint64_t lookups)
+{
+	struct cv_undo *undo = shm->undo;
+
+	if (undo->count >= CV_UNDO_MAX)
+		return;
+	undo->entries[undo->count].node = node;
+	undo->entries[undo->count].lookups = lookups;
+	cv_shm_barrier();
+	undo->count++;
+	cv_shm_barrier();
 }
 
 void cv_shm_wb_trim(struct cv_shm *shm, uint32_t index)
@@ -244,6 +384,7 @@ void cv_shm_trim(struct cv_shm *shm)
 {
 	while (shm->large_ready > CV_LARGE_IDLE && !shm->large_used[shm->large_ready - 1]) {
 		shm->large_ready--;
+		shm->state->large_ready = shm->large_ready;
 		drop_pages(shm, shm->large + (size_t)shm->large_ready * CV_LARGE_SIZE,
 			   CV_LARGE_SIZE);
 	}
@@ -256,7 +397,7 @@ void cv_shm_trim(struct cv_shm *shm)
 		}
 		drop_pages(shm, shm->small + (size_t)first * CV_SMALL_SIZE,
 			   (size_t)CV_SLOTS_IDLE * CV_SMALL_SIZE);
-		shm->slots_ready = first;
+		shm->slots_ready = shm->state->slots_ready = first;
 		shm->slot_hint = 0;
 	}
 }

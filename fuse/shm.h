@@ -19,6 +19,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 #include "backends/backend.h"
 #include "config/handoff.h"
@@ -40,22 +41,74 @@ enum cv_slot_state {
 	CV_SLOT_FREE = 0,
 	CV_SLOT_READING,  /* the kernel may be copying into it */
 	CV_SLOT_RECEIVED, /* holds a complete request that was not answered */
+	CV_SLOT_SENDING,  /* a reply too long to be saved is being written: the kernel may have it */
+	CV_SLOT_DONE,	  /* the reply is decided and, if reply_size is not 0, saved */
 };
+
+#define CV_REPLY_SAVED 512
 
 struct cv_slot {
 	uint32_t state; /* enum cv_slot_state; the publishing store */
 	uint32_t opcode;
 	uint64_t unique;
-	uint64_t sequence;	     /* order of arrival */
-	uint32_t size;		     /* of the request */
-	int32_t large;		     /* index of its large buffer, or -1: in its own small one */
-	uint32_t tries;		     /* times a worker began to execute it */
-	uint8_t reserved[1024 - 40]; /* pre-image and saved reply (recovery) */
+	uint64_t sequence; /* order of arrival */
+	uint32_t size;	   /* of the request */
+	int32_t large;	   /* index of its large buffer, or -1: in its own small one */
+	uint32_t tries;	   /* times a worker began to execute it */
+	uint32_t reply_size;
+	uint32_t interrupted; /* its caller got a signal */
+	/* What executing it has changed in the tables, so that a second time does not do it twice:
+	 * the handle it made (index + 1, 0: none), the FORGETs of a batch that were applied, and the
+	 * count that the one begun (forgetting - 1) leaves. */
+	uint32_t handle;
+	uint64_t handle_sequence;
+	uint32_t forgotten;
+	uint32_t forgetting;
+	uint64_t forget_left;
+	uint32_t moving[2]; /* nodes whose names it changes */
+	uint32_t crashes;   /* workers that crashed after they had begun it */
+	uint32_t pad;
+	uint8_t reply[CV_REPLY_SAVED];
+	uint8_t reserved[1024 - 88 - CV_REPLY_SAVED];
+};
+
+/*
+ * What every worker of a mount has to agree on. The first one writes it, before it serves; limits
+ * only grow.
+ */
+struct cv_shared_state {
+	uint64_t id;		/* random: names what we make on the server */
+	uint64_t open_sequence; /* handles made so far */
+	uint64_t want;		/* capabilities told to the kernel */
+	uint32_t features;	/* enum cv_features */
+	uint32_t time_gran_ns;
+	uint32_t nodes_top; /* records below were used once */
+	uint32_t handles_top;
+	uint32_t slots_ready;
+	uint32_t large_ready;
+	uint64_t resolved; /* requests that a successor found carried out, or executed again */
+};
+
+/*
+ * Lookup counts raised for a reply that is not decided yet. Between the first entry and the reply
+ * nothing else runs, so there is one list for all: it belongs to the request `sequence`, and counts
+ * as long as that one is RECEIVED.
+ */
+#define CV_UNDO_MAX 2048 /* entries in the longest listing reply, and some */
+struct cv_undo {
+	uint64_t sequence;
+	uint64_t count;
+	struct {
+		uint32_t node;
+		uint32_t pad;
+		uint64_t lookups; /* before */
+	} entries[CV_UNDO_MAX];
 };
 
 enum cv_node_flags {
 	CV_NODE_NAMELESS = 1 << 0, /* parent and name no longer lead to it */
 	CV_NODE_HIDDEN = 1 << 1,   /* renamed away at unlink; removed at the last close */
+	CV_NODE_LEAVING = 1 << 2,  /* hidden, and being removed */
 };
 
 struct cv_node_record {
@@ -76,7 +129,9 @@ struct cv_node_record {
 	struct cv_handle handle;
 	uint8_t name_size;
 	char name[CV_NAME_MAX + 1];
-	uint8_t reserved[512 - 64 - (CV_HANDLE_MAX + 1) - 1 - (CV_NAME_MAX + 1)];
+	int32_t write_error;   /* the latest of delayed writes; see cv_wb_error() */
+	uint32_t write_errors; /* how many there were while the file was open */
+	uint8_t reserved[512 - 64 - 10 - (CV_HANDLE_MAX + 1) - 1 - (CV_NAME_MAX + 1)];
 };
 
 struct cv_handle_record {
@@ -86,7 +141,8 @@ struct cv_handle_record {
 	uint32_t is_dir;
 	uint64_t sequence;   /* high half of fh */
 	struct cv_cred cred; /* the opener's: reads, writes and syncs act for it */
-	uint8_t reserved[128 - 24 - sizeof(struct cv_cred)];
+	uint32_t error_mark; /* see cv_wb_error() */
+	uint8_t reserved[128 - 28 - sizeof(struct cv_cred)];
 };
 
 enum cv_extent_state {
@@ -112,6 +168,8 @@ struct cv_shm {
 	int fd; /* owned */
 	uint8_t *base;
 	struct cv_shm_header *header;
+	struct cv_shared_state *state;
+	struct cv_undo *undo;
 	struct cv_slot *slots;
 	uint8_t *small;
 	uint8_t *large;
@@ -129,9 +187,14 @@ struct cv_shm {
 	bool large_used[CV_LARGE_COUNT];
 	uint32_t large_in_use;
 	uint64_t next_sequence;
+	uint64_t uniques[CV_SLOTS]; /* of RECEIVED slots; 0: none */
 };
 
-/* Maps the file; takes ownership of fd on success. -EPROTO: not ours or another layout version. */
+/*
+ * Maps the file; takes ownership of fd on success. -EPROTO: not ours or another layout version.
+ * What a predecessor left stays as it is: requests it received are RECEIVED, SENDING or DONE after
+ * this, and what the kernel had not finished to hand over is FREE.
+ */
 int cv_shm_map(int fd, struct cv_shm *shm, struct cv_err *err);
 void cv_shm_release(struct cv_shm *shm);
 
@@ -143,6 +206,19 @@ uint8_t *cv_shm_receive_buffer(struct cv_shm *shm, struct cv_slot *slot);
 /* The request lies in slot's large buffer: a short one moves to the slot's small buffer, so that
  * the large one is free again. Publishes the slot. Returns where the request is. */
 uint8_t *cv_shm_slot_publish(struct cv_shm *shm, struct cv_slot *slot, size_t size_bytes);
+
+/* Where the request of a published slot is. */
+uint8_t *cv_shm_slot_request(struct cv_shm *shm, struct cv_slot *slot);
+/* The slot of an unanswered request, or NULL. */
+struct cv_slot *cv_shm_slot_find(struct cv_shm *shm, uint64_t unique);
+/* Around the writing of its reply: what is decided here is what the kernel gets, now or later. */
+void cv_shm_reply_begin(struct cv_slot *slot, const struct iovec *iov, int count, size_t size);
+void cv_shm_reply_end(struct cv_slot *slot);
+
+/* Before the first cv_shm_undo_note() of a request; slot may be NULL: then there is no undo. */
+void cv_shm_undo_begin(struct cv_shm *shm, const struct cv_slot *slot);
+/* Notes node's lookup count before it is raised. */
+void cv_shm_undo_note(struct cv_shm *shm, uint32_t node, uint64_t lookups);
 
 static inline uint8_t *cv_shm_wb_buffer(struct cv_shm *shm, uint32_t index)
 {

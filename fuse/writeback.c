@@ -39,8 +39,6 @@ struct cv_wb_file {
 	struct cv_cred commit_cred;
 	bool committing;
 	bool want_commit;
-	int error;	       /* the latest */
-	uint64_t error_count;  /* of failed extents and commits */
 	uint64_t commit_began; /* cv_nodes.clock when the COMMIT was sent */
 	struct cv_attr attr;
 	uint64_t attr_began, attr_got_ns; /* see cv_wb_attr() */
@@ -152,6 +150,7 @@ static void file_put_if_idle(struct cv_wb_file *f)
 	if (f->next)
 		f->next->prevp = f->prevp;
 	node->wb = NULL;
+	node->record->write_errors = 0; /* who had it open has heard of them */
 	cv_node_drop(f->wb->nodes, node);
 	free(f);
 }
@@ -173,8 +172,9 @@ static void extent_free(struct extent *e)
 
 static void note_error(struct cv_wb_file *f, int error)
 {
-	f->error = error;
-	f->error_count++;
+	f->node->record->write_error = error;
+	cv_shm_barrier();
+	f->node->record->write_errors++;
 	f->wb->last_error = error;
 	f->wb->errors++;
 }
@@ -676,17 +676,17 @@ bool cv_wb_pending(const struct cv_node *node, uint64_t *ret_end)
 	return pending;
 }
 
-uint64_t cv_wb_error_mark(const struct cv_node *node)
+uint32_t cv_wb_error_mark(const struct cv_node *node)
 {
-	return node->wb ? node->wb->error_count : 0;
+	return node->record->write_errors;
 }
 
-int cv_wb_error(const struct cv_node *node, uint64_t *mark)
+int cv_wb_error(const struct cv_node *node, uint32_t *mark)
 {
-	if (!node->wb || node->wb->error_count == *mark)
+	if (node->record->write_errors == *mark)
 		return 0;
-	*mark = node->wb->error_count;
-	return node->wb->error;
+	*mark = node->record->write_errors;
+	return node->record->write_error;
 }
 
 bool cv_wb_attr(const struct cv_node *node, struct cv_attr *ret_attr, uint64_t *ret_began,
@@ -754,6 +754,68 @@ int cv_wb_new(struct cv_loop *loop, struct cv_mount *mount, struct cv_nodes *nod
 	}
 	*ret_wb = wb;
 	return 0;
+}
+
+static int by_sequence(const void *a, const void *b)
+{
+	uint64_t x = record_of(*(struct extent *const *)a)->sequence;
+	uint64_t y = record_of(*(struct extent *const *)b)->sequence;
+
+	return (x > y) - (x < y);
+}
+
+/* Back to its file, at the end; what was on its way goes once more. */
+static void extent_restore(struct extent *e)
+{
+	struct cv_wb *wb = e->wb;
+	struct cv_extent_record *r = record_of(e);
+	struct cv_node *node = cv_node_get(wb->nodes, r->node);
+	struct cv_wb_file *f = node ? file_get(wb, node) : NULL;
+	struct extent **tail;
+
+	if (!f || r->size > CV_WB_BUFFER_SIZE) {
+		cv_error("%u written bytes of a file that is not known any more are lost", r->size);
+		wb->last_error = -EIO;
+		wb->errors++;
+		set_state(e, CV_EXTENT_FREE);
+		wb->free[wb->nfree++] = e->index;
+		return;
+	}
+	for (tail = &f->extents; *tail; tail = &(*tail)->next)
+		;
+	*tail = e;
+	e->file = f;
+	e->next = NULL;
+	e->born_ns = cv_loop_now_ns(wb->loop);
+	wb->touched[e->index] = true;
+	if (r->state == CV_EXTENT_SENT)
+		set_state(e, CV_EXTENT_DIRTY);
+	if (unwritten(e))
+		wb->unwritten += r->size;
+}
+
+void cv_wb_restore(struct cv_wb *wb)
+{
+	struct extent *found[CV_WB_BUFFERS];
+	uint32_t count = 0;
+
+	wb->nfree = 0;
+	for (uint32_t i = CV_WB_BUFFERS; i-- > 0;) {
+		if (record_of(&wb->extents[i])->state == CV_EXTENT_FREE)
+			wb->free[wb->nfree++] = i;
+		else
+			found[count++] = &wb->extents[i];
+	}
+	qsort(found, count, sizeof(found[0]), by_sequence);
+	for (uint32_t i = 0; i < count; i++) {
+		if (record_of(found[i])->sequence > wb->sequence)
+			wb->sequence = record_of(found[i])->sequence;
+		extent_restore(found[i]);
+	}
+	if (count) {
+		schedule(wb);
+		tick_arm(wb);
+	}
 }
 
 void cv_wb_free(struct cv_wb *wb)

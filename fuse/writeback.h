@@ -57,6 +57,8 @@ typedef bool (*cv_wb_handle_fn)(void *arg, uint32_t handle, struct cv_wb_handle 
 int cv_wb_new(struct cv_loop *loop, struct cv_mount *mount, struct cv_nodes *nodes,
 	      struct cv_shm *shm, cv_wb_handle_fn handle_fn, void *arg, struct cv_wb **ret_wb);
 void cv_wb_free(struct cv_wb *wb); /* nothing pending any more */
+/* Takes over what a predecessor had not brought to the server's disk; with the handles open. */
+void cv_wb_restore(struct cv_wb *wb);
 
 /*
  * Takes the data (copied before done() or before the return). Calls done(0) at once when there is
@@ -82,8 +84,8 @@ bool cv_wb_pending(const struct cv_node *node, uint64_t *ret_end);
 
 /* Errors are counted per node; a handle remembers what it has reported. Takes the current mark at
  * open; cv_wb_error() returns the error once per handle, or 0. */
-uint64_t cv_wb_error_mark(const struct cv_node *node);
-int cv_wb_error(const struct cv_node *node, uint64_t *mark);
+uint32_t cv_wb_error_mark(const struct cv_node *node);
+int cv_wb_error(const struct cv_node *node, uint32_t *mark);
 
 /* Attributes the server sent along with the last write to the node, if none is pending; when they
  * came, and cv_nodes.clock when they were asked for: nothing newer than that is surely in them. */

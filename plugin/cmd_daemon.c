@@ -85,10 +85,11 @@ static int do_mount(void *ctx, const struct cv_mount_spec *spec, struct cv_worke
 	return cv_supervisor_mount(ctx, spec, ret, err);
 }
 
-static int do_adopt(void *ctx, const struct cv_record *record, const char *socket_name,
+static int do_adopt(void *ctx, const struct cv_record *record,
+		    const struct cv_dict *options, const char *socket_name,
 		    struct cv_worker **ret, struct cv_err *err)
 {
-	return cv_supervisor_adopt(ctx, record, socket_name, ret, err);
+	return cv_supervisor_adopt(ctx, record, options, socket_name, ret, err);
 }
 
 static const struct cv_mounter supervisor_mounter = {

@@ -36,11 +36,16 @@
 #define ADOPT_MS	3000
 #define EXIT_WAIT_MS	2000 /* after unmounting */
 #define KILL_WAIT_MS	2000
+#define CONNECT_MS	15000 /* a successor's attempt to connect; it makes more */
+#define BACKOFF_MIN_MS	100
+#define BACKOFF_MAX_MS	30000
+#define FAREWELL_TRIES	20 /* to store what is left of a mount that nobody uses any more */
 #define GRACE_MS	500 /* for the text of a worker that ran into its own time limit */
 
 enum worker_state {
 	WORKER_STARTING,
 	WORKER_SERVING,
+	WORKER_REPLACING, /* it died; a successor is being started */
 	WORKER_ENDED,
 };
 
@@ -50,8 +55,12 @@ struct cv_worker {
 	unsigned refs;		 /* protected by sup->lock; the list holds one until the end */
 	enum worker_state state; /* protected by sup->lock */
 	bool end_expected;	 /* protected by sup->lock: unmounted or killed by us */
+	unsigned replaced;	 /* how often; protected by sup->lock */
+	unsigned idle_deaths;	 /* in a row, without an answer in between; the watching thread's */
+	uint64_t answered;	 /* at the last death; likewise */
 	char *volume;		 /* owned */
 	char *mountpoint;	 /* owned */
+	struct cv_dict options;	 /* what a successor is told */
 	char socket_name[SOCKET_NAME_MAX];
 	bool bare;
 	pid_t pid;
@@ -73,8 +82,10 @@ struct cv_supervisor {
 	pthread_t thread;
 	bool have_thread;
 	pthread_mutex_t lock;
-	pthread_cond_t ended; /* a worker's state became WORKER_ENDED */
+	pthread_cond_t ended; /* a worker's state became WORKER_ENDED; stopping; replacing is 0 */
 	struct cv_worker *workers;
+	unsigned replacing; /* threads that start successors; protected by lock */
+	bool stopping;	    /* protected by lock */
 };
 
 /* ---- life of a worker object ---- */
@@ -84,6 +95,7 @@ static void worker_free(struct cv_worker *w)
 	cv_close_fd(&w->pidfd);
 	cv_close_fd(&w->fuse_fd);
 	cv_close_fd(&w->shm_fd);
+	cv_dict_release(&w->options);
 	free(w->volume);
 	free(w->mountpoint);
 	free(w);
@@ -111,7 +123,8 @@ void cv_worker_unref(struct cv_worker *w)
 }
 
 static struct cv_worker *worker_new(struct cv_supervisor *sup, const char *volume,
-				    const char *mountpoint, const char *socket_name)
+				    const char *mountpoint, const char *socket_name,
+				    const struct cv_dict *options)
 {
 	struct cv_worker *w = calloc(1, sizeof(*w));
 
@@ -122,7 +135,7 @@ static struct cv_worker *worker_new(struct cv_supervisor *sup, const char *volum
 	w->pidfd = w->fuse_fd = w->shm_fd = -1;
 	w->volume = strdup(volume);
 	w->mountpoint = strdup(mountpoint);
-	if (!w->volume || !w->mountpoint ||
+	if (!w->volume || !w->mountpoint || cv_dict_copy(&w->options, options) < 0 ||
 	    !cv_strcpy(w->socket_name, sizeof(w->socket_name), socket_name)) {
 		worker_free(w);
 		return NULL;
@@ -189,6 +202,67 @@ static void describe_end(const siginfo_t *info, bool known, char *out, size_t si
 			       sigdescr_np(info->si_status) ? sigdescr_np(info->si_status) : "?");
 }
 
+/* What a worker left in the first page of the shared memory. */
+static bool read_header(int shm_fd, struct cv_shm_header *ret)
+{
+	return shm_fd >= 0 && pread(shm_fd, ret, sizeof(*ret), 0) == (ssize_t)sizeof(*ret);
+}
+
+static void replace(struct cv_worker *w);
+
+/* Can another worker go on where this one ended, and has it something to do? */
+static bool is_replaceable(const struct cv_worker *w)
+{
+	struct cv_shm_header header;
+
+	return w->state == WORKER_SERVING && read_header(w->shm_fd, &header) &&
+	       header.replaceable && !header.finished;
+}
+
+/* Deaths without a single answer in between: each time the next one waits for longer. */
+static void count_death(struct cv_worker *w)
+{
+	struct cv_shm_header header;
+
+	if (!read_header(w->shm_fd, &header))
+		return;
+	w->idle_deaths = header.answered == w->answered ? w->idle_deaths + 1 : 0;
+	w->answered = header.answered;
+}
+
+/* A fault of its own, or somebody's kill: the successor suspects the requests that were under way. */
+static void tell_crash(const struct cv_worker *w, const siginfo_t *info, bool known)
+{
+	static const int faults[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGSYS, SIGTRAP };
+	uint32_t crashed = 0;
+
+	for (size_t i = 0; i < CV_ARRAY_SIZE(faults); i++)
+		crashed |= known && info->si_code != CLD_EXITED && info->si_status == faults[i];
+	(void)!pwrite(w->shm_fd, &crashed, sizeof(crashed),
+		      offsetof(struct cv_shm_header, crashed));
+}
+
+static void end_locked(struct cv_worker *w)
+{
+	struct cv_supervisor *sup = w->sup;
+
+	for (struct cv_worker **p = &sup->workers; *p; p = &(*p)->next) {
+		if (*p == w) {
+			*p = w->next;
+			break;
+		}
+	}
+	/* The last descriptors: whoever waits for an answer gets an error instead of none. */
+	if (w->state != WORKER_STARTING) {
+		unpark(w);
+		cv_close_fd(&w->fuse_fd);
+		cv_close_fd(&w->shm_fd);
+	}
+	w->state = WORKER_ENDED;
+	(void)pthread_cond_broadcast(&sup->ended);
+	unref_locked(w);
+}
+
 static void worker_ended(struct cv_supervisor *sup, struct cv_worker *w)
 {
 	siginfo_t info = { 0 };
@@ -200,13 +274,14 @@ static void worker_ended(struct cv_supervisor *sup, struct cv_worker *w)
 	describe_end(&info, known, how, sizeof(how));
 	CV_SCOPED_LOCK(&sup->lock);
 	(void)epoll_ctl(sup->epoll, EPOLL_CTL_DEL, w->pidfd, NULL);
-	for (struct cv_worker **p = &sup->workers; *p; p = &(*p)->next) {
-		if (*p == w) {
-			*p = w->next;
-			break;
-		}
-	}
 	(void)snprintf(w->error, sizeof(w->error), "the worker (pid %d) %s", (int)w->pid, how);
+	if (is_replaceable(w)) {
+		cv_warning("volume '%s': %s; another one takes over", w->volume, w->error);
+		count_death(w);
+		tell_crash(w, &info, known);
+		replace(w);
+		return;
+	}
 	if (w->end_expected || w->state == WORKER_STARTING)
 		cv_debug("volume '%s': %s", w->volume, w->error);
 	else if (known && info.si_code == CLD_EXITED && info.si_status == 0)
@@ -216,15 +291,7 @@ static void worker_ended(struct cv_supervisor *sup, struct cv_worker *w)
 		cv_error("volume '%s': %s; its users get 'Transport endpoint is not connected' "
 			 "until they are started again",
 			 w->volume, w->error);
-	/* The last descriptors: whoever waits for an answer gets an error instead of none. */
-	if (w->state != WORKER_STARTING) {
-		unpark(w);
-		cv_close_fd(&w->fuse_fd);
-		cv_close_fd(&w->shm_fd);
-	}
-	w->state = WORKER_ENDED;
-	(void)pthread_cond_broadcast(&sup->ended);
-	unref_locked(w);
+	end_locked(w);
 }
 
 static void *watch_thread(void *arg)
@@ -340,6 +407,16 @@ int cv_supervisor_new(const struct cv_supervisor_config *config, struct cv_super
 	return 0;
 }
 
+/* A successor on its way is let through: bounded by SERVE_MS. */
+static void stop_replacing(struct cv_supervisor *sup)
+{
+	CV_SCOPED_LOCK(&sup->lock);
+	sup->stopping = true;
+	(void)pthread_cond_broadcast(&sup->ended);
+	while (sup->replacing)
+		(void)pthread_cond_wait(&sup->ended, &sup->lock);
+}
+
 void cv_supervisor_free(struct cv_supervisor *sup)
 {
 	if (!sup)
@@ -350,6 +427,7 @@ void cv_supervisor_free(struct cv_supervisor *sup)
 		(void)!write(sup->wake, &one, sizeof(one));
 		(void)pthread_join(sup->thread, NULL);
 	}
+	stop_replacing(sup);
 	while (sup->workers) {
 		struct cv_worker *w = sup->workers;
 
@@ -486,15 +564,21 @@ int cv_worker_counters(int dirfd, const char *name, unsigned timeout_ms, struct 
 int cv_worker_sync(struct cv_worker *w, unsigned timeout_ms, struct cv_err *err)
 {
 	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
+	uint64_t deadline = cv_clock_ms() + timeout_ms;
+	struct timespec until = cv_clock_timespec(deadline);
 	bool ended;
+	int r = 0;
 
 	{
 		CV_SCOPED_LOCK(&w->sup->lock);
+		while (w->state == WORKER_REPLACING && r == 0)
+			r = pthread_cond_timedwait(&w->sup->ended, &w->sup->lock, &until);
 		ended = w->state == WORKER_ENDED;
 	}
 	if (ended)
 		return cv_fail(err, EIO, "%s; what was written last may be missing", w->error);
-	return call(w->sup->socket_dir, w->socket_name, "sync", "synced", timeout_ms, &msg, err);
+	return call(w->sup->socket_dir, w->socket_name, "sync", "synced",
+		    (unsigned)cv_clock_left_ms(deadline), &msg, err);
 }
 
 /* ---- starting one ---- */
@@ -598,22 +682,22 @@ static const char *level_name(void)
 	return "info";
 }
 
-static int send_start(int sock, const struct cv_mount_spec *spec, uint64_t deadline, int shm,
-		      int listener, struct cv_err *err)
+/* limit_ms: for one attempt to connect. A successor gets the FUSE descriptor at once. */
+static int send_start(const struct cv_worker *w, int sock, int limit_ms, int listener,
+		      struct cv_err *err)
 {
 	cv_cleanup_dict struct cv_dict args = CV_DICT_INIT;
-	const int fds[2] = { shm, listener };
-	int r = cv_dict_copy(&args, spec->options);
+	const int fds[3] = { w->shm_fd, listener, w->fuse_fd };
+	int r = cv_dict_copy(&args, &w->options);
 
 	if (r == 0)
-		r = cv_dict_set(&args, "volume", spec->volume);
+		r = cv_dict_set(&args, "volume", w->volume);
 	if (r == 0)
 		r = cv_dict_set(&args, "log_level", level_name());
-	/* What is left for the worker, so that it is the one that says which step took too long. */
 	if (r == 0)
-		r = cv_dict_setf(&args, "mount_timeout", "%dms", cv_clock_left_ms(deadline));
+		r = cv_dict_setf(&args, "mount_timeout", "%dms", limit_ms);
 	if (r == 0)
-		r = cv_handoff_send(sock, "start", &args, fds, 2);
+		r = cv_handoff_send(sock, "start", &args, fds, w->fuse_fd < 0 ? 2 : 3);
 	return r < 0 ? cv_fail(err, -r, "starting the worker: %s", cv_strerror(r)) : 0;
 }
 
@@ -668,7 +752,8 @@ static int negotiate(struct cv_worker *w, const struct cv_mount_spec *spec, int 
 {
 	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
 	const char *server;
-	int r = send_start(sock, spec, deadline, w->shm_fd, listener, err);
+	/* What is left for the worker, so that it is the one that says which step took too long. */
+	int r = send_start(w, sock, cv_clock_left_ms(deadline), listener, err);
 
 	if (r < 0)
 		return r;
@@ -699,17 +784,15 @@ static void worker_kill(struct cv_worker *w)
 	(void)unlinkat(w->sup->socket_dir, w->socket_name, 0);
 }
 
-static int start(struct cv_worker *w, const struct cv_mount_spec *spec, uint64_t deadline,
-		 struct cv_err *err)
+/* A process for w, and what it is talked to with. On failure nothing is left behind. */
+static int launch(struct cv_worker *w, int *ret_sock, int *ret_listener, struct cv_err *err)
 {
 	cv_cleanup_close int ours = -1;
 	cv_cleanup_close int theirs = -1;
 	cv_cleanup_close int listener = -1;
 	int pair[2];
-	int r = create_shm(&w->shm_fd, err);
+	int r;
 
-	if (r < 0)
-		return r;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return cv_fail(err, errno, "socketpair: %s", cv_strerror(errno));
 	ours = pair[0];
@@ -719,14 +802,32 @@ static int start(struct cv_worker *w, const struct cv_mount_spec *spec, uint64_t
 		return cv_fail(err, -listener, "cannot listen on %s: %s", w->socket_name,
 			       cv_strerror(listener));
 	r = spawn(w, theirs, err);
-	cv_close_fd(&theirs); /* or its end would never be noticed */
-	if (r == 0)
-		r = worker_watch(w);
 	if (r < 0) {
 		(void)unlinkat(w->sup->socket_dir, w->socket_name, 0);
 		return r;
 	}
-	r = negotiate(w, spec, ours, listener, deadline, err);
+	*ret_sock = cv_steal_fd(&ours);
+	*ret_listener = cv_steal_fd(&listener);
+	return 0;
+}
+
+static int start(struct cv_worker *w, const struct cv_mount_spec *spec, uint64_t deadline,
+		 struct cv_err *err)
+{
+	cv_cleanup_close int sock = -1;
+	cv_cleanup_close int listener = -1;
+	int r = create_shm(&w->shm_fd, err);
+
+	if (r == 0)
+		r = launch(w, &sock, &listener, err);
+	if (r < 0)
+		return r;
+	r = worker_watch(w);
+	if (r < 0) {
+		(void)unlinkat(w->sup->socket_dir, w->socket_name, 0);
+		return r;
+	}
+	r = negotiate(w, spec, sock, listener, deadline, err);
 	if (r < 0)
 		worker_kill(w);
 	return r;
@@ -735,7 +836,8 @@ static int start(struct cv_worker *w, const struct cv_mount_spec *spec, uint64_t
 int cv_supervisor_mount(struct cv_supervisor *sup, const struct cv_mount_spec *spec,
 			struct cv_worker **ret, struct cv_err *err)
 {
-	struct cv_worker *w = worker_new(sup, spec->volume, spec->mountpoint, spec->socket_name);
+	struct cv_worker *w = worker_new(sup, spec->volume, spec->mountpoint, spec->socket_name,
+					 spec->options);
 	bool ended = false;
 	int r;
 
@@ -763,38 +865,197 @@ int cv_supervisor_mount(struct cv_supervisor *sup, const struct cv_mount_spec *s
 	return 0;
 }
 
-/* ---- finding one again ---- */
+/* ---- a successor ---- */
 
-int cv_supervisor_adopt(struct cv_supervisor *sup, const struct cv_record *record,
-			const char *socket_name, struct cv_worker **ret, struct cv_err *err)
+static void process_end(struct cv_worker *w)
+{
+	siginfo_t info;
+
+	if (w->pidfd < 0)
+		return;
+	(void)cv_pidfd_signal(w->pidfd, SIGKILL);
+	(void)cv_wait_readable(w->pidfd, KILL_WAIT_MS);
+	(void)waitid(P_PIDFD, (id_t)w->pidfd, &info, WEXITED | WNOHANG);
+	cv_close_fd(&w->pidfd);
+}
+
+static int start_successor(struct cv_worker *w, struct cv_err *err)
 {
 	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
+	cv_cleanup_close int sock = -1;
+	cv_cleanup_close int listener = -1;
+	int r;
+
+	cv_close_fd(&w->pidfd);
+	r = launch(w, &sock, &listener, err);
+	if (r == 0)
+		r = send_start(w, sock, CONNECT_MS, listener, err);
+	if (r == 0) {
+		r = cv_handoff_recv(sock, SERVE_MS, &msg);
+		r = take_answer(r, &msg, "serving", err);
+	}
+	if (r < 0)
+		process_end(w);
+	return r;
+}
+
+/* False: the supervisor ends. */
+static bool pause_unless_stopping(struct cv_supervisor *sup, unsigned delay_ms)
+{
+	struct timespec until = cv_clock_timespec(cv_clock_ms() + delay_ms);
+	int r = 0;
+
+	CV_SCOPED_LOCK(&sup->lock);
+	while (!sup->stopping && r == 0)
+		r = pthread_cond_timedwait(&sup->ended, &sup->lock, &until);
+	return !sup->stopping;
+}
+
+static unsigned backoff_ms(unsigned deaths)
+{
+	unsigned ms = BACKOFF_MIN_MS;
+
+	while (deaths-- > 1 && ms < BACKOFF_MAX_MS)
+		ms *= 2;
+	return ms < BACKOFF_MAX_MS ? ms : BACKOFF_MAX_MS;
+}
+
+/* True: it serves, or there is no point in trying again. */
+static bool try_successor(struct cv_worker *w, unsigned tries)
+{
+	struct epoll_event event = { .events = EPOLLIN, .data.ptr = w };
+	struct cv_supervisor *sup = w->sup;
+	struct cv_err err = { 0 };
+	int r = start_successor(w, &err);
+
+	CV_SCOPED_LOCK(&sup->lock);
+	if (r == 0 && epoll_ctl(sup->epoll, EPOLL_CTL_ADD, w->pidfd, &event) < 0) {
+		r = cv_fail(&err, errno, "epoll: %s", cv_strerror(errno));
+		process_end(w);
+	}
+	if (r == 0) {
+		w->replaced++;
+		w->state = WORKER_SERVING;
+		cv_debug("volume '%s': worker %d takes over", w->volume, (int)w->pid);
+		(void)pthread_cond_broadcast(&sup->ended);
+		return true;
+	}
+	cv_error("volume '%s': no worker can take over: %s", w->volume, err.text);
+	if (!w->end_expected || tries < FAREWELL_TRIES)
+		return false;
+	cv_error("volume '%s': what was written last is lost", w->volume);
+	end_locked(w);
+	return true;
+}
+
+static void *replace_thread(void *arg)
+{
+	struct cv_worker *w = arg;
+	struct cv_supervisor *sup = w->sup;
+	unsigned deaths = w->idle_deaths;
+
+	for (unsigned tries = 0;; tries++) {
+		unsigned before = deaths + tries;
+
+		if (before && !pause_unless_stopping(sup, backoff_ms(before)))
+			break;
+		if (try_successor(w, tries))
+			break;
+	}
+	CV_SCOPED_LOCK(&sup->lock);
+	unref_locked(w);
+	sup->replacing--;
+	(void)pthread_cond_broadcast(&sup->ended);
+	return NULL;
+}
+
+/* With the lock held: in a thread of its own, for the dead one's mount must not delay others. */
+static void replace(struct cv_worker *w)
+{
+	pthread_attr_t attr;
+	pthread_t thread;
+	int r;
+
+	w->state = WORKER_REPLACING;
+	w->refs++;
+	w->sup->replacing++;
+	(void)pthread_attr_init(&attr);
+	(void)pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	r = pthread_create(&thread, &attr, replace_thread, w);
+	(void)pthread_attr_destroy(&attr);
+	if (r == 0)
+		return;
+	cv_error("volume '%s': cannot start a thread: %s", w->volume, cv_strerror(r));
+	w->sup->replacing--;
+	w->refs--;
+	end_locked(w);
+}
+
+/* ---- finding one again ---- */
+
+/* The descriptors from the worker that serves the mount now, which need not be the recorded one. */
+static int ask_for_descriptors(struct cv_worker *w, struct cv_err *err)
+{
+	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
+	int r = call(w->sup->socket_dir, w->socket_name, "fds", "fds", ADOPT_MS, &msg, err);
+
+	if (r < 0)
+		return r;
+	w->pid = (pid_t)number_arg(&msg.args, "pid", 10, 0);
+	if (msg.nfds < 2 || w->pid <= 0)
+		return cv_fail(err, EPROTO, "the worker sent no descriptors");
+	w->start = cv_process_start(w->pid);
+	w->pidfd = cv_process_open(w->pid, w->start);
+	if (w->pidfd < 0)
+		return cv_fail(err, -w->pidfd, "its worker (pid %d) is gone", (int)w->pid);
+	w->fuse_fd = cv_steal_fd(&msg.fds[0]);
+	w->shm_fd = cv_steal_fd(&msg.fds[1]);
+	return 0;
+}
+
+/* Its worker ended while there was no daemon: the service manager may have kept the mount. */
+static bool take_over_parked(struct cv_worker *w)
+{
+	char name[CV_PARKED_NAME_MAX];
+	struct cv_supervisor *sup = w->sup;
+
+	parked_name(w, name);
+	if (!cv_systemd_take_parked(name, &w->fuse_fd, &w->shm_fd))
+		return false;
+	CV_SCOPED_LOCK(&sup->lock);
+	w->state = WORKER_SERVING;
+	if (!is_replaceable(w))
+		return false;
+	w->refs++;
+	w->next = sup->workers;
+	sup->workers = w;
+	replace(w);
+	return true;
+}
+
+int cv_supervisor_adopt(struct cv_supervisor *sup, const struct cv_record *record,
+			const struct cv_dict *options, const char *socket_name,
+			struct cv_worker **ret, struct cv_err *err)
+{
 	struct cv_worker *w;
 	int r;
 
 	if (!cv_mountpoint_is(record->mountpoint, record->dev))
 		return cv_fail(err, ENOTCONN, "it is not mounted at %s any more",
 			       record->mountpoint);
-	w = worker_new(sup, record->volume, record->mountpoint, socket_name);
+	w = worker_new(sup, record->volume, record->mountpoint, socket_name, options);
 	if (!w)
 		return cv_fail(err, ENOMEM, "out of memory");
 	w->bare = true;
-	w->pid = record->worker;
-	w->start = record->worker_start;
 	w->dev = record->dev;
 	(void)cv_strcpy(w->server, sizeof(w->server), record->server);
-	w->pidfd = cv_process_open(record->worker, record->worker_start);
-	r = w->pidfd < 0
-		    ? cv_fail(err, -w->pidfd, "its worker (pid %d) is gone", (int)record->worker)
-		    : call(sup->socket_dir, socket_name, "fds", "fds", ADOPT_MS, &msg, err);
-	if (r == 0 && msg.nfds < 2)
-		r = cv_fail(err, EPROTO, "the worker sent no descriptors");
+	r = ask_for_descriptors(w, err);
 	if (r == 0) {
-		w->fuse_fd = cv_steal_fd(&msg.fds[0]);
-		w->shm_fd = cv_steal_fd(&msg.fds[1]);
 		w->state = WORKER_SERVING;
 		park(w);
 		r = worker_watch(w);
+	} else if (take_over_parked(w)) {
+		r = 0;
 	}
 	if (r < 0) {
 		worker_free(w); /* unknown to others so far */
@@ -834,12 +1095,14 @@ int cv_worker_unmount(struct cv_worker *w, struct cv_err *err)
 void cv_worker_info(struct cv_worker *w, struct cv_worker_info *ret)
 {
 	memset(ret, 0, sizeof(*ret));
-	ret->pid = w->pid;
-	ret->start = w->start;
 	ret->dev = w->dev;
 	(void)cv_strcpy(ret->server, sizeof(ret->server), w->server);
 	CV_SCOPED_LOCK(&w->sup->lock);
-	ret->alive = w->state == WORKER_SERVING;
+	ret->pid = w->pid;
+	ret->start = w->start;
+	ret->replaced = w->replaced;
+	/* While it is replaced, too: its users wait, and get what they wait for. */
+	ret->alive = w->state == WORKER_SERVING || w->state == WORKER_REPLACING;
 	(void)cv_strcpy(ret->error, sizeof(ret->error), w->error);
 	ret->counted = w->shm_fd >= 0 && cv_counters_read(w->shm_fd, &ret->counters) == 0;
 }

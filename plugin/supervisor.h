@@ -2,7 +2,8 @@
 /*
  * Workers: starts cvol-fuse for a mount, hands it its descriptors, watches it, talks to it, finds
  * it again after a restart of this process. Knows nothing about volumes or mount IDs. Keeps the
- * FUSE descriptor and the shared memory of every mount, so that a mount is more than its worker.
+ * FUSE descriptor and the shared memory of every mount, so that a mount is more than its worker: when
+ * one dies, another takes over on the same descriptors and its users see a pause.
  *
  * Locks: one per supervisor, a leaf, never held while waiting for a worker.
  */
@@ -52,9 +53,14 @@ struct cv_mount_spec {
 int cv_supervisor_mount(struct cv_supervisor *sup, const struct cv_mount_spec *spec,
 			struct cv_worker **ret, struct cv_err *err);
 
-/* Connects to the living worker of a record and takes its descriptors. Bounded to a few seconds. */
+/*
+ * Connects to the living worker of a record's mount and takes its descriptors; without one, takes
+ * those that the service manager kept and starts another worker. options: what that one is told.
+ * Bounded to a few seconds.
+ */
 int cv_supervisor_adopt(struct cv_supervisor *sup, const struct cv_record *record,
-			const char *socket_name, struct cv_worker **ret, struct cv_err *err);
+			const struct cv_dict *options, const char *socket_name,
+			struct cv_worker **ret, struct cv_err *err);
 
 /* Every byte written so far is on the server. Blocks for timeout_ms at most. */
 int cv_worker_sync(struct cv_worker *worker, unsigned timeout_ms, struct cv_err *err);
@@ -68,7 +74,8 @@ struct cv_worker *cv_worker_ref(struct cv_worker *worker);
 void cv_worker_unref(struct cv_worker *worker); /* NULL is fine */
 
 struct cv_worker_info {
-	bool alive; /* serving, as far as is known */
+	bool alive; /* serving, or being replaced, as far as is known */
+	unsigned replaced; /* how often a worker of the mount died and another took over */
 	pid_t pid;
 	uint64_t start;
 	uint64_t dev;

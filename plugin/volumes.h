@@ -35,7 +35,8 @@ struct cv_volumes;
 struct cv_mounter {
 	int (*mount)(void *ctx, const struct cv_mount_spec *spec, struct cv_worker **ret,
 		     struct cv_err *err);
-	int (*adopt)(void *ctx, const struct cv_record *record, const char *socket_name,
+	int (*adopt)(void *ctx, const struct cv_record *record, const struct cv_dict *options,
+		     const char *socket_name,
 		     struct cv_worker **ret, struct cv_err *err);
 	int (*sync)(struct cv_worker *worker, unsigned timeout_ms, struct cv_err *err);
 	int (*unmount)(struct cv_worker *worker, struct cv_err *err); /* drops the reference */

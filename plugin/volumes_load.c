@@ -90,7 +90,7 @@ static void adopt_one(struct cv_volumes *vs, struct volume *v, struct cv_record 
 		if (v->ids[i].epoch > vs->epoch)
 			vs->epoch = v->ids[i].epoch;
 	}
-	if (vs->mounter->adopt(vs->ctx, rec, v->socket_name, &w, &err) == 0) {
+	if (vs->mounter->adopt(vs->ctx, rec, &v->options, v->socket_name, &w, &err) == 0) {
 		v->worker = w;
 		v->worked = true;
 		cv_info("volume '%s': found mounted, %u users", v->name, cv_volume_uses_locked(v));

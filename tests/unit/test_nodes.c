@@ -78,7 +78,7 @@ static struct cv_node *enter(struct fixture *f, uint32_t parent, const char *nam
 	}
 	node = cv_node_enter(&f->t, parent, name, &e);
 	assert_non_null(node);
-	cv_node_lookup(node);
+	cv_node_lookup(&f->t, node);
 	return node;
 }
 

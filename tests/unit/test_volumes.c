@@ -67,10 +67,12 @@ static int fake_mount(void *ctx, const struct cv_mount_spec *spec, struct cv_wor
 	return 0;
 }
 
-static int fake_adopt(void *ctx, const struct cv_record *record, const char *socket_name,
+static int fake_adopt(void *ctx, const struct cv_record *record,
+		      const struct cv_dict *options, const char *socket_name,
 		      struct cv_worker **ret, struct cv_err *err)
 {
 	(void)ctx;
+	(void)options;
 	(void)socket_name;
 	if (fake.adopt_fails)
 		return cv_fail(err, ESRCH, "its worker is gone");

@@ -135,7 +135,7 @@ static int setup(void **state)
 	assert_int_equal(cv_nodes_init(&f->nodes, &f->shm, false, &entry), 0);
 	entry.attr.mode = S_IFREG;
 	f->node = cv_node_enter(&f->nodes, CV_NODE_ROOT, "f", &entry);
-	cv_node_lookup(f->node);
+	cv_node_lookup(&f->nodes, f->node);
 	f->node->open_count = 1;
 	assert_int_equal(cv_wb_new(f->loop, &f->mount, &f->nodes, &f->shm, handle_fn, f, &f->wb),
 			 0);
@@ -285,7 +285,7 @@ static void overlap_waits_for_what_was_sent(void **state)
 static void errors_reach_each_handle_once(void **state)
 {
 	struct fixture *f = *state;
-	uint64_t mark1 = cv_wb_error_mark(f->node), mark2 = mark1;
+	uint32_t mark1 = cv_wb_error_mark(f->node), mark2 = mark1;
 	struct wait w, d;
 
 	put(f, &w, 4096, 0, 1);
