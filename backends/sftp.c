@@ -28,6 +28,7 @@ static void engine_free(struct sftp_engine *e)
 static void read_options(struct sftp_engine *e)
 {
 	const struct cv_dict *o = &e->options;
+	const char *symlinks;
 
 	e->have_uid = cv_dict_get(o, "uid") != NULL;
 	e->have_gid = cv_dict_get(o, "gid") != NULL;
@@ -35,9 +36,10 @@ static void read_options(struct sftp_engine *e)
 	e->gid = (uint32_t)cv_options_uint(o, "gid", 0);
 	e->umask = (uint32_t)cv_options_uint(o, "umask", 0);
 	e->chown_ignore = cv_str_eq(cv_options_str(o, "chown", "strict"), "ignore");
-	e->symlinks = cv_str_eq(cv_options_str(o, "symlinks", "contain"), "raw")
-			      ? SFTP_SYMLINKS_RAW
-			      : SFTP_SYMLINKS_CONTAIN;
+	symlinks = cv_options_str(o, "symlinks", "raw");
+	e->symlinks = cv_str_eq(symlinks, "contain")  ? SFTP_SYMLINKS_CONTAIN
+		      : cv_str_eq(symlinks, "follow") ? SFTP_SYMLINKS_FOLLOW
+						      : SFTP_SYMLINKS_RAW;
 }
 
 static int fill_info(const struct sftp_engine *e, struct cv_info *info, struct cv_err *err)
@@ -84,8 +86,6 @@ static int sftp_connect(const struct cv_dict *options, struct cv_loop *loop, voi
 	struct sftp_engine *e;
 	int r;
 
-	if (cv_str_eq(cv_options_str(options, "symlinks", ""), "follow"))
-		return cv_fail(err, EOPNOTSUPP, "sftp: symlinks=follow is not supported yet");
 	e = calloc(1, sizeof(*e));
 	if (!e || cv_dict_copy(&e->options, options) < 0) {
 		free(e);

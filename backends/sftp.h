@@ -16,8 +16,9 @@
 #define SFTP_READDIRS 2		   /* of one directory in flight */
 
 enum sftp_symlinks {
-	SFTP_SYMLINKS_CONTAIN,
-	SFTP_SYMLINKS_RAW,
+	SFTP_SYMLINKS_RAW,     /* as stored: whoever reads a link follows it where he is */
+	SFTP_SYMLINKS_CONTAIN, /* those that lead out of the mount are not told */
+	SFTP_SYMLINKS_FOLLOW,  /* the server follows them, anywhere on it; none can be made */
 };
 
 struct sftp_known;
@@ -54,6 +55,8 @@ struct sftp_engine {
 	struct sftp_listing *listings; /* open directories, and those opened ahead */
 	bool said_no_fsync;
 	bool said_no_rename;
+	bool said_no_update;
+	bool keeps_owner; /* the server refused to give what we made to whom it belongs */
 	struct cv_file *files; /* open ones */
 	void *pool[SFTP_POOL]; /* buffers of CV_MAX_IO bytes */
 	size_t pooled;
@@ -176,6 +179,8 @@ void sftp_call_explain(struct sftp_call *call, int verdict);
 
 char *sftp_path(const struct sftp_engine *e, const char *dir, const char *name);
 /* Returns 0 or -EIO: attributes without a type are of no use. */
+/* Are these of a link that the server is to follow? What it leads to, a listing does not say. */
+bool sftp_followed(const struct sftp_engine *e, const struct cv_sftp_attrs *attrs);
 int sftp_attr(const struct sftp_engine *e, const struct cv_sftp_attrs *in, uint32_t nlink,
 	      struct cv_attr *ret_attr);
 /* path within the mount; target as the server gave it. Returns what readlink() answers, or NULL

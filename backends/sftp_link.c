@@ -610,7 +610,7 @@ static bool handle_ready(struct sftp_link *link, struct sftp_request *req)
 	}
 	if (!open || open->generation == link->generation || req == open->reopen)
 		return true;
-	if (open->gone)
+	if (open->gone || (link->session.open_empties && (open->pflags & CV_FXF_WRITE)))
 		open->failed = -ESTALE;
 	if (open->failed || open->is_dir) {
 		verdict(req, open->failed ? open->failed : -ESTALE);

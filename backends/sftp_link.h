@@ -39,6 +39,7 @@ struct sftp_session {
 	char *root;	     /* owned; absolute, "" for "/" */
 	unsigned extensions; /* enum sftp_ext */
 	bool openssh;	     /* speaks as OpenSSH's server does */
+	bool open_empties;   /* every open for writing empties the file (rclone serve sftp) */
 	uint32_t read_max;   /* bytes per request */
 	uint32_t write_max;
 	uint64_t handles_max; /* 0: unknown */

@@ -177,6 +177,7 @@ static uint32_t answer_status(struct login *l)
 
 static int say_version(struct login *l, struct sftp_session *s)
 {
+	const char *server = cv_ssh_server(l->ssh);
 	size_t at = cv_sftp_begin(&l->out, CV_FXP_INIT, 3);
 	int r;
 
@@ -201,8 +202,8 @@ static int say_version(struct login *l, struct sftp_session *s)
 		}
 	}
 	/* Other sshds (dropbear) run OpenSSH's sftp-server, which the extension gives away. */
-	s->openssh =
-		strstr(cv_ssh_server(l->ssh), "OpenSSH") || (s->extensions & SFTP_EXT_POSIX_RENAME);
+	s->openssh = strstr(server, "OpenSSH") || (s->extensions & SFTP_EXT_POSIX_RENAME);
+	s->open_empties = strstr(server, "rclone") != NULL;
 	return 0;
 }
 

@@ -32,6 +32,12 @@ char *sftp_path(const struct sftp_engine *e, const char *dir, const char *name)
 	return cv_sprintf("%s/%s%s%s", e->root, dir, *dir ? "/" : "", name);
 }
 
+bool sftp_followed(const struct sftp_engine *e, const struct cv_sftp_attrs *attrs)
+{
+	return e->symlinks == SFTP_SYMLINKS_FOLLOW && (attrs->flags & CV_FXA_PERMISSIONS) &&
+	       S_ISLNK(attrs->permissions);
+}
+
 int sftp_attr(const struct sftp_engine *e, const struct cv_sftp_attrs *in, uint32_t nlink,
 	      struct cv_attr *ret)
 {
@@ -115,7 +121,8 @@ struct sftp_request *sftp_call_request(struct sftp_call *call, unsigned i, uint8
 	struct sftp_request *req = &call->req[i];
 
 	memset(req, 0, sizeof(*req));
-	req->type = type;
+	req->type = type == CV_FXP_LSTAT && call->e->symlinks == SFTP_SYMLINKS_FOLLOW ? CV_FXP_STAT
+										      : type;
 	req->path = call->path;
 	return req;
 }
@@ -424,6 +431,13 @@ void sftp_op_getattr(void *conn, struct cv_op *op, const struct cv_object *obj,
 
 static void setattr_next(struct sftp_call *call);
 
+/* May, and can, a link itself be changed instead of what it leads to? */
+static bool has_lsetstat(const struct sftp_engine *e)
+{
+	return (e->link.session.extensions & SFTP_EXT_LSETSTAT) &&
+	       e->symlinks != SFTP_SYMLINKS_FOLLOW;
+}
+
 #define SET_OWNER (CV_SET_UID | CV_SET_GID)
 #define SET_TIMES (CV_SET_ATIME | CV_SET_MTIME | CV_SET_ATIME_NOW | CV_SET_MTIME_NOW)
 #define SET_ATIME (CV_SET_ATIME | CV_SET_ATIME_NOW)
@@ -469,8 +483,7 @@ static void setattr_stat_done(struct sftp_call *call)
 	}
 	call->stat_first = true;
 	/* Without lsetstat the server would follow a symbolic link and change its target. */
-	if (S_ISLNK(call->attrs[0].permissions) &&
-	    !(call->e->link.session.extensions & SFTP_EXT_LSETSTAT)) {
+	if (S_ISLNK(call->attrs[0].permissions) && !has_lsetstat(call->e)) {
 		sftp_call_end(call, -EOPNOTSUPP);
 		return;
 	}
@@ -506,7 +519,7 @@ static void put_times(struct sftp_call *call, struct cv_sftp_attrs *a)
  */
 static void setattr_next(struct sftp_call *call)
 {
-	bool lsetstat = call->e->link.session.extensions & SFTP_EXT_LSETSTAT;
+	bool lsetstat = has_lsetstat(call->e);
 	struct cv_file *file = call->file;
 	struct sftp_request *req;
 
@@ -558,7 +571,7 @@ static bool atime_known(struct sftp_call *call)
 
 static bool needs_stat(struct sftp_call *call)
 {
-	bool lsetstat = call->e->link.session.extensions & SFTP_EXT_LSETSTAT;
+	bool lsetstat = has_lsetstat(call->e);
 	unsigned m = call->mask;
 
 	if (m == 0 || !!(m & CV_SET_UID) != !!(m & CV_SET_GID))
@@ -602,15 +615,52 @@ void sftp_op_setattr(void *conn, struct cv_op *op, const struct cv_object *obj,
 
 /* ---- making things ---- */
 
-static void mode_fixed(struct sftp_call *call)
+static void end_created(struct sftp_call *call);
+
+/*
+ * Logged in as root we own what we make, and can give it to whom it belongs: whoever asked. A group
+ * that is not ours comes from a set-group-id directory and stays.
+ */
+static bool belongs_to_other(const struct sftp_call *call, struct cv_sftp_attrs *ret_owner)
 {
-	if (call->res[0].error == 0)
-		call->attrs[1].permissions =
-			(call->attrs[1].permissions & S_IFMT) | call->req[0].attrs.permissions;
-	else
-		cv_debug("sftp: '%s': mode not corrected: %s", call->path,
+	const struct cv_sftp_attrs *had = &call->attrs[1];
+	const struct cv_cred *cred = call->op->cred;
+
+	if (call->e->keeps_owner || call->e->have_uid || !(had->flags & CV_FXA_UIDGID) ||
+	    had->uid != 0)
+		return false;
+	ret_owner->flags = CV_FXA_UIDGID;
+	ret_owner->uid = cred->uid;
+	ret_owner->gid = had->gid || call->e->have_gid ? had->gid : cred->gid;
+	return ret_owner->uid != had->uid || ret_owner->gid != had->gid;
+}
+
+static void created_fixed(struct sftp_call *call)
+{
+	const struct cv_sftp_attrs *set = &call->req[0].attrs;
+	struct cv_sftp_attrs *had = &call->attrs[1];
+
+	if (call->res[0].error) {
+		cv_debug("sftp: '%s': owner or mode not corrected: %s", call->path,
 			 cv_strerror(call->res[0].error));
-	end_attr(call, &call->attrs[1]);
+		call->e->keeps_owner |= !!(set->flags & CV_FXA_UIDGID);
+		end_attr(call, had);
+		return;
+	}
+	if (set->flags & CV_FXA_PERMISSIONS)
+		had->permissions = (had->permissions & S_IFMT) | set->permissions;
+	if (set->flags & CV_FXA_UIDGID) {
+		had->uid = set->uid;
+		had->gid = set->gid;
+	}
+	/* The owner is changed last, and takes set-id bits away with it. */
+	if ((set->flags & CV_FXA_UIDGID) && (call->mode & (S_ISUID | S_ISGID)) &&
+	    S_ISREG(had->permissions)) {
+		had->permissions &= ~(uint32_t)(S_ISUID | S_ISGID);
+		end_created(call);
+		return;
+	}
+	end_attr(call, had);
 }
 
 /* attrs[1] is of the new object; the server's umask may have taken bits from its mode. */
@@ -618,9 +668,12 @@ static void end_created(struct sftp_call *call)
 {
 	uint32_t got = call->attrs[1].permissions;
 	uint32_t want = call->mode & 07777;
+	bool link = S_ISLNK(got);
+	bool mode = !link && (((got ^ want) & 0777) != 0 || (want & ~got & 07000) != 0);
+	struct cv_sftp_attrs fix = { 0 };
 	struct sftp_request *req;
 
-	if (((got ^ want) & 0777) == 0 && (want & ~got & 07000) == 0) {
+	if ((!belongs_to_other(call, &fix) || (link && !has_lsetstat(call->e))) && !mode) {
 		end_attr(call, &call->attrs[1]);
 		return;
 	}
@@ -629,9 +682,16 @@ static void end_created(struct sftp_call *call)
 		req->type = CV_FXP_FSETSTAT;
 		req->open = &call->op->file->open;
 	}
-	req->attrs.flags = CV_FXA_PERMISSIONS;
-	req->attrs.permissions = want | (got & S_ISGID); /* inherited from the directory */
-	sftp_call_send(call, 1, mode_fixed);
+	if (link) {
+		req->type = CV_FXP_EXTENDED;
+		req->ext = SFTP_EXT_LSETSTAT;
+	}
+	if (mode) {
+		fix.flags |= CV_FXA_PERMISSIONS;
+		fix.permissions = want | (got & S_ISGID); /* inherited from the directory */
+	}
+	req->attrs = fix;
+	sftp_call_send(call, 1, created_fixed);
 }
 
 static void mkdir_done(struct sftp_call *call)
@@ -689,10 +749,15 @@ static void symlink_done(struct sftp_call *call)
 	const struct sftp_result *res = &call->res[0];
 	bool there = call->have_attrs[1];
 
-	if (res->error == 0 && there) {
-		end_attr(call, &call->attrs[1]);
+	if (res->error == 0 && there && S_ISLNK(call->attrs[1].permissions)) {
+		end_created(call);
 	} else if (res->error == 0) {
-		sftp_call_end(call, call->res[1].error ? call->res[1].error : -EIO);
+		/* ProFTPD remembers for seconds that a name was not there, and follows links even
+		 * for LSTAT. */
+		call->attrs[1] = (struct cv_sftp_attrs){ .flags = CV_FXA_PERMISSIONS | CV_FXA_SIZE,
+							 .permissions = S_IFLNK | 0777,
+							 .size = strlen(call->path2) };
+		end_attr(call, &call->attrs[1]);
 	} else if (failure(res) && there && res->retried) {
 		(void)sftp_call_request(call, 0, CV_FXP_READLINK);
 		sftp_call_send(call, 1, symlink_checked);
@@ -714,8 +779,9 @@ void sftp_op_symlink(void *conn, struct cv_op *op, const struct cv_object *dir, 
 	if (!call)
 		return;
 	call->path2 = strdup(target);
-	if (!call->path2) {
-		sftp_call_end(call, -ENOMEM);
+	if (!call->path2 || call->e->symlinks == SFTP_SYMLINKS_FOLLOW) {
+		/* Whoever could make one could have the server lead him anywhere. */
+		sftp_call_end(call, call->path2 ? -EPERM : -ENOMEM);
 		return;
 	}
 	sftp_call_changes(call, SFTP_CHANGES_PATH | SFTP_CHANGES_NAMES);
@@ -1182,6 +1248,22 @@ static void open_done(struct sftp_call *call)
 		sftp_call_end(call, res->error);
 }
 
+/* Would opening for writing empty the file, though nobody asked for that? */
+static bool would_empty(struct sftp_call *call, uint32_t pflags, const struct cv_sftp_attrs *attrs)
+{
+	struct sftp_engine *e = call->e;
+
+	if (!e->link.session.open_empties || !(pflags & CV_FXF_WRITE) ||
+	    (pflags & (CV_FXF_TRUNC | CV_FXF_EXCL)) || attrs->size == 0)
+		return false;
+	if (!e->said_no_update)
+		cv_notice("sftp: the server empties every file it opens for writing; files can "
+			  "only be "
+			  "written anew here, not changed");
+	e->said_no_update = true;
+	return true;
+}
+
 /* OPEN, and the name's attributes in the same round trip. */
 static void open_send(struct sftp_call *call, uint32_t pflags, void (*then)(struct sftp_call *))
 {
@@ -1194,6 +1276,16 @@ static void open_send(struct sftp_call *call, uint32_t pflags, void (*then)(stru
 	}
 	(void)sftp_call_request(call, 1, CV_FXP_LSTAT);
 	sftp_call_send(call, 2, then);
+}
+
+static void open_looked(struct sftp_call *call)
+{
+	if (call->res[0].error)
+		sftp_call_end(call, call->res[0].error);
+	else if (would_empty(call, open_pflags(call->flags), &call->attrs[0]))
+		sftp_call_end(call, -EOPNOTSUPP);
+	else
+		open_send(call, open_pflags(call->flags), open_done);
 }
 
 void sftp_op_open(void *conn, struct cv_op *op, const struct cv_object *obj, int flags)
@@ -1211,6 +1303,12 @@ void sftp_op_open(void *conn, struct cv_op *op, const struct cv_object *obj, int
 	if ((flags & O_TRUNC) && (pflags & CV_FXF_WRITE)) {
 		sftp_call_changes(call, SFTP_CHANGES_PATH);
 		pflags |= CV_FXF_TRUNC;
+	}
+	if (call->e->link.session.open_empties && (pflags & CV_FXF_WRITE) &&
+	    !(pflags & CV_FXF_TRUNC)) {
+		(void)sftp_call_request(call, 0, CV_FXP_LSTAT);
+		sftp_call_send(call, 1, open_looked);
+		return;
 	}
 	open_send(call, pflags, open_done);
 }
@@ -1245,7 +1343,10 @@ static void create_done(struct sftp_call *call)
 	} else {
 		if ((call->flags & O_TRUNC) && (pflags & CV_FXF_WRITE))
 			pflags |= CV_FXF_TRUNC;
-		open_send(call, pflags, open_done);
+		if (would_empty(call, pflags, &call->attrs[1]))
+			sftp_call_end(call, -EOPNOTSUPP);
+		else
+			open_send(call, pflags, open_done);
 	}
 }
 
@@ -1313,11 +1414,29 @@ void sftp_op_release(void *conn, struct cv_file *file)
 
 /* ---- statfs ---- */
 
+/* Not known; programs that check for space first must not be stopped by that. */
+static void statfs_unknown(struct statvfs *st)
+{
+	*st = (struct statvfs){ .f_bsize = 4096,
+				.f_frsize = 4096,
+				.f_blocks = 1u << 28,
+				.f_bfree = 1u << 28,
+				.f_bavail = 1u << 28,
+				.f_namemax = CV_NAME_MAX };
+}
+
 static void statfs_done(struct sftp_call *call)
 {
 	struct statvfs *st = &call->op->statvfs;
 	const uint64_t *v = call->statvfs;
 
+	if (call->res[0].error == -EOPNOTSUPP) {
+		/* rclone promises it and then has nothing to say. */
+		call->e->link.session.extensions &= ~(unsigned)SFTP_EXT_STATVFS;
+		statfs_unknown(st);
+		sftp_call_end(call, 0);
+		return;
+	}
 	if (call->res[0].error || !call->have_statvfs) {
 		sftp_call_end(call, call->res[0].error ? call->res[0].error : -EIO);
 		return;
@@ -1343,13 +1462,7 @@ void sftp_op_statfs(void *conn, struct cv_op *op, const struct cv_object *obj)
 	struct sftp_request *req;
 
 	if (!(e->link.session.extensions & SFTP_EXT_STATVFS)) {
-		/* Unknown; programs that check for space first must not be stopped by that. */
-		op->statvfs = (struct statvfs){ .f_bsize = 4096,
-						.f_frsize = 4096,
-						.f_blocks = 1u << 28,
-						.f_bfree = 1u << 28,
-						.f_bavail = 1u << 28,
-						.f_namemax = CV_NAME_MAX };
+		statfs_unknown(&op->statvfs);
 		op->done(op, 0);
 		return;
 	}

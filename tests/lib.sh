@@ -513,6 +513,90 @@ ssh_options() {
 	echo "key_file=$SSH_KEY,known_hosts=$SSH_KNOWN_HOSTS"
 }
 
+# ---------------------------------------------------------------- SSH servers other than OpenSSH
+
+# Each sets SSH_PORT, SSH_KNOWN_HOSTS and SSH_ROOT as start_sshd does (which made the keys and users
+# before), and SSH_PATH, the path of SSH_ROOT as the server shows it.
+other_sshd() {
+	[ -n "${SSHD_PID:-}" ] || start_sshd
+	SSH_PORT=$1
+	SSH_KNOWN_HOSTS=$T/ssh/known_hosts.$1
+	SSH_PATH=$SSH_ROOT
+	write_known_hosts "$SSH_KNOWN_HOSTS" "$SSH_PORT" "$T/ssh/host_ed25519.pub"
+}
+
+other_sshd_up() {
+	defer stop_pid "$SPAWNED"
+	WHILE_PID=$SPAWNED wait_for 10 port_open "$SSH_PORT" || bail "$1 did not start"
+}
+
+# rclone serve sftp: Go, no extensions, no symbolic links, shows its directory as the root.
+start_rclone() {
+	other_sshd 2401
+	SSH_PATH=/
+	spawn rclone rclone serve sftp "$SSH_ROOT" --addr "127.0.0.1:$SSH_PORT" --key "$T/ssh/host_ed25519" \
+		--authorized-keys "$T/ssh/authorized" --vfs-cache-mode full --dir-cache-time 0s --vfs-cache-poll-interval 0 \
+		--vfs-write-back 0s --cache-dir "$T/rclone" --config "$T/rclone.conf"
+	other_sshd_up rclone
+}
+
+# dropbear runs OpenSSH's sftp-server, and reads authorized_keys in root's home only.
+start_dropbear() {
+	other_sshd 2402
+	mount -t tmpfs -o mode=700 tmpfs /root
+	mkdir -m 700 /root/.ssh
+	cp "$T/ssh/authorized" /root/.ssh/authorized_keys
+	dropbearconvert openssh dropbear "$T/ssh/host_ed25519" "$T/ssh/dropbear" 2>/dev/null ||
+		bail "dropbear cannot use the host key"
+	spawn dropbear dropbear -F -E -r "$T/ssh/dropbear" -p "127.0.0.1:$SSH_PORT" -P "$T/dropbear.pid"
+	other_sshd_up dropbear
+}
+
+# ProFTPD's mod_sftp: a third implementation of the protocol, with a few of the extensions.
+start_proftpd() {
+	other_sshd 2403
+	ssh-keygen -e -f "$SSH_KEY.pub" >"$T/ssh/authorized.rfc4716"
+	cat >"$T/proftpd.conf" <<-END
+		LoadModule mod_sftp.c
+		ServerType standalone
+		ServerName cvol-test
+		DefaultServer on
+		Port $SSH_PORT
+		DefaultAddress 127.0.0.1
+		UseIPv6 off
+		User root
+		Group root
+		RootLogin on
+		UseFtpUsers off
+		FSCachePolicy off
+		<IfModule mod_cap.c>
+			CapabilitiesEngine off
+		</IfModule>
+		RequireValidShell off
+		PidFile $T/proftpd.pid
+		ScoreboardFile $T/proftpd.scoreboard
+		DelayEngine off
+		WtmpLog off
+		SystemLog $T/log/proftpd-system.log
+		Umask 000
+		AllowOverwrite on
+		AllowStoreRestart on
+		ShowSymlinks on
+		SFTPEngine on
+		SFTPLog $T/log/proftpd-sftp.log
+		SFTPHostKey $T/ssh/host_ed25519
+		SFTPAuthorizedUserKeys file:$T/ssh/authorized.rfc4716
+		SFTPAuthMethods publickey
+		AuthOrder mod_auth_unix.c
+		<Directory />
+			AllowOverwrite on
+			HideFiles none
+		</Directory>
+	END
+	spawn proftpd proftpd -n -c "$T/proftpd.conf"
+	other_sshd_up proftpd
+}
+
 # ---------------------------------------------------------------- NFS server
 
 start_rpcbind() {
@@ -795,7 +879,7 @@ engines() {
 	done
 }
 
-# start_engine ENGINE: its throw-away server; sets SOURCE, OPTIONS (for -o, may be empty) and
+# start_engine ENGINE[-SERVER]: its throw-away server; sets SOURCE, OPTIONS (for -o, may be empty) and
 # SERVER_DIR (the same data as the server's host sees it; empty for mem).
 start_engine() {
 	OPTIONS=
@@ -825,6 +909,12 @@ start_engine() {
 		[ -n "${SSHD_PID:-}" ] || start_sshd
 		SERVER_DIR=$SSH_ROOT
 		SOURCE=sftp://root@127.0.0.1:$SSH_PORT$SSH_ROOT
+		OPTIONS=$(ssh_options)
+		;;
+	sftp-rclone | sftp-dropbear | sftp-proftpd)
+		[ -n "${SSH_PATH:-}" ] || "start_${1#sftp-}"
+		SERVER_DIR=$SSH_ROOT
+		SOURCE=sftp://root@127.0.0.1:$SSH_PORT$SSH_PATH
 		OPTIONS=$(ssh_options)
 		;;
 	*) bail "no such engine: $1" ;;

@@ -113,14 +113,13 @@ seeding nfs cvol-test-volume
 check "nfs: the hard link is one" one_file "$NFS_ROOT/nfs-seed"
 check_equal "nfs: and looks like one" 2 "$(d run --rm --mount "type=volume,src=nfs-look,dst=/s,volume-driver=cvol,volume-opt=source=nfs://127.0.0.1$NFS_EXPORT/nfs-seed" cvol-test stat -c %h /s/file)"
 check "nfs: the fifo is one" test -p "$NFS_ROOT/nfs-seed/fifo"
-# SFTP has no request that makes a fifo, so this image carries none. What an SSH server's links may
-# point to is restricted unless one says otherwise.
-seeding sftp cvol-test-volume-nofifo -o symlinks=raw
+# SFTP has no request that makes a fifo, so this image carries none.
+seeding sftp cvol-test-volume-nofifo
 check "sftp: the hard link is one" one_file "$SSH_ROOT/sftp-seed"
 create_args sftp sftp-seed
-d volume create -d cvol "${ARGS[@]}" contained >/dev/null
-check "sftp: symlinks=contain, the default: a link within is followed" d run --rm -v contained:/s cvol-test cat /s/symlink
-check_fails "sftp: symlinks=contain, the default: a link to elsewhere is not told" d run --rm -v contained:/s cvol-test \
+d volume create -d cvol "${ARGS[@]}" -o symlinks=contain contained >/dev/null
+check "sftp: symlinks=contain: a link within is followed" d run --rm -v contained:/s cvol-test cat /s/symlink
+check_fails "sftp: symlinks=contain: a link to elsewhere is not told" d run --rm -v contained:/s cvol-test \
 	readlink /s/dangling
 d volume rm contained >/dev/null
 
