@@ -9,6 +9,12 @@ MAN1_PAGES  = $(wildcard packaging/man/*.1)
 MAN5_PAGES  = $(wildcard packaging/man/*.5)
 MAN8_PAGES  = $(wildcard packaging/man/*.8)
 MONITORING  = $(wildcard packaging/monitoring/*)
+DATADIR     = $(PREFIX)/share
+# Where each shell looks, and the name it wants.
+COMPLETIONS = cvol.bash:bash-completion/completions/cvol _cvol:zsh/site-functions/_cvol \
+	cvol.fish:fish/vendor_completions.d/cvol.fish
+completion_from = packaging/completions/$(word 1,$(subst :, ,$(1)))
+completion_to   = $(DESTDIR)$(DATADIR)/$(word 2,$(subst :, ,$(1)))
 UNITS       = packaging/systemd/cvol.service packaging/systemd/cvol.socket
 
 # The daemon knows where its worker is installed: another PREFIX makes that one file new.
@@ -27,12 +33,17 @@ install: all
 	$(foreach page,$(MAN5_PAGES),$(INSTALL) -D -m 644 $(page) $(DESTDIR)$(MANDIR)/man5/$(notdir $(page));)
 	$(foreach page,$(MAN8_PAGES),$(INSTALL) -D -m 644 $(page) $(DESTDIR)$(MANDIR)/man8/$(notdir $(page));)
 	$(foreach file,$(MONITORING),$(INSTALL) -D -m 644 $(file) $(DESTDIR)$(PREFIX)/share/cvol/monitoring/$(notdir $(file));)
+	$(INSTALL) -D -m 755 packaging/completions/complete $(DESTDIR)$(LIBEXECDIR)/complete
+	$(foreach c,$(COMPLETIONS),mkdir -p $(dir $(call completion_to,$(c))) && \
+		sed 's,@LIBEXECDIR@,$(LIBEXECDIR),g' $(call completion_from,$(c)) >$(call completion_to,$(c)) && \
+		chmod 644 $(call completion_to,$(c));)
 	$(if $(SYSTEMDDIR),$(foreach unit,$(UNITS),mkdir -p $(DESTDIR)$(SYSTEMDDIR) && \
 		sed 's,@BINDIR@,$(BINDIR),g' $(unit) >$(DESTDIR)$(SYSTEMDDIR)/$(notdir $(unit)) && \
 		chmod 644 $(DESTDIR)$(SYSTEMDDIR)/$(notdir $(unit));))
 
 uninstall:
-	rm -f $(DESTDIR)$(BINDIR)/cvol $(DESTDIR)$(LIBEXECDIR)/cvol-fuse
+	rm -f $(DESTDIR)$(BINDIR)/cvol $(DESTDIR)$(LIBEXECDIR)/cvol-fuse \
+		$(DESTDIR)$(LIBEXECDIR)/complete $(foreach c,$(COMPLETIONS),$(call completion_to,$(c)))
 	-rmdir $(DESTDIR)$(LIBEXECDIR)
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/cvol/monitoring/,$(notdir $(MONITORING)))
 	rm -f $(addprefix $(DESTDIR)$(MANDIR)/man1/,$(notdir $(MAN1_PAGES))) \

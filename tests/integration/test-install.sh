@@ -18,7 +18,11 @@ check "the program" test -x "$T/prefix/bin/cvol"
 check "the worker" test -x "$T/prefix/libexec/cvol/cvol-fuse"
 check "the units" test -s "$T/prefix/units/cvol.service" -a -s "$T/prefix/units/cvol.socket"
 check "the unit names the installed program" grep -q "^ExecStart=$T/prefix/bin/cvol daemon" "$T/prefix/units/cvol.service"
-check "no placeholder is left" sh -c "! grep -r '@[A-Z]*@' '$T/prefix/units'"
+check "completions of bash, zsh and fish" sh -c "cd '$T/prefix/share' &&
+	bash -n bash-completion/completions/cvol && test -s zsh/site-functions/_cvol && test -s fish/vendor_completions.d/cvol.fish"
+check "no placeholder is left" sh -c "! grep -r '@[A-Z]*@' '$T/prefix/units' '$T/prefix/share'"
+check_match "the installed completion asks the installed program" "status" \
+	"$(PATH=$T/prefix/bin:$PATH "$T/prefix/libexec/cvol/complete" st)"
 start_engine dir
 mkdir -p "$T/mnt"
 check "the installed program mounts" timeout 30 "$T/prefix/bin/cvol" mount "$SOURCE" "$T/mnt"
