@@ -117,6 +117,8 @@ static const struct cv_option_def table[] = {
 	  "for directories" },
 	{ "readahead", NULL, CV_OPT_SIZE, ANY, 0, NULL, "1MiB, more over long distances",
 	  "how much the kernel reads ahead" },
+	{ "writeback_cache", NULL, CV_OPT_BOOL, NET, 0, NULL, "false",
+	  "collect writes in the page cache; only for what one host uses" },
 	{ "write_behind", NULL, CV_OPT_BOOL, NET, 0, NULL, "true",
 	  "answer writes before the server has them (close and fsync always wait)" },
 	{ "context", NULL, CV_OPT_STRING, ANY, 0, NULL, NULL, "SELinux context of the mount" },

@@ -78,6 +78,8 @@ struct cv_request {
 	bool plus;
 	bool then_dir; /* hidden.c: the hidden directory may go after this */
 	bool truncating;
+	bool kernels_times; /* a setattr of the kernel's own: see op_setattr() */
+	bool widened; /* asked for reading as well as writing; see fs_file.c */
 	bool refreshed;
 	bool must_finish; /* also when its caller is gone: a release, a write that was taken */
 	struct {
@@ -121,6 +123,7 @@ struct cv_fs {
 	uint32_t opens_count;
 
 	bool write_behind;
+	bool writeback_cache; /* the kernel collects written data; sizes and times are its own */
 	bool local;
 	unsigned ttl_file_min_ms, ttl_file_max_ms, ttl_dir_min_ms, ttl_dir_max_ms, ttl_negative_ms;
 

@@ -283,6 +283,17 @@ enum cv_wb_level cv_fs_settled(const struct cv_fs *fs)
 
 /* ---- open, create ---- */
 
+/* Where the kernel collects written data itself, it reads what surrounds them in a page, through
+ * the same handle. */
+static void widen(struct cv_request *r)
+{
+	r->widened = r->fs->writeback_cache && (r->fi.flags & O_ACCMODE) == O_WRONLY;
+	if (r->widened)
+		r->fi.flags = (r->fi.flags & ~O_ACCMODE) | O_RDWR;
+}
+
+static void open_go(struct cv_request *r);
+
 static void open_done(struct cv_op *op, ssize_t result)
 {
 	struct cv_request *r = cv_request_of(op);
@@ -290,6 +301,11 @@ static void open_done(struct cv_op *op, ssize_t result)
 	struct cv_open *open;
 	bool only_change;
 
+	if (result == -EACCES && r->widened) {
+		r->fi.flags = (r->fi.flags & ~O_ACCMODE) | O_WRONLY;
+		open_go(r);
+		return;
+	}
 	if (result < 0) {
 		cv_reply_err(r, (int)result);
 		return;
@@ -351,6 +367,7 @@ void cv_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	if (!r)
 		return;
 	r->fi = *fi;
+	widen(r);
 	cv_request_after_drain(r, r->node,
 			       fi->flags & O_TRUNC ? cv_fs_settled(r->fs) : CV_WB_WRITTEN, open_go);
 }
@@ -397,6 +414,7 @@ void cv_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mo
 	if (!r)
 		return;
 	r->fi = *fi;
+	widen(r);
 	r->name = name;
 	err = cv_fs_reserved(r->fs, r->node, name) ? -EPERM
 	      : strlen(name) > CV_NAME_MAX	   ? -ENAMETOOLONG
@@ -406,7 +424,7 @@ void cv_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mo
 		return;
 	}
 	cv_request_op(r, create_done);
-	cv_create(&r->fs->mount, &r->op, &dir, name, fi->flags & SENT_FLAGS, mode);
+	cv_create(&r->fs->mount, &r->op, &dir, name, r->fi.flags & SENT_FLAGS, mode);
 }
 
 /* ---- read ---- */

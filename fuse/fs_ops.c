@@ -521,6 +521,25 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 	cv_request_after_drain(r, r->node, CV_WB_WRITTEN, getattr_go);
 }
 
+/*
+ * Where the kernel keeps the times of what it has written, it hands them in at the end, in nobody's
+ * name. That who may write may not set times, or that the file is gone by then, must not become the
+ * writer's error: the server's own times stay. The kernel does not look at the answer.
+ */
+static void setattr_failed(struct cv_request *r, int err)
+{
+	const struct stat st = { .st_ino = r->node->record->ino, .st_mode = r->node->record->mode };
+
+	if (!r->kernels_times) {
+		cv_reply_err(r, err);
+		return;
+	}
+	if (r->req)
+		(void)fuse_reply_attr(r->req, &st, 0);
+	r->req = NULL;
+	cv_request_end(r);
+}
+
 static void setattr_done(struct cv_op *op, ssize_t result)
 {
 	struct cv_request *r = cv_request_of(op);
@@ -533,7 +552,7 @@ static void setattr_done(struct cv_op *op, ssize_t result)
 
 	cv_node_touch(t, node);
 	if (result < 0) {
-		cv_reply_err(r, (int)result);
+		setattr_failed(r, (int)result);
 		return;
 	}
 	cv_node_hold(node);
@@ -549,7 +568,7 @@ static void setattr_go(struct cv_request *r)
 	int err = cv_fs_object_open(r->fs, r->node, r->open, &obj);
 
 	if (err < 0) {
-		cv_reply_err(r, err);
+		setattr_failed(r, err);
 		return;
 	}
 	cv_node_touch(&r->fs->nodes, r->node);
@@ -590,6 +609,12 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_s
 	r->set.mtime = st->st_mtim;
 	if (fi)
 		use_file(r, fi->fh);
+	if (fs->writeback_cache && to_set == (FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_CTIME) &&
+	    (r->open || (r->node->record->flags & CV_NODE_NAMELESS))) {
+		r->kernels_times = true;
+		if (r->open)
+			r->cred = r->open->record->cred;
+	}
 	/* Stripping setuid bits that are the server's business leaves nothing to set. */
 	if (!r->set.mask) {
 		cv_request_after_drain(r, r->node, CV_WB_WRITTEN, getattr_go);
@@ -1101,10 +1126,13 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	 * to look each of them up, which is worth it only for who asks. */
 	if (fs->local)
 		conn->want |= conn->capable & FUSE_CAP_READDIRPLUS_AUTO;
+	if (fs->writeback_cache)
+		conn->want |= conn->capable & FUSE_CAP_WRITEBACK_CACHE;
 	/* What the kernel was told first counts, also when a newer worker would ask for more. */
 	if (fs->takeover)
 		conn->want = (unsigned)fs->shm.state->want & conn->capable;
 	fs->shm.state->want = conn->want;
+	fs->writeback_cache = conn->want & FUSE_CAP_WRITEBACK_CACHE;
 	conn->max_read = CV_MAX_IO;
 	conn->max_write = CV_MAX_IO;
 	conn->max_readahead = 32u << 20;
@@ -1333,6 +1361,7 @@ int cv_fs_start(struct cv_fs *fs, const struct cv_dict *options, int fuse_fd, st
 
 	fs->local = !(features & CV_FEAT_WRITE_BEHIND);
 	fs->write_behind = !fs->local && cv_options_bool(options, "write_behind", true);
+	fs->writeback_cache = !fs->local && cv_options_bool(options, "writeback_cache", false);
 	cv_fs_set_ttls(fs, options);
 	fs->fuse_watch = (struct cv_watch)CV_WATCH_INIT(fuse_ready);
 	fs->idle = (struct cv_timer)CV_TIMER_INIT(idle_fire);

@@ -32,6 +32,7 @@
 #define FAREWELL_MS	 300000 /* how long data nobody waits for any more is kept trying */
 #define READAHEAD_LAN_KB 1024u
 #define READAHEAD_MAX_KB 8192u
+#define DIRTY_PERCENT	 10u	/* of memory, for data the kernel collects */
 #define READAHEAD_MAX_US 20000u /* round trip from which READAHEAD_MAX_KB pays */
 
 #ifndef PR_SET_IO_FLUSHER
@@ -93,6 +94,8 @@ static int tell_ready(int sock, const struct cv_info *info, const struct cv_dict
 	(void)cv_dict_setf(&args, "max_read", "%u", CV_MAX_IO);
 	(void)cv_dict_setf(&args, "max_write", "%u", CV_MAX_IO);
 	(void)cv_dict_setf(&args, "readahead_kb", "%u", readahead_kb(info, options));
+	if (cv_options_bool(options, "writeback_cache", false))
+		(void)cv_dict_setf(&args, "dirty_percent", "%u", DIRTY_PERCENT);
 	(void)cv_dict_setf(&args, "rtt_us", "%u", info->rtt_us);
 	(void)cv_dict_set(&args, "server", info->server);
 	return cv_handoff_send(sock, "ready", &args, NULL, 0);

@@ -505,16 +505,15 @@ int cv_mountpoint_attach(const struct cv_attach *a, int *ret_fuse, uint64_t *ret
 	return 0;
 }
 
-void cv_mountpoint_set_readahead(uint64_t dev, unsigned kib)
+void cv_mountpoint_set_bdi(uint64_t dev, const char *name, unsigned value)
 {
 	char path[96], text[24];
 	cv_cleanup_close int fd = -1;
 	int len;
 
-	(void)snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", major(dev),
-		       minor(dev));
+	(void)snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/%s", major(dev), minor(dev), name);
 	fd = open(path, O_WRONLY | O_CLOEXEC);
-	len = snprintf(text, sizeof(text), "%u", kib);
+	len = snprintf(text, sizeof(text), "%u", value);
 	if (fd < 0 || write(fd, text, (size_t)len) != len)
 		cv_debug("%s: %s", path, cv_strerror(errno));
 }

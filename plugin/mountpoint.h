@@ -74,8 +74,9 @@ int cv_mountpoint_unmount(const char *path);
 /* rmdir, if nothing is mounted there. */
 void cv_mountpoint_remove(const char *path);
 
-/* Kernel read-ahead of the mount's device; best effort. */
-void cv_mountpoint_set_readahead(uint64_t dev, unsigned kib);
+/* Sets one of the kernel's settings for the file system (/sys/class/bdi): read_ahead_kb, max_ratio.
+ * Without the right to, it stays as it is. */
+void cv_mountpoint_set_bdi(uint64_t dev, const char *name, unsigned value);
 
 /* "1234 (bash), …": processes that hold something below path, at most a few; "" if none is seen. */
 void cv_mountpoint_users(const char *path, uint64_t dev, char *out, size_t size);

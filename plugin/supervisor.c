@@ -743,7 +743,9 @@ static int attach(struct cv_worker *w, const struct cv_mount_spec *spec, int soc
 		(void)cv_mountpoint_detach(spec->mountpoint);
 		return r;
 	}
-	cv_mountpoint_set_readahead(w->dev, number_arg(ready, "readahead_kb", 10, 1024));
+	cv_mountpoint_set_bdi(w->dev, "read_ahead_kb", number_arg(ready, "readahead_kb", 10, 1024));
+	/* The share of memory that written data may take in the page cache; 1 is FUSE's default. */
+	cv_mountpoint_set_bdi(w->dev, "max_ratio", number_arg(ready, "dirty_percent", 10, 1));
 	return 0;
 }
 
