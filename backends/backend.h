@@ -203,6 +203,7 @@ struct cv_info {
 	uint32_t readdir_max;  /* hint, bytes */
 	uint32_t rtt_us;       /* measured round trip; 0 for local engines */
 	uint32_t time_gran_ns; /* 1 or 1000000000 */
+	bool made_subdir;      /* the last directory of `subdir` was missing and is our work */
 	char server[256];      /* for people, e.g. "nas:2049 (NFSv3)"; no secret */
 };
 

@@ -1262,7 +1262,7 @@ static void dir_stats(void *conn, struct cv_stats *ret_stats)
 }
 
 /* One component of subdir. Takes and replaces *fd. */
-static int descend(int *fd, const char *name, const struct cv_dict *options)
+static int descend(int *fd, const char *name, const struct cv_dict *options, bool *ret_made)
 {
 	uint32_t mode = (uint32_t)cv_options_uint(options, "mode", 0755) & 07777, uid, gid;
 	struct open_how how = {
@@ -1280,13 +1280,14 @@ static int descend(int *fd, const char *name, const struct cv_dict *options)
 		return -errno;
 	(void)close(*fd);
 	*fd = (int)next;
+	*ret_made = made;
 	if (made && cv_options_owner(options, &uid, &gid) && fchown(*fd, uid, gid) < 0)
 		return -errno;
 	return 0;
 }
 
 static int open_subdir(struct dir *d, const char *subdir, const struct cv_dict *options,
-		       struct cv_err *err)
+		       struct cv_info *info, struct cv_err *err)
 {
 	cv_cleanup_free char *copy = strdup(subdir);
 	char *rest = copy, *save = NULL, *name;
@@ -1302,7 +1303,7 @@ static int open_subdir(struct dir *d, const char *subdir, const struct cv_dict *
 		if (strcmp(name, "..") == 0)
 			return cv_fail(err, EINVAL, "dir: subdir '%s' must not contain '..'",
 				       subdir);
-		r = descend(&d->root_fd, name, options);
+		r = descend(&d->root_fd, name, options, &info->made_subdir);
 		if (r == -ELOOP)
 			return cv_fail(err, r, "dir: '%s' in subdir '%s' is a symbolic link", name,
 				       subdir);
@@ -1313,7 +1314,8 @@ static int open_subdir(struct dir *d, const char *subdir, const struct cv_dict *
 	return 0;
 }
 
-static int open_root(struct dir *d, const struct cv_dict *options, struct cv_err *err)
+static int open_root(struct dir *d, const struct cv_dict *options, struct cv_info *info,
+		     struct cv_err *err)
 {
 	const char *path = cv_options_str(options, "path", "");
 	const char *subdir = cv_options_str(options, "subdir", "");
@@ -1328,7 +1330,7 @@ static int open_root(struct dir *d, const struct cv_dict *options, struct cv_err
 		return cv_fail(err, ENOTDIR, "dir: '%s' is not a directory", path);
 	if (d->root_fd < 0)
 		return cv_fail(err, errno, "dir: cannot open '%s': %s", path, cv_strerror(errno));
-	return open_subdir(d, subdir, options, err);
+	return open_subdir(d, subdir, options, info, err);
 }
 
 /* Can handles be made and opened here? */
@@ -1393,7 +1395,7 @@ static int start(struct dir *d, const struct cv_dict *options, struct cv_info *i
 {
 	struct stat st;
 	size_t descriptors = descriptors_raise();
-	int r = open_root(d, options, err);
+	int r = open_root(d, options, info, err);
 
 	if (r < 0)
 		return r;

@@ -6,6 +6,7 @@
 #include "backends/nfs_mount.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -13,6 +14,7 @@
 
 #include "config/cleanup.h"
 #include "config/log.h"
+#include "config/options.h"
 #include "config/str.h"
 
 #define NFS_PORT       2049
@@ -241,13 +243,21 @@ static int lookup(struct cv_nfs_mount *m, const struct cv_handle *dir, const cha
 static int make_dir(struct cv_nfs_mount *m, const struct cv_handle *dir, const char *name,
 		    uint32_t mode)
 {
+	struct cv_setattr set = { .mask = CV_SET_UID | CV_SET_GID };
 	cv_cleanup_free uint8_t *reply = NULL;
+	char owner[16], group[16];
 	struct cv_nfs4_call c;
 	struct cv_xdr x;
 
 	begin(m, &c);
 	cv_nfs4_put_fh(&c, dir);
 	cv_nfs4_put_create(&c, name, S_IFDIR | (mode & 07777), 0, NULL);
+	if (cv_options_owner(m->options, &set.uid, &set.gid)) {
+		/* With AUTH_SYS, numbers are taken for what they are (RFC 8881, 5.9). */
+		(void)snprintf(owner, sizeof(owner), "%" PRIu32, set.uid);
+		(void)snprintf(group, sizeof(group), "%" PRIu32, set.gid);
+		cv_nfs4_put_setattr(&c, &cv_nfs4_anonymous, &set, owner, group);
+	}
 	return call(m, &c, &reply, &x);
 }
 

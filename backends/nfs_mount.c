@@ -418,8 +418,10 @@ int cv_nfs_walk(struct cv_nfs_mount *m, const char *path, const char *what, bool
 		if (cv_str_eq(name, ".."))
 			return cv_fail(m->err, EINVAL, "nfs: %s must not contain '..'", what);
 		r = m->procs->lookup(m, &m->root, name, &next);
+		m->made = false;
 		if (r == -ENOENT && create) {
 			r = m->procs->make_dir(m, &m->root, name, mode);
+			m->made = r == 0;
 			if (r == 0 || r == -EEXIST)
 				r = m->procs->lookup(m, &m->root, name, &next);
 			if (r < 0)
@@ -616,6 +618,7 @@ static int mount_version(struct cv_nfs_mount *m, const struct cv_nfs_mount_procs
 	r = procs->find_root(m, info);
 	if (r == 0)
 		r = cv_nfs_walk(m, subdir, "subdir", true);
+	info->made_subdir = m->made;
 	if (r == 0)
 		r = root_attributes(m, info);
 	if (r == 0)

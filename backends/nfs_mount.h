@@ -29,6 +29,7 @@ struct cv_nfs_mount {
 	int fd; /* the nfsd; owned; -1: none */
 	struct cv_cred cred;
 	struct cv_handle root; /* how far we are */
+	bool made;	       /* the directory we are in is our own work */
 };
 
 /* Calls return 0 or -errno; those that take info or say so set m->err. */

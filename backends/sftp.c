@@ -62,6 +62,7 @@ static int fill_info(const struct sftp_engine *e, struct cv_info *info, struct c
 	info->write_max = CV_MAX_IO;
 	info->readdir_max = 65536;
 	info->rtt_us = s->rtt_us;
+	info->made_subdir = s->made_subdir;
 	info->time_gran_ns = SECOND_NS;
 	(void)snprintf(info->server, sizeof(info->server), "%.200s:%u (SFTP%s)", host,
 		       (unsigned)cv_options_uint(&e->options, "port", SSH_PORT),

@@ -44,6 +44,7 @@ struct sftp_session {
 	uint32_t write_max;
 	uint64_t handles_max; /* 0: unknown */
 	uint32_t rtt_us;
+	bool made_subdir; /* as in struct cv_info */
 	struct cv_sftp_attrs root_attrs;
 };
 

@@ -345,7 +345,8 @@ static int require_entry(struct login *l, const char *path)
 	return 0;
 }
 
-static int make_directory(struct login *l, const char *path, const struct cv_dict *options)
+static int make_directory(struct login *l, const char *path, const struct cv_dict *options,
+			  bool *ret_made)
 {
 	struct cv_sftp_attrs attrs = {
 		.flags = CV_FXA_PERMISSIONS,
@@ -355,6 +356,7 @@ static int make_directory(struct login *l, const char *path, const struct cv_dic
 	uint32_t status;
 	int r = stat_path(l, path, &found);
 
+	*ret_made = false;
 	if (r != -ENOENT)
 		return r == EXCHANGE_FAILED ? l->err->code : 0; /* what it is, is checked later */
 	r = ask_path(l, CV_FXP_MKDIR, path, &attrs);
@@ -368,6 +370,7 @@ static int make_directory(struct login *l, const char *path, const struct cv_dic
 			       cv_strerror(sftp_status_errno(status)));
 	if (status != CV_FX_OK)
 		return 0;
+	*ret_made = true;
 	/* The server's umask may have taken bits away. */
 	if (cv_options_owner(options, &attrs.uid, &attrs.gid))
 		attrs.flags |= CV_FXA_UIDGID;
@@ -401,7 +404,7 @@ static int enter_subdir(struct login *l, const char *subdir, const struct cv_dic
 			return cv_fail(l->err, ENOMEM, "sftp: out of memory");
 		free(s->root);
 		s->root = path;
-		r = make_directory(l, path, options);
+		r = make_directory(l, path, options, &s->made_subdir);
 		if (r < 0)
 			return r;
 	}

@@ -6,7 +6,7 @@
  *   daemon                               worker (cvol-fuse, socket on descriptor 3)
  *     start {volume, options} [shm, listen] ->
  *                                        <- ready {rootmode, max_read, max_write, readahead_kb,
- *                                                  [dirty_percent]}
+ *                                           rtt_us, server, [made_subdir], [dirty_percent]}
  *                                           or fail {errno, text}, then it exits
  *     (mounts, reads FUSE_INIT into the shared memory)
  *     serve {} [fuse] ->

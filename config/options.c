@@ -40,8 +40,10 @@ static const struct cv_option_def table[] = {
 
 	{ "owner", NULL, CV_OPT_STRING, ANY, 0, NULL, "the login user, or root",
 	  "UID:GID of a created subdir" },
-	{ "on_delete", "ondelete", CV_OPT_CHOICE, NET | CV_ENGINE_DIR, 0, "retain", "retain",
-	  "what becomes of the data when the volume is removed" },
+	{ "on_delete", "ondelete", CV_OPT_CHOICE, NET | CV_ENGINE_DIR, 0, "retain|archive",
+	  "retain", "when the volume is removed: leave subdir alone, or rename it" },
+	{ "check", NULL, CV_OPT_BOOL, ANY, 0, NULL, "false",
+	  "connect once when the volume is created, and refuse it if that fails" },
 
 	/* identity and secrets */
 	{ "key_file", "identityfile privatekey sftp_key_file", CV_OPT_FILE, SSH, 0, NULL,

@@ -98,6 +98,8 @@ static int tell_ready(int sock, const struct cv_info *info, const struct cv_dict
 		(void)cv_dict_setf(&args, "dirty_percent", "%u", DIRTY_PERCENT);
 	(void)cv_dict_setf(&args, "rtt_us", "%u", info->rtt_us);
 	(void)cv_dict_set(&args, "server", info->server);
+	if (info->made_subdir)
+		(void)cv_dict_set(&args, "made_subdir", "1");
 	return cv_handoff_send(sock, "ready", &args, NULL, 0);
 }
 

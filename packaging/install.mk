@@ -5,6 +5,7 @@
 
 INSTALL    ?= install
 SYSTEMDDIR ?= $(if $(wildcard /usr/lib/systemd/system /lib/systemd/system),$(if $(filter /usr,$(PREFIX)),/usr/lib/systemd/system,/etc/systemd/system))
+SCHEMADIR   = $(PREFIX)/share/cvol
 MAN1_PAGES  = $(wildcard packaging/man/*.1)
 MAN5_PAGES  = $(wildcard packaging/man/*.5)
 MAN8_PAGES  = $(wildcard packaging/man/*.8)
@@ -15,6 +16,7 @@ COMPLETIONS = cvol.bash:bash-completion/completions/cvol _cvol:zsh/site-function
 	cvol.fish:fish/vendor_completions.d/cvol.fish
 completion_from = packaging/completions/$(word 1,$(subst :, ,$(1)))
 completion_to   = $(DESTDIR)$(DATADIR)/$(word 2,$(subst :, ,$(1)))
+SCHEMAS     = $(wildcard packaging/schema/*.json)
 UNITS       = packaging/systemd/cvol.service packaging/systemd/cvol.socket
 
 # The daemon knows where its worker is installed: another PREFIX makes that one file new.
@@ -37,6 +39,7 @@ install: all
 	$(foreach c,$(COMPLETIONS),mkdir -p $(dir $(call completion_to,$(c))) && \
 		sed 's,@LIBEXECDIR@,$(LIBEXECDIR),g' $(call completion_from,$(c)) >$(call completion_to,$(c)) && \
 		chmod 644 $(call completion_to,$(c));)
+	$(foreach schema,$(SCHEMAS),$(INSTALL) -D -m 644 $(schema) $(DESTDIR)$(SCHEMADIR)/$(notdir $(schema));)
 	$(if $(SYSTEMDDIR),$(foreach unit,$(UNITS),mkdir -p $(DESTDIR)$(SYSTEMDDIR) && \
 		sed 's,@BINDIR@,$(BINDIR),g' $(unit) >$(DESTDIR)$(SYSTEMDDIR)/$(notdir $(unit)) && \
 		chmod 644 $(DESTDIR)$(SYSTEMDDIR)/$(notdir $(unit));))
@@ -49,6 +52,8 @@ uninstall:
 	rm -f $(addprefix $(DESTDIR)$(MANDIR)/man1/,$(notdir $(MAN1_PAGES))) \
 		$(addprefix $(DESTDIR)$(MANDIR)/man5/,$(notdir $(MAN5_PAGES))) \
 		$(addprefix $(DESTDIR)$(MANDIR)/man8/,$(notdir $(MAN8_PAGES)))
+	rm -f $(addprefix $(DESTDIR)$(SCHEMADIR)/,$(notdir $(SCHEMAS)))
+	-rmdir $(DESTDIR)$(SCHEMADIR)
 	$(if $(SYSTEMDDIR),rm -f $(addprefix $(DESTDIR)$(SYSTEMDDIR)/,$(notdir $(UNITS))))
 
 # The units as they would be installed, read by systemd itself where it is there.

@@ -85,15 +85,22 @@ static int do_mount(void *ctx, const struct cv_mount_spec *spec, struct cv_worke
 	return cv_supervisor_mount(ctx, spec, ret, err);
 }
 
-static int do_adopt(void *ctx, const struct cv_record *record,
-		    const struct cv_dict *options, const char *socket_name,
-		    struct cv_worker **ret, struct cv_err *err)
+static int do_probe(void *ctx, const struct cv_mount_spec *spec, struct cv_err *err)
+{
+	cv_cleanup_dict struct cv_dict ready = CV_DICT_INIT;
+
+	return cv_supervisor_probe(ctx, spec, &ready, err);
+}
+
+static int do_adopt(void *ctx, const struct cv_record *record, const struct cv_dict *options,
+		    const char *socket_name, struct cv_worker **ret, struct cv_err *err)
 {
 	return cv_supervisor_adopt(ctx, record, options, socket_name, ret, err);
 }
 
 static const struct cv_mounter supervisor_mounter = {
 	.mount = do_mount,
+	.probe = do_probe,
 	.adopt = do_adopt,
 	.sync = cv_worker_sync,
 	.unmount = cv_worker_unmount,

@@ -46,7 +46,7 @@ static int ask_daemon(struct gc_args *a, struct cv_err *err)
 	cv_cleanup_free char *body = NULL;
 	int r = cv_dict_set(&opts, "dry_run", a->dry_run ? "true" : "false");
 
-	request = r == 0 ? cv_message_request(NULL, &opts) : NULL;
+	request = r == 0 ? cv_message_request(NULL, NULL, &opts) : NULL;
 	if (!request)
 		return cv_fail(err, ENOMEM, "out of memory");
 	r = cv_client_call(a->socket_path, "POST", "/cvol/gc", request, TIMEOUT_MS, &body, err);

@@ -25,6 +25,7 @@
 #include "plugin/mountpoint.h"
 #include "plugin/ownmount.h"
 #include "plugin/process.h"
+#include "plugin/remotes.h"
 #include "plugin/state.h"
 #include "plugin/supervisor.h"
 
@@ -35,6 +36,7 @@
 
 struct mount_args {
 	const char *run_dir;
+	const char *config_dir;
 	const char *worker_path;
 	bool foreground;
 	enum cv_log_level level;
@@ -272,7 +274,7 @@ static int go_to_background(struct mount_args *a)
 static int prepare(struct mount_args *a, const char *source, const char *dir,
 		   const struct cv_dict *given, struct cv_err *err)
 {
-	cv_cleanup_dict struct cv_dict all = CV_DICT_INIT;
+	cv_cleanup_dict struct cv_dict all = CV_DICT_INIT, stored = CV_DICT_INIT;
 	int r = cv_dict_copy(&all, given);
 
 	if (cv_dict_get(given, "source"))
@@ -282,7 +284,9 @@ static int prepare(struct mount_args *a, const char *source, const char *dir,
 		r = cv_dict_set(&all, "source", source);
 	if (r < 0)
 		return cv_fail(err, -r, "options: %s", cv_strerror(r));
-	r = cv_options_parse(&all, &a->options, err);
+	r = cv_options_parse(&all, &stored, err);
+	if (r == 0)
+		r = cv_remotes_resolve(a->config_dir, dir, &stored, &a->options, err);
 	if (r == 0 && !cv_dict_get(&a->options, "type"))
 		r = cv_fail(err, EINVAL, "'%s' is not a source", source);
 	if (r < 0)
@@ -312,6 +316,7 @@ static int parse(struct mount_args *a, struct cv_dict *given, int argc, char **a
 {
 	static const struct option options[] = {
 		{ "run-dir", required_argument, NULL, 'r' },
+		{ "config-dir", required_argument, NULL, 'C' },
 		{ "worker", required_argument, NULL, 'w' },
 		{ "foreground", no_argument, NULL, 'f' },
 		{ "log-level", required_argument, NULL, 'l' },
@@ -326,6 +331,9 @@ static int parse(struct mount_args *a, struct cv_dict *given, int argc, char **a
 		switch (c) {
 		case 'r':
 			a->run_dir = optarg;
+			break;
+		case 'C':
+			a->config_dir = optarg;
 			break;
 		case 'w':
 			a->worker_path = optarg;
@@ -355,6 +363,7 @@ static int parse(struct mount_args *a, struct cv_dict *given, int argc, char **a
 static int run(int argc, char **argv)
 {
 	struct mount_args a = { .run_dir = CV_DEFAULT_RUN_DIR,
+				.config_dir = CV_DEFAULT_CONFIG_DIR,
 				.level = CV_LOG_INFO,
 				.options = CV_DICT_INIT,
 				.own = { .dir = -1 } };
@@ -382,6 +391,7 @@ const struct cv_command cv_cmd_mount = {
 		"prints one line saying why not, and leaves nothing behind.\n\n"
 		"  -o NAME=VALUE[,…]  options (see: cvol options); may be repeated\n"
 		"  --foreground       stay; SIGINT or SIGTERM unmounts\n"
+		"  --config-dir DIR   where remotes and secrets are (" CV_DEFAULT_CONFIG_DIR ")\n"
 		"  --run-dir DIR      where running mounts are remembered (" CV_DEFAULT_RUN_DIR
 		")\n"
 		"  --log-level LEVEL  error, warning, notice, info (default) or debug\n"

@@ -16,18 +16,21 @@
 #include "plugin/message.h"
 
 #define TIMEOUT_MS	  10000
+#define CREATE_TIMEOUT_MS 60000 /* with check=true it connects */
+#define UPDATE_TIMEOUT_MS 20000
 #define REMOVE_TIMEOUT_MS 60000
 
 struct arguments {
 	const char *socket_path;
 	bool json;
 	struct cv_dict opts;
+	const char *unset; /* names of options; NULL: none */
 };
 
 static int call(const struct arguments *a, const char *path, const char *name,
 		const struct cv_dict *opts, int timeout_ms, char **ret_body, struct cv_err *err)
 {
-	cv_cleanup_free char *body = cv_message_request(name, opts);
+	cv_cleanup_free char *body = cv_message_request(name, a->unset, opts);
 
 	if (!body)
 		return cv_fail(err, ENOMEM, "out of memory");
@@ -39,9 +42,24 @@ static int create(const struct arguments *a, const char *name)
 	cv_cleanup_free char *body = NULL;
 	struct cv_err err = { 0 };
 
-	if (call(a, "/VolumeDriver.Create", name, &a->opts, TIMEOUT_MS, &body, &err) < 0)
+	if (call(a, "/VolumeDriver.Create", name, &a->opts, CREATE_TIMEOUT_MS, &body, &err) < 0)
 		return cv_print_failure(&err);
 	(void)puts(name);
+	return CV_EXIT_OK;
+}
+
+static int update(const struct arguments *a, const char *name)
+{
+	cv_cleanup_free char *body = NULL;
+	cv_cleanup_free char *text = NULL;
+	struct cv_err err = { 0 };
+
+	if (!a->opts.count && !a->unset)
+		return cv_usage_error(&cv_cmd_volume, "what is to change? (-o, --unset)");
+	if (call(a, "/cvol/update", name, &a->opts, UPDATE_TIMEOUT_MS, &body, &err) < 0)
+		return cv_print_failure(&err);
+	text = cv_answer_text(body);
+	(void)printf("%s: %s\n", name, text ? text : "updated");
 	return CV_EXIT_OK;
 }
 
@@ -96,7 +114,8 @@ static int remove_one(const struct arguments *a, const char *name)
 
 static bool is_verb(const char *word)
 {
-	static const char *const verbs[] = { "create", "ls", "list", "inspect", "rm", "remove" };
+	static const char *const verbs[] = { "create",	"update", "ls",	   "list",
+					     "inspect", "rm",	  "remove" };
 
 	for (size_t i = 0; i < CV_ARRAY_SIZE(verbs); i++) {
 		if (cv_str_eq(word, verbs[i]))
@@ -113,8 +132,10 @@ static int dispatch(const struct arguments *a, int count, char **words)
 		return list(a);
 	if (count == 2 && cv_str_eq(words[0], "create"))
 		return create(a, words[1]);
+	if (count == 2 && cv_str_eq(words[0], "update"))
+		return update(a, words[1]);
 	if (count == 0)
-		return cv_usage_error(&cv_cmd_volume, "create, ls, inspect or rm?");
+		return cv_usage_error(&cv_cmd_volume, "create, update, ls, inspect or rm?");
 	if (!is_verb(words[0]))
 		return cv_usage_error(&cv_cmd_volume, "unknown command '%s'", words[0]);
 	if (count == 1)
@@ -128,7 +149,7 @@ static int dispatch(const struct arguments *a, int count, char **words)
 			r = remove_one(a, words[i]);
 		else
 			return cv_usage_error(&cv_cmd_volume, "%s takes %s name", words[0],
-					      cv_str_eq(words[0], "create") ? "one" : "no");
+					      *words[0] == 'l' ? "no" : "one");
 		worst = r > worst ? r : worst;
 	}
 	return worst;
@@ -140,6 +161,7 @@ static int parse(struct arguments *a, int argc, char **argv)
 		{ "json", no_argument, NULL, 'j' },
 		{ "socket", required_argument, NULL, 's' },
 		{ "opt", required_argument, NULL, 'o' },
+		{ "unset", required_argument, NULL, 'u' },
 		{ 0 },
 	};
 	struct cv_err err = { 0 };
@@ -153,6 +175,12 @@ static int parse(struct arguments *a, int argc, char **argv)
 			break;
 		case 's':
 			a->socket_path = optarg;
+			break;
+		case 'u':
+			if (a->unset)
+				return cv_usage_error(&cv_cmd_volume,
+						      "--unset once, as NAME,NAME,…");
+			a->unset = optarg;
 			break;
 		case 'o':
 			if (cv_options_split(optarg, &a->opts, &err) < 0)
@@ -179,12 +207,14 @@ static int run(int argc, char **argv)
 
 const struct cv_command cv_cmd_volume = {
 	.name = "volume",
-	.args = "create NAME [-o NAME=VALUE]… | ls [--json] | inspect NAME… | rm NAME…",
-	.summary = "Create, list, inspect and remove volumes",
-	.help = "  -o NAME=VALUE  an option of the new volume; may be repeated (see: cvol "
-		"options)\n"
+	.args = "create NAME [-o NAME=VALUE]… | update NAME [-o NAME=VALUE]… [--unset NAME,…] | ls "
+		"[--json] | inspect NAME… | rm NAME…",
+	.summary = "Create, change, list, inspect and remove volumes",
+	.help = "  -o NAME=VALUE  an option of the volume; may be repeated (see: cvol options)\n"
+		"  --unset NAME,… back to the default\n"
 		"  --json         ls for programs\n"
 		"  --socket PATH  the daemon's socket (" CV_DEFAULT_SOCKET ")\n\n"
+		"update says which changes count at once and which from the next mount on.\n"
 		"rm never deletes data: what is on the server stays there.\n",
 	.run = run,
 };

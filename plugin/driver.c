@@ -73,6 +73,18 @@ RUN(create)
 	return r;
 }
 
+RUN(update)
+{
+	cv_cleanup_free char *text = NULL;
+	int r = cv_volumes_update(d->volumes, request->name, &request->opts, request->unset, &text,
+				  err);
+
+	UNUSED;
+	if (r == 0)
+		reply->body = cv_message_text(text);
+	return r;
+}
+
 RUN(remove_volume)
 {
 	int r = cv_volumes_remove(d->volumes, request->name, is_dockerd(http), err);
@@ -229,6 +241,7 @@ static const struct endpoint endpoints[] = {
 	{ "/VolumeDriver.Path", "POST", true, path },
 	{ "/VolumeDriver.Get", "POST", true, get },
 	{ "/VolumeDriver.List", "POST", false, list },
+	{ "/cvol/update", "POST", true, update },
 	{ "/cvol/status", "GET", false, status },
 	{ "/metrics", "GET", false, metrics },
 	{ "/cvol/gc", "POST", false, gc },

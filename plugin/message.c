@@ -154,6 +154,8 @@ int cv_request_parse(const char *body, size_t size, struct cv_request *ret, stru
 				r = take_text("Name", value, CV_BODY_MAX, &request.name, err);
 			else if (!strcasecmp(key, "ID"))
 				r = take_text("ID", value, CV_MOUNT_ID_MAX, &request.id, err);
+			else if (!strcasecmp(key, "Unset"))
+				r = take_text("Unset", value, CV_BODY_MAX, &request.unset, err);
 			else if (!strcasecmp(key, "Opts"))
 				r = take_options(value, &request.opts, err);
 			if (r < 0)
@@ -169,6 +171,7 @@ void cv_request_release(struct cv_request *request)
 {
 	free(request->name);
 	free(request->id);
+	free(request->unset);
 	cv_dict_release(&request->opts);
 	*request = (struct cv_request)CV_REQUEST_INIT;
 }
@@ -249,11 +252,19 @@ char *cv_message_mountpoint(const char *path)
 		      root && add_text(root, "Mountpoint", path) && add_text(root, "Err", ""));
 }
 
-char *cv_message_request(const char *name, const struct cv_dict *opts)
+char *cv_message_text(const char *text)
+{
+	cv_cleanup_json struct json_object *root = json_object_new_object();
+
+	return finish(root, root && add_text(root, "Text", text) && add_text(root, "Err", ""));
+}
+
+char *cv_message_request(const char *name, const char *unset, const struct cv_dict *opts)
 {
 	cv_cleanup_json struct json_object *root = json_object_new_object();
 	struct json_object *inner = json_object_new_object();
-	bool ok = root && inner && (!name || add_text(root, "Name", name));
+	bool ok = root && inner && (!name || add_text(root, "Name", name)) &&
+		  (!unset || add_text(root, "Unset", unset));
 
 	for (size_t i = 0; ok && opts && i < opts->count; i++)
 		ok = add_text(inner, opts->items[i].key, opts->items[i].value);
@@ -582,6 +593,14 @@ char *cv_answer_err(const char *body)
 	if (!root)
 		return *body ? strndup(body, strcspn(body, "\r\n")) : NULL;
 	text = member_text(root, "Err");
+	return *text ? strdup(text) : NULL;
+}
+
+char *cv_answer_text(const char *body)
+{
+	cv_cleanup_json struct json_object *root = parse(body, strlen(body), ANSWER_MAX, NULL);
+	const char *text = root ? member_text(root, "Text") : "";
+
 	return *text ? strdup(text) : NULL;
 }
 

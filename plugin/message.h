@@ -22,13 +22,14 @@
 #define CV_MOUNT_ID_MAX 1024 /* bytes; dockerd and Podman send 64 */
 
 struct cv_request {
-	char *name; /* owned; NULL: absent or null */
-	char *id;   /* owned; NULL: absent or null */
+	char *name;  /* owned; NULL: absent or null */
+	char *id;    /* owned; NULL: absent or null */
+	char *unset; /* owned; NULL: absent; names of options, for /cvol/update */
 	struct cv_dict opts;
 };
 #define CV_REQUEST_INIT                                                                            \
 	{                                                                                          \
-		NULL, NULL, CV_DICT_INIT                                                           \
+		NULL, NULL, NULL, CV_DICT_INIT                                                     \
 	}
 
 /*
@@ -95,9 +96,12 @@ char *cv_message_list(const struct cv_view *views, size_t count);
 char *cv_message_status(const struct cv_view *views, size_t count, const struct cv_dict *daemon);
 /* {"key": ["line", …], "Err": ""} */
 char *cv_message_lines(const char *key, char *const *lines, size_t count);
-/* For the command line: {"Name": name, "Opts": opts} */
-char *cv_message_request(const char *name, const struct cv_dict *opts);
+char *cv_message_text(const char *text); /* {"Text": text, "Err": ""}; see cv_answer_text() */
+/* For the command line: {"Name": name, "Unset": unset, "Opts": opts}; NULL: absent */
+char *cv_message_request(const char *name, const char *unset, const struct cv_dict *opts);
 
+/* The Text of an answer, owned by the caller; NULL when there is none. */
+char *cv_answer_text(const char *body);
 /* The Err of an answer, owned by the caller; NULL when there is none. Not JSON: its first line. */
 char *cv_answer_err(const char *body);
 /* What cv_message_status(), _list() or _volume() wrote; 0 or -EBADMSG. Caller: cv_views_free(). */

@@ -48,6 +48,7 @@ static int check_version(struct json_object *root, struct cv_err *err)
 void cv_state_release(struct cv_state *state)
 {
 	free(state->name);
+	free(state->made);
 	cv_dict_release(&state->options);
 	*state = (struct cv_state)CV_STATE_INIT;
 }
@@ -69,6 +70,8 @@ int cv_state_parse(const char *data, size_t size, struct cv_state *ret, struct c
 		r = cv_json_get_number(root, "created", 0, INT64_MAX, &state.created, err);
 	if (r == 0)
 		r = cv_json_get_dict(root, "options", false, &state.options, err);
+	if (r == 0 && json_object_object_get_ex(root, "made", NULL))
+		r = cv_json_get_text(root, "made", &state.made, err);
 	if (r < 0)
 		return r;
 	*ret = state;
@@ -80,10 +83,12 @@ char *cv_state_format(const struct cv_state *state)
 {
 	cv_cleanup_json struct json_object *root = json_object_new_object();
 
-	return cv_json_format(root, root && cv_json_add_number(root, "version", CV_STATE_VERSION) &&
-					    cv_json_add_text(root, "name", state->name) &&
-					    cv_json_add_number(root, "created", state->created) &&
-					    cv_json_add_dict(root, "options", &state->options));
+	return cv_json_format(
+		root, root && cv_json_add_number(root, "version", CV_STATE_VERSION) &&
+			      cv_json_add_text(root, "name", state->name) &&
+			      cv_json_add_number(root, "created", state->created) &&
+			      cv_json_add_dict(root, "options", &state->options) &&
+			      (!state->made || cv_json_add_text(root, "made", state->made)));
 }
 
 int cv_store_open(const char *path, struct cv_store *store, struct cv_err *err)
@@ -295,13 +300,27 @@ int cv_store_secrets(const struct cv_store *store, const char *encoded, struct c
 
 		if (d->type == CV_OPT_SECRET && cv_dict_get(options, d->name))
 			r = move_secret(store, encoded, d->name, options, replace, err);
-		if (r < 0) {
-			if (replace)
-				delete_secrets(store, encoded);
+		if (r < 0)
 			return r;
-		}
 	}
 	return 0;
+}
+
+void cv_store_prune_secrets(const struct cv_store *store, const char *encoded,
+			    const struct cv_dict *options)
+{
+	for (const struct cv_option_def *d = cv_option_table(); d->name; d++) {
+		char key[CV_OPTION_KEY_MAX], file[NAME_MAX + 1];
+		cv_cleanup_free char *path = NULL;
+
+		if (d->type != CV_OPT_SECRET)
+			continue;
+		(void)snprintf(key, sizeof(key), "%s_file", d->name);
+		secret_file(encoded, d->name, file);
+		path = cv_sprintf("%s/secrets/%s", store->path, file);
+		if (path && !cv_str_eq(cv_dict_get(options, key), path))
+			(void)unlinkat(store->secrets, file, 0);
+	}
 }
 
 /* ---- records of mounts ---- */

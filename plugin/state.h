@@ -23,10 +23,11 @@ struct cv_state {
 	char *name;		/* owned */
 	int64_t created;	/* seconds, CLOCK_REALTIME */
 	struct cv_dict options; /* canonical, without secrets */
+	char *made;		/* owned; the place whose directory cvol created; NULL: none */
 };
 #define CV_STATE_INIT                                                                              \
 	{                                                                                          \
-		NULL, 0, CV_DICT_INIT                                                              \
+		NULL, 0, CV_DICT_INIT, NULL                                                        \
 	}
 
 void cv_state_release(struct cv_state *state);
@@ -69,11 +70,16 @@ int cv_store_list(const struct cv_store *store, void (*each)(void *ctx, const ch
 /*
  * Moves literal secrets (CV_OPT_SECRET) of canonical options into files and puts `<option>_file` in
  * their place. replace == false: compares instead; `<option>_file` is CV_OTHER_SECRET then when the
- * stored secret is another one.
+ * stored secret is another one. On failure some may have been written: cv_store_delete() or
+ * cv_store_prune_secrets().
  */
 #define CV_OTHER_SECRET "(another secret)"
 int cv_store_secrets(const struct cv_store *store, const char *encoded, struct cv_dict *options,
 		     bool replace, struct cv_err *err);
+
+/* Removes the secrets of a volume that its options do not name (any more). */
+void cv_store_prune_secrets(const struct cv_store *store, const char *encoded,
+			    const struct cv_dict *options);
 
 /* ---- records of mounts ---- */
 

@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,7 +40,7 @@
 #define CONNECT_MS	15000 /* a successor's attempt to connect; it makes more */
 #define BACKOFF_MIN_MS	100
 #define BACKOFF_MAX_MS	30000
-#define FAREWELL_TRIES	20 /* to store what is left of a mount that nobody uses any more */
+#define FAREWELL_TRIES	20  /* to store what is left of a mount that nobody uses any more */
 #define GRACE_MS	500 /* for the text of a worker that ran into its own time limit */
 
 enum worker_state {
@@ -70,6 +71,7 @@ struct cv_worker {
 	int fuse_fd; /* owned; protected by sup->lock once serving */
 	int shm_fd;  /* owned; likewise */
 	char server[256];
+	bool made_subdir;
 	char error[512]; /* protected by sup->lock */
 };
 
@@ -230,7 +232,8 @@ static void count_death(struct cv_worker *w)
 	w->answered = header.answered;
 }
 
-/* A fault of its own, or somebody's kill: the successor suspects the requests that were under way. */
+/* A fault of its own, or somebody's kill: the successor suspects the requests that were under way.
+ */
 static void tell_crash(const struct cv_worker *w, const siginfo_t *info, bool known)
 {
 	static const int faults[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGSYS, SIGTRAP };
@@ -749,8 +752,9 @@ static int attach(struct cv_worker *w, const struct cv_mount_spec *spec, int soc
 	return 0;
 }
 
+/* ret_ready: only connecting is wanted. */
 static int negotiate(struct cv_worker *w, const struct cv_mount_spec *spec, int sock, int listener,
-		     uint64_t deadline, struct cv_err *err)
+		     uint64_t deadline, struct cv_dict *ret_ready, struct cv_err *err)
 {
 	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
 	const char *server;
@@ -770,6 +774,12 @@ static int negotiate(struct cv_worker *w, const struct cv_mount_spec *spec, int 
 		return r;
 	server = cv_dict_get(&msg.args, "server");
 	(void)cv_strcpy(w->server, sizeof(w->server), server ? server : "");
+	w->made_subdir = cv_dict_get(&msg.args, "made_subdir") != NULL;
+	if (ret_ready) {
+		*ret_ready = msg.args;
+		msg.args = (struct cv_dict)CV_DICT_INIT;
+		return 0;
+	}
 	return attach(w, spec, sock, &msg.args, err);
 }
 
@@ -814,7 +824,7 @@ static int launch(struct cv_worker *w, int *ret_sock, int *ret_listener, struct 
 }
 
 static int start(struct cv_worker *w, const struct cv_mount_spec *spec, uint64_t deadline,
-		 struct cv_err *err)
+		 struct cv_dict *ret_ready, struct cv_err *err)
 {
 	cv_cleanup_close int sock = -1;
 	cv_cleanup_close int listener = -1;
@@ -829,8 +839,8 @@ static int start(struct cv_worker *w, const struct cv_mount_spec *spec, uint64_t
 		(void)unlinkat(w->sup->socket_dir, w->socket_name, 0);
 		return r;
 	}
-	r = negotiate(w, spec, sock, listener, deadline, err);
-	if (r < 0)
+	r = negotiate(w, spec, sock, listener, deadline, ret_ready, err);
+	if (r < 0 || ret_ready)
 		worker_kill(w);
 	return r;
 }
@@ -838,15 +848,15 @@ static int start(struct cv_worker *w, const struct cv_mount_spec *spec, uint64_t
 int cv_supervisor_mount(struct cv_supervisor *sup, const struct cv_mount_spec *spec,
 			struct cv_worker **ret, struct cv_err *err)
 {
-	struct cv_worker *w = worker_new(sup, spec->volume, spec->mountpoint, spec->socket_name,
-					 spec->options);
+	struct cv_worker *w =
+		worker_new(sup, spec->volume, spec->mountpoint, spec->socket_name, spec->options);
 	bool ended = false;
 	int r;
 
 	if (!w)
 		return cv_fail(err, ENOMEM, "out of memory");
 	w->bare = spec->bare;
-	r = start(w, spec, cv_clock_ms() + spec->timeout_ms, err);
+	r = start(w, spec, cv_clock_ms() + spec->timeout_ms, NULL, err);
 	if (r == 0) {
 		park(w); /* while the watching thread does not close them yet */
 		CV_SCOPED_LOCK(&sup->lock);
@@ -864,6 +874,29 @@ int cv_supervisor_mount(struct cv_supervisor *sup, const struct cv_mount_spec *s
 		return r;
 	}
 	*ret = w;
+	return 0;
+}
+
+int cv_supervisor_probe(struct cv_supervisor *sup, const struct cv_mount_spec *spec,
+			struct cv_dict *ret_ready, struct cv_err *err)
+{
+	static atomic_uint counter;
+	cv_cleanup_dict struct cv_dict ready = CV_DICT_INIT;
+	struct cv_worker *w;
+	char name[CV_ENCODED_SOCKET];
+	int r;
+
+	(void)snprintf(name, sizeof(name), ".probe-%d-%u.sock", (int)getpid(),
+		       atomic_fetch_add(&counter, 1));
+	w = worker_new(sup, spec->volume, "", name, spec->options);
+	if (!w)
+		return cv_fail(err, ENOMEM, "out of memory");
+	r = start(w, spec, cv_clock_ms() + spec->timeout_ms, &ready, err);
+	cv_worker_unref(w);
+	if (r < 0)
+		return r;
+	*ret_ready = ready;
+	ready = (struct cv_dict)CV_DICT_INIT;
 	return 0;
 }
 
@@ -1098,6 +1131,7 @@ void cv_worker_info(struct cv_worker *w, struct cv_worker_info *ret)
 {
 	memset(ret, 0, sizeof(*ret));
 	ret->dev = w->dev;
+	ret->made_subdir = w->made_subdir;
 	(void)cv_strcpy(ret->server, sizeof(ret->server), w->server);
 	CV_SCOPED_LOCK(&w->sup->lock);
 	ret->pid = w->pid;

@@ -2,8 +2,8 @@
 /*
  * Workers: starts cvol-fuse for a mount, hands it its descriptors, watches it, talks to it, finds
  * it again after a restart of this process. Knows nothing about volumes or mount IDs. Keeps the
- * FUSE descriptor and the shared memory of every mount, so that a mount is more than its worker: when
- * one dies, another takes over on the same descriptors and its users see a pause.
+ * FUSE descriptor and the shared memory of every mount, so that a mount is more than its worker:
+ * when one dies, another takes over on the same descriptors and its users see a pause.
  *
  * Locks: one per supervisor, a leaf, never held while waiting for a worker.
  */
@@ -54,6 +54,14 @@ int cv_supervisor_mount(struct cv_supervisor *sup, const struct cv_mount_spec *s
 			struct cv_worker **ret, struct cv_err *err);
 
 /*
+ * Starts a worker, waits until it is connected, and ends it: everything that mounting would do
+ * except mounting. Of spec, mountpoint and socket_name are not used. Blocks for timeout_ms at most.
+ * *ret_ready, released by the caller: what the worker says of the server (handoff.h, ready).
+ */
+int cv_supervisor_probe(struct cv_supervisor *sup, const struct cv_mount_spec *spec,
+			struct cv_dict *ret_ready, struct cv_err *err);
+
+/*
  * Connects to the living worker of a record's mount and takes its descriptors; without one, takes
  * those that the service manager kept and starts another worker. options: what that one is told.
  * Bounded to a few seconds.
@@ -74,11 +82,12 @@ struct cv_worker *cv_worker_ref(struct cv_worker *worker);
 void cv_worker_unref(struct cv_worker *worker); /* NULL is fine */
 
 struct cv_worker_info {
-	bool alive; /* serving, or being replaced, as far as is known */
+	bool alive;	   /* serving, or being replaced, as far as is known */
 	unsigned replaced; /* how often a worker of the mount died and another took over */
 	pid_t pid;
 	uint64_t start;
 	uint64_t dev;
+	bool made_subdir; /* mounting has created the directory that subdir names */
 	char server[256]; /* for people */
 	char error[512];  /* how it ended; "" */
 	bool counted;	  /* counters are there: it has begun to serve */

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,7 @@
 
 #define REMOVE_MS      40000
 #define REMOVE_SYNC_MS 10000
+#define CHECK_MS       20000
 
 /* ---- the registry ---- */
 
@@ -36,6 +38,7 @@ void cv_volume_free(struct volume *v)
 	free(v->mountpoint);
 	free(v->source);
 	free(v->broken);
+	free(v->made);
 	(void)pthread_mutex_destroy(&v->op);
 	free(v);
 }
@@ -109,11 +112,13 @@ int cv_volume_lock(struct cv_volumes *vs, struct volume *v, uint64_t deadline, s
 	struct timespec until = cv_clock_timespec(deadline);
 	bool removed;
 
-	if (pthread_mutex_clocklock(&v->op, CLOCK_MONOTONIC, &until) != 0)
+	if (pthread_mutex_clocklock(&v->op, CLOCK_MONOTONIC, &until) != 0) {
+		CV_SCOPED_LOCK(&vs->lock);
 		return cv_fail(err, ETIMEDOUT,
 			       "volume '%s' (%s): another mount or unmount of it is still under "
 			       "way; its server may be slow or away",
 			       v->name, v->source);
+	}
 	{
 		CV_SCOPED_LOCK(&vs->lock);
 		removed = v->removed;
@@ -177,10 +182,9 @@ static int choose_place(const struct cv_volumes *vs, const struct volume *existi
 	return r < 0 ? cv_fail(err, -r, "options: %s", cv_strerror(r)) : 0;
 }
 
-/* What the user wrote, made canonical, and with a place to be. */
-static int canonical_options(const struct cv_volumes *vs, const struct volume *existing,
-			     const char *name, const char *encoded, const struct cv_dict *opts,
-			     struct cv_dict *ret, struct cv_err *err)
+int cv_volume_options(const struct cv_volumes *vs, const struct volume *existing, const char *name,
+		      const char *encoded, const struct cv_dict *opts, struct cv_dict *ret,
+		      struct cv_dict *ret_effective, struct cv_err *err)
 {
 	cv_cleanup_dict struct cv_dict o = CV_DICT_INIT, effective = CV_DICT_INIT;
 	int r = cv_options_parse(opts, &o, err);
@@ -206,6 +210,11 @@ static int canonical_options(const struct cv_volumes *vs, const struct volume *e
 		r = cv_remotes_resolve(vs->config_dir, name, &o, &effective, err);
 	if (r < 0)
 		return r;
+	if (ret_effective) {
+		*ret_effective = effective;
+		effective = (struct cv_dict)CV_DICT_INIT;
+	}
+	(void)cv_dict_remove(&o, "check"); /* is about creating, and done with */
 	*ret = o;
 	o = (struct cv_dict)CV_DICT_INIT;
 	return 0;
@@ -241,28 +250,21 @@ static int compare_options(const struct volume *v, const struct cv_dict *wanted,
 		       v->name, text);
 }
 
-/* For people: where it is in the end, if that can be said. */
-static char *show_source(const struct cv_volumes *vs, const char *name,
-			 const struct cv_dict *options)
+int cv_volume_set_options(const struct cv_volumes *vs, struct volume *v, struct cv_dict *options)
 {
 	cv_cleanup_dict struct cv_dict effective = CV_DICT_INIT;
 	struct cv_err err = { 0 };
-
-	if (cv_remotes_resolve(vs->config_dir, name, options, &effective, &err) < 0) {
-		cv_debug("volume '%s': %s", name, err.text);
-		return cv_source_format(options);
-	}
-	return cv_source_format(&effective);
-}
-
-int cv_volume_set_options(const struct cv_volumes *vs, struct volume *v, struct cv_dict *options)
-{
-	char *source = show_source(vs, v->name, options);
+	bool known = cv_remotes_resolve(vs->config_dir, v->name, options, &effective, &err) == 0;
+	char *source = cv_source_format(known ? &effective : options);
 
 	if (!source)
 		return -ENOMEM;
+	if (!known)
+		cv_debug("volume '%s': %s", v->name, err.text);
 	free(v->source);
 	v->source = source;
+	(void)cv_strcpy(v->type, sizeof(v->type), cv_options_str(&effective, "type", ""));
+	v->mount_ms = cv_options_ms(known ? &effective : options, "mount_timeout", 0);
 	cv_dict_release(&v->options);
 	v->options = *options;
 	*options = (struct cv_dict)CV_DICT_INIT;
@@ -287,16 +289,25 @@ static int create_existing(struct cv_volumes *vs, struct volume *v, const struct
 	return r < 0 ? r : compare_options(v, &wanted, err);
 }
 
+int cv_volume_save(struct cv_volumes *vs, struct volume *v, struct cv_err *err)
+{
+	/* Borrowed: what changes them holds op, too. */
+	struct cv_state state = {
+		.name = v->name, .created = v->created, .options = v->options, .made = v->made
+	};
+
+	return cv_store_save(&vs->store, v->encoded, &state, err);
+}
+
 static int create_new(struct cv_volumes *vs, struct volume *v, struct cv_dict *options,
 		      struct cv_err *err)
 {
 	struct cv_state state = { .name = v->name, .created = (int64_t)time(NULL) };
 	int r = cv_store_secrets(&vs->store, v->encoded, options, true, err);
 
-	if (r < 0)
-		return r;
 	state.options = *options; /* borrowed */
-	r = cv_store_save(&vs->store, v->encoded, &state, err);
+	if (r == 0)
+		r = cv_store_save(&vs->store, v->encoded, &state, err);
 	if (r == 0 && cv_volume_set_options(vs, v, options) < 0)
 		r = cv_fail(err, ENOMEM, "out of memory");
 	if (r < 0) {
@@ -308,6 +319,33 @@ static int create_new(struct cv_volumes *vs, struct volume *v, struct cv_dict *o
 	v->next = vs->list;
 	vs->list = v;
 	return 0;
+}
+
+/*
+ * With check=true: connects, without any lock. What connecting would create is left out, so that
+ * nothing comes of a Create that fails.
+ */
+static int check_server(const struct cv_volumes *vs, const char *name, const char *encoded,
+			const struct cv_dict *opts, struct cv_err *err)
+{
+	static atomic_uint counter;
+	cv_cleanup_dict struct cv_dict options = CV_DICT_INIT, effective = CV_DICT_INIT;
+	cv_cleanup_free char *path = cv_volume_default_path(vs, encoded);
+	struct cv_mount_spec spec = { .volume = name, .options = &effective };
+	char secrets[32];
+	int r = cv_volume_options(vs, NULL, name, encoded, opts, &options, &effective, err);
+
+	if (r < 0 || !cv_options_bool(&effective, "check", false) ||
+	    cv_str_eq(cv_dict_get(&effective, "path"), path))
+		return r;
+	(void)cv_dict_remove(&effective, "subdir");
+	spec.timeout_ms = (unsigned)cv_options_ms(&effective, "mount_timeout", CHECK_MS);
+	(void)snprintf(secrets, sizeof(secrets), ".check-%u", atomic_fetch_add(&counter, 1));
+	r = cv_store_secrets(&vs->store, secrets, &effective, true, err);
+	if (r == 0)
+		r = vs->mounter->probe(vs->ctx, &spec, err);
+	(void)cv_store_delete(&vs->store, secrets, NULL);
+	return r;
 }
 
 static void warn_of_secrets(const struct cv_volumes *vs, const char *name,
@@ -334,9 +372,12 @@ int cv_volumes_create(struct cv_volumes *vs, const char *name, const struct cv_d
 	if (r < 0)
 		return r;
 	cv_name_encode(name, CV_ENCODED_MAX, encoded);
+	r = check_server(vs, name, encoded, opts, err);
+	if (r < 0)
+		return cv_fail_context(err, "volume '%s' was not created", name);
 	CV_SCOPED_LOCK(&vs->create);
 	v = cv_volume_get(vs, name);
-	r = canonical_options(vs, v, name, encoded, opts, &options, err);
+	r = cv_volume_options(vs, v, name, encoded, opts, &options, NULL, err);
 	if (r < 0)
 		(void)cv_fail_context(err, "volume '%s'", name);
 	else if (v)
@@ -386,6 +427,7 @@ static int remove_files(struct cv_volumes *vs, struct volume *v, struct cv_err *
 static int remove_locked_op(struct cv_volumes *vs, struct volume *v, bool leaked_counts,
 			    struct cv_err *err)
 {
+	char archived[NAME_MAX + 1];
 	unsigned uses, stale;
 	int r;
 
@@ -413,7 +455,15 @@ static int remove_locked_op(struct cv_volumes *vs, struct volume *v, bool leaked
 	cv_volume_forget_ids(vs, v);
 	cv_volume_end_mount(vs, v);
 	vs->mounter->remove(v->mountpoint);
-	return remove_files(vs, v, err);
+	r = cv_volume_archive(vs, v, archived, err);
+	if (r == 0)
+		r = remove_files(vs, v, err);
+	if (r == 0 && *archived)
+		cv_notice("volume '%s' removed; its directory is '%s' now: %s", v->name, archived,
+			  v->source);
+	else if (r == 0)
+		cv_notice("volume '%s' removed; its data is kept: %s", v->name, v->source);
+	return r;
 }
 
 int cv_volumes_remove(struct cv_volumes *vs, const char *name, bool leaked_counts,
@@ -429,8 +479,6 @@ int cv_volumes_remove(struct cv_volumes *vs, const char *name, bool leaked_count
 		r = remove_locked_op(vs, v, leaked_counts, err);
 		(void)pthread_mutex_unlock(&v->op);
 	}
-	if (r == 0)
-		cv_notice("volume '%s' removed; its data is kept: %s", v->name, v->source);
 	cv_volume_unref(vs, v);
 	return r;
 }
@@ -526,7 +574,6 @@ static char *waiting_text(const struct volume *v, int64_t *ret_when)
 static int view_locked(const struct cv_volumes *vs, const struct volume *v, struct cv_view *view)
 {
 	struct cv_worker_info info = { 0 };
-	const char *type = cv_dict_get(&v->options, "type");
 	int r;
 
 	if (v->worker)
@@ -535,7 +582,7 @@ static int view_locked(const struct cv_volumes *vs, const struct volume *v, stru
 	view->mountpoint = strdup(v->mountpoint);
 	view->source = strdup(v->source);
 	view->server = strdup(info.alive ? info.server : "");
-	view->backend = strdup(type ? type : "");
+	view->backend = strdup(v->type);
 	view->state = state_locked(v, &info, &view->since);
 	view->error = is_tried_again_locked(v) ? waiting_text(v, &view->error_s)
 					       : strdup(error_locked(v, &info, &view->error_s));

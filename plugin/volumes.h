@@ -35,9 +35,9 @@ struct cv_volumes;
 struct cv_mounter {
 	int (*mount)(void *ctx, const struct cv_mount_spec *spec, struct cv_worker **ret,
 		     struct cv_err *err);
+	int (*probe)(void *ctx, const struct cv_mount_spec *spec, struct cv_err *err);
 	int (*adopt)(void *ctx, const struct cv_record *record, const struct cv_dict *options,
-		     const char *socket_name,
-		     struct cv_worker **ret, struct cv_err *err);
+		     const char *socket_name, struct cv_worker **ret, struct cv_err *err);
 	int (*sync)(struct cv_worker *worker, unsigned timeout_ms, struct cv_err *err);
 	int (*unmount)(struct cv_worker *worker, struct cv_err *err); /* drops the reference */
 	void (*info)(struct cv_worker *worker, struct cv_worker_info *ret);
@@ -72,9 +72,15 @@ void cv_volumes_free(struct cv_volumes *volumes);
 int cv_volumes_create(struct cv_volumes *volumes, const char *name, const struct cv_dict *opts,
 		      struct cv_err *err);
 /*
- * Keeps the data. Refused while mounted. leaked_counts: the caller is dockerd, which asks only when
- * no container refers to the volume any more: counts that no process stands behind are leftovers
- * then.
+ * Changes options of a volume: those of opts are set, those named in unset (comma-separated, may be
+ * NULL) removed. *ret_text, the caller's: which changes count now and which from the next mount on.
+ */
+int cv_volumes_update(struct cv_volumes *volumes, const char *name, const struct cv_dict *opts,
+		      const char *unset, char **ret_text, struct cv_err *err);
+/*
+ * Keeps the data (on_delete=archive: under another name). Refused while mounted. leaked_counts: the
+ * caller is dockerd, which asks only when no container refers to the volume any more: counts that
+ * no process stands behind are leftovers then.
  */
 int cv_volumes_remove(struct cv_volumes *volumes, const char *name, bool leaked_counts,
 		      struct cv_err *err);

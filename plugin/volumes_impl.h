@@ -8,6 +8,7 @@
 #ifndef CV_PLUGIN_VOLUMES_IMPL_H
 #define CV_PLUGIN_VOLUMES_IMPL_H
 
+#include <limits.h>
 #include <pthread.h>
 
 #include "plugin/names.h"
@@ -29,7 +30,10 @@ struct volume {
 	char *source;	  /* owned */
 	int64_t created;
 	struct cv_dict options; /* canonical, as stored */
-	char *broken;		/* owned: why the state file cannot be used; NULL: it can */
+	char type[16];		/* of its engine; "" while its remote cannot be read */
+	uint64_t mount_ms;	/* how long mounting may take; 0: not said */
+	char *made;   /* owned, likewise: the place whose directory we created; NULL: none */
+	char *broken; /* owned: why the state file cannot be used; NULL: it can */
 
 	/* Protected by volumes->lock; worker changes only with op held as well. */
 	bool removed;
@@ -86,6 +90,29 @@ int cv_volume_lock(struct cv_volumes *vs, struct volume *v, uint64_t deadline, s
 int cv_volume_set_options(const struct cv_volumes *vs, struct volume *v, struct cv_dict *options);
 /* Where a volume without a source lives; caller frees. */
 char *cv_volume_default_path(const struct cv_volumes *vs, const char *encoded);
+
+/*
+ * What the user wrote, made canonical, and with a place to be; existing keeps its default one.
+ * ret_effective may be NULL.
+ */
+int cv_volume_options(const struct cv_volumes *vs, const struct volume *existing, const char *name,
+		      const char *encoded, const struct cv_dict *opts, struct cv_dict *ret,
+		      struct cv_dict *ret_effective, struct cv_err *err);
+/* With op held: writes the state file anew. */
+int cv_volume_save(struct cv_volumes *vs, struct volume *v, struct cv_err *err);
+
+/* ---- volumes_archive.c ---- */
+
+/* Where a volume is, to compare: a place in another begins with that one's text. Caller frees. */
+char *cv_volume_place(const struct cv_dict *effective);
+/* With op held, just mounted: remembers in the state file that the directory is our work. */
+void cv_volume_note_made(struct cv_volumes *vs, struct volume *v, const struct cv_dict *effective);
+/*
+ * With op held, not mounted: does what on_delete asks for. ret_name: the directory's new name, ""
+ * if it stays as it is. A failure means that the volume must not be removed.
+ */
+int cv_volume_archive(struct cv_volumes *vs, struct volume *v, char ret_name[NAME_MAX + 1],
+		      struct cv_err *err);
 
 /* ---- volumes_mount.c ---- */
 

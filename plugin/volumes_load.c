@@ -16,6 +16,7 @@
 #include "config/options.h"
 #include "config/str.h"
 #include "plugin/files.h"
+#include "plugin/remotes.h"
 
 static int load_options(const struct cv_volumes *vs, struct volume *v, const struct cv_state *state,
 			struct cv_err *err)
@@ -49,6 +50,7 @@ static void load_one(void *ctx, const char *encoded)
 	}
 	if (r == 0) {
 		v->created = state.created;
+		v->made = cv_steal(&state.made);
 		r = load_options(vs, v, &state, &err);
 	}
 	if (r < 0) {
@@ -80,8 +82,10 @@ static struct volume *find_encoded(struct cv_volumes *vs, const char *encoded)
 
 static void adopt_one(struct cv_volumes *vs, struct volume *v, struct cv_record *rec)
 {
+	cv_cleanup_dict struct cv_dict options = CV_DICT_INIT;
 	struct cv_worker *w = NULL;
 	struct cv_err err = { 0 };
+	int r;
 
 	v->ids = cv_steal(&rec->ids);
 	v->id_count = rec->id_count;
@@ -90,7 +94,13 @@ static void adopt_one(struct cv_volumes *vs, struct volume *v, struct cv_record 
 		if (v->ids[i].epoch > vs->epoch)
 			vs->epoch = v->ids[i].epoch;
 	}
-	if (vs->mounter->adopt(vs->ctx, rec, &v->options, v->socket_name, &w, &err) == 0) {
+	r = cv_remotes_resolve(vs->config_dir, v->name, &v->options, &options, &err);
+	if (r < 0)
+		cv_warning("volume '%s': %s; should its worker end, none can take over", v->name,
+			   err.text);
+	r = vs->mounter->adopt(vs->ctx, rec, r < 0 ? &v->options : &options, v->socket_name, &w,
+			       &err);
+	if (r == 0) {
 		v->worker = w;
 		v->worked = true;
 		cv_info("volume '%s': found mounted, %u users", v->name, cv_volume_uses_locked(v));

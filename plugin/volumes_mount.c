@@ -256,8 +256,11 @@ static int start_mount(struct cv_volumes *vs, struct volume *v, unsigned timeout
 	}
 	if (r < 0)
 		return cv_fail_context(err, "volume '%s' (%s)", v->name, v->source);
-	CV_SCOPED_LOCK(&vs->lock);
-	v->worker = w;
+	{
+		CV_SCOPED_LOCK(&vs->lock);
+		v->worker = w;
+	}
+	cv_volume_note_made(vs, v, &options);
 	return 0;
 }
 
@@ -398,6 +401,7 @@ int cv_volume_sync(struct cv_volumes *vs, struct volume *v, unsigned timeout_ms,
 	r = vs->mounter->sync(w, timeout_ms, err);
 	if (r < 0) {
 		vs->mounter->info(w, &info);
+		CV_SCOPED_LOCK(&vs->lock);
 		(void)cv_fail_context(err, "volume '%s': written data is not stored on %s yet%s",
 				      v->name, *info.server ? info.server : v->source,
 				      info.alive ? "; cvol goes on trying" : "");

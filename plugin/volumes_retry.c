@@ -55,13 +55,13 @@ void cv_volume_plan(struct cv_volumes *vs, const struct volume *v, const char *i
 	uint64_t now = cv_clock_ms();
 	bool podman = cv_str_eq(id, CV_PODMAN_ID), booting = vs->boot_wait_ms && is_booting();
 
-	ret->one_ms = cv_options_ms(&v->options, "mount_timeout", MOUNT_MS);
+	CV_SCOPED_LOCK(&vs->lock);
+	ret->one_ms = v->mount_ms ? v->mount_ms : MOUNT_MS;
 	if (podman && ret->one_ms > PODMAN_MS)
 		ret->one_ms = PODMAN_MS;
 	ret->last = now + ret->one_ms;
 	if (booting && !podman && vs->boot_wait_ms > ret->one_ms)
 		ret->last = now + vs->boot_wait_ms;
-	CV_SCOPED_LOCK(&vs->lock);
 	ret->seen = v->attempts;
 	ret->patient = booting || v->worked;
 	ret->background = ret->patient || podman;
@@ -140,7 +140,7 @@ static struct volume *next_locked(struct cv_volumes *vs, uint64_t *ret_at)
 /* With op held. */
 static void retry_locked_op(struct cv_volumes *vs, struct volume *v)
 {
-	unsigned limit = (unsigned)cv_options_ms(&v->options, "mount_timeout", MOUNT_MS);
+	unsigned limit = (unsigned)(v->mount_ms ? v->mount_ms : MOUNT_MS);
 	struct cv_err err = { 0 };
 	bool wanted;
 

@@ -16,7 +16,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	char *text;
 
 	if (cv_request_parse((const char *)data, size, &request, NULL) == 0) {
-		text = cv_message_request(request.name, &request.opts);
+		text = cv_message_request(request.name, request.unset, &request.opts);
 		if (!text)
 			abort();
 		free(text);

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -17,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "config/options.h"
 #include "config/str.h"
 #include "plugin/volumes.h"
 
@@ -30,9 +32,9 @@ struct cv_worker {
 static struct {
 	pthread_mutex_t lock;
 	int mount_result, sync_result;
-	unsigned mount_delay_ms, mounts, syncs, unmounts, living;
+	unsigned mount_delay_ms, mounts, probes, syncs, unmounts, living;
 	unsigned fail_until; /* mount number from which mount_result counts no more; 0: never */
-	bool adopt_fails, mounted, in_use;
+	bool adopt_fails, mounted, in_use, made;
 	struct cv_worker *last;
 } fake = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
@@ -67,9 +69,8 @@ static int fake_mount(void *ctx, const struct cv_mount_spec *spec, struct cv_wor
 	return 0;
 }
 
-static int fake_adopt(void *ctx, const struct cv_record *record,
-		      const struct cv_dict *options, const char *socket_name,
-		      struct cv_worker **ret, struct cv_err *err)
+static int fake_adopt(void *ctx, const struct cv_record *record, const struct cv_dict *options,
+		      const char *socket_name, struct cv_worker **ret, struct cv_err *err)
 {
 	(void)ctx;
 	(void)options;
@@ -89,6 +90,14 @@ static int fake_sync(struct cv_worker *w, unsigned timeout_ms, struct cv_err *er
 	fake.syncs++;
 	(void)pthread_mutex_unlock(&fake.lock);
 	return fake.sync_result ? cv_fail(err, fake.sync_result, "3 bytes are missing") : 0;
+}
+
+static int fake_probe(void *ctx, const struct cv_mount_spec *spec, struct cv_err *err)
+{
+	(void)ctx;
+	assert_null(cv_dict_get(spec->options, "subdir"));
+	fake.probes++;
+	return fake.mount_result ? cv_fail(err, fake.mount_result, "no such server") : 0;
 }
 
 static void fake_unref(struct cv_worker *w)
@@ -125,6 +134,7 @@ static void fake_info(struct cv_worker *w, struct cv_worker_info *ret)
 	ret->pid = w->pid;
 	ret->start = 7;
 	ret->dev = 9;
+	ret->made_subdir = fake.made;
 	(void)strcpy(ret->server, "server.example");
 }
 
@@ -161,6 +171,7 @@ static bool fake_in_use(const char *mountpoint, uint64_t dev)
 
 static const struct cv_mounter fake_mounter = {
 	.mount = fake_mount,
+	.probe = fake_probe,
 	.adopt = fake_adopt,
 	.sync = fake_sync,
 	.unmount = fake_unmount,
@@ -178,6 +189,7 @@ struct fixture {
 	char dir[64];
 	char state_dir[80];
 	char run_dir[80];
+	char config_dir[80];
 	struct cv_volumes *vs;
 };
 
@@ -193,6 +205,7 @@ static void open_registry(struct fixture *f)
 {
 	struct cv_volumes_config config = { .state_dir = f->state_dir,
 					    .run_dir = f->run_dir,
+					    .config_dir = f->config_dir,
 					    .mounter = &fake_mounter };
 	struct cv_err err = { 0 };
 
@@ -213,11 +226,13 @@ static int setup(void **state)
 	assert_non_null(f);
 	fake.mount_result = fake.sync_result = 0;
 	fake.mount_delay_ms = fake.mounts = fake.syncs = fake.unmounts = fake.fail_until = 0;
-	fake.adopt_fails = fake.mounted = fake.in_use = false;
+	fake.adopt_fails = fake.mounted = fake.in_use = fake.made = false;
+	fake.probes = 0;
 	(void)strcpy(f->dir, "/tmp/cvol-test-XXXXXX");
 	assert_non_null(mkdtemp(f->dir));
 	(void)snprintf(f->state_dir, sizeof(f->state_dir), "%s/state", f->dir);
 	(void)snprintf(f->run_dir, sizeof(f->run_dir), "%s/run", f->dir);
+	(void)snprintf(f->config_dir, sizeof(f->config_dir), "%s/etc", f->dir);
 	open_registry(f);
 	*state = f;
 	return 0;
@@ -813,6 +828,235 @@ static void test_default_volume_makes_its_directory_when_mounted(void **state)
 
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
+/* ---- options, remotes, archives ---- */
+
+static void write_config(const struct fixture *f, const char *name, const char *text)
+{
+	char path[160];
+	FILE *file;
+
+	(void)snprintf(path, sizeof(path), "%s/remotes.d", f->config_dir);
+	(void)mkdir(f->config_dir, 0755);
+	(void)mkdir(path, 0755);
+	(void)snprintf(path, sizeof(path), "%s/%s", f->config_dir, name);
+	file = fopen(path, "we");
+	assert_non_null(file);
+	assert_true(fputs(text, file) >= 0);
+	assert_int_equal(fclose(file), 0);
+}
+
+static int create_with(struct fixture *f, const char *name, const char *text, struct cv_err *err)
+{
+	cv_cleanup_dict struct cv_dict opts = CV_DICT_INIT;
+
+	assert_int_equal(cv_options_split(text, &opts, err), 0);
+	return cv_volumes_create(f->vs, name, &opts, err);
+}
+
+static int update(struct fixture *f, const char *name, const char *text, const char *unset,
+		  const char *said, struct cv_err *err)
+{
+	cv_cleanup_dict struct cv_dict opts = CV_DICT_INIT;
+	char *answer = NULL;
+	int r;
+
+	assert_int_equal(cv_options_split(text, &opts, err), 0);
+	r = cv_volumes_update(f->vs, name, &opts, unset, &answer, err);
+	if (r == 0 && !strstr(answer, said))
+		fail_msg("'%s' lacks '%s'", answer, said);
+	free(answer);
+	return r;
+}
+
+static void expect_option(struct fixture *f, const char *name, const char *key, const char *value)
+{
+	struct cv_view v = { 0 };
+
+	assert_int_equal(cv_volumes_get(f->vs, name, &v, NULL), 0);
+	if (!cv_str_eq(cv_dict_get(&v.options, key), value))
+		fail_msg("%s: %s is not %s", name, key, value ? value : "absent");
+	cv_view_release(&v);
+}
+
+static void expect_source(struct fixture *f, const char *name, const char *source)
+{
+	struct cv_view v = { 0 };
+
+	assert_int_equal(cv_volumes_get(f->vs, name, &v, NULL), 0);
+	assert_string_equal(v.source, source);
+	cv_view_release(&v);
+}
+
+static void test_default_remote(void **state)
+{
+	struct fixture *f = *state;
+	struct cv_err err = { 0 };
+
+	create(f, "before");
+	write_config(f, "remotes.d/nas.json", "{ \"source\": \"nas:/export\" }");
+	write_config(f, "cvol.json", "{ \"default_remote\": \"nas\" }");
+	create(f, "v");
+	expect_option(f, "v", "remote", "nas");
+	expect_option(f, "v", "subdir", "${name}");
+	expect_source(f, "v", "nfs://nas/export");
+	/* what was there before stays where it is, and is the same when created again */
+	create(f, "before");
+	create(f, "v");
+	expect_option(f, "before", "type", "dir");
+	/* a remote may move; state names it only */
+	write_config(f, "remotes.d/nas.json", "{ \"source\": \"nas2:/export\" }");
+	reopen(f);
+	expect_source(f, "v", "nfs://nas2/export");
+	assert_int_equal(create_with(f, "x", "remote=none", &err), -ENOENT);
+	assert_non_null(strstr(err.text, "no remote 'none'"));
+	/* without it, a volume is still there, and says why it cannot be mounted */
+	write_config(f, "remotes.d/nas.json", "{");
+	reopen(f);
+	expect_source(f, "v", "nas:${name}");
+	assert_true(mount_id(f, "v", "a", &err) < 0);
+	assert_non_null(strstr(err.text, "nas.json"));
+}
+
+static void test_update(void **state)
+{
+	struct fixture *f = *state;
+	struct cv_err err = { 0 };
+
+	assert_int_equal(create_with(f, "v", "source=u@h:/x,password=one,uid=5", &err), 0);
+	assert_int_equal(update(f, "v", "timeout=3,on_delete=archive", "uid", "timeout", &err), 0);
+	expect_option(f, "v", "timeout", "3000ms");
+	expect_option(f, "v", "uid", NULL);
+	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
+	assert_int_equal(update(f, "v", "cache=strict,on_delete=retain", NULL,
+				"changed now: on_delete; changed from the next mount on", &err),
+			 0);
+	assert_int_equal(update(f, "v", "cache=strict", NULL, "nothing", &err), 0);
+	assert_int_equal(update(f, "v", "password=two", NULL, "a secret", &err), 0);
+	/* refused as a whole */
+	assert_int_equal(update(f, "v", "cache=relaxed,rsize=1M", NULL, "", &err), -EINVAL);
+	assert_non_null(strstr(err.text, "is as it was"));
+	expect_option(f, "v", "cache", "strict");
+	assert_int_equal(update(f, "v", "", "nonsense", "", &err), -EINVAL);
+	assert_int_equal(update(f, "nobody", "uid=1", NULL, "", &err), -ENOENT);
+	assert_int_equal(update(f, "v", "source=nas:/y", "password,timeout", "host", &err), -EBUSY);
+	assert_non_null(strstr(err.text, "while it is mounted"));
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
+	assert_int_equal(update(f, "v", "source=nas:/y", "password,timeout", "host", &err), 0);
+	expect_option(f, "v", "type", "nfs");
+	expect_option(f, "v", "password_file", NULL);
+	reopen(f);
+	expect_source(f, "v", "nfs://nas/y");
+	expect_option(f, "v", "cache", "strict");
+	/* the same Create as at first is a different one now */
+	assert_int_equal(create_with(f, "v", "source=u@h:/x,uid=5", &err), -EEXIST);
+	assert_non_null(strstr(err.text, "host is 'nas', not 'h'"));
+}
+
+static void test_check(void **state)
+{
+	struct fixture *f = *state;
+	struct cv_err err = { 0 };
+
+	assert_int_equal(create_with(f, "v", "source=h:/x,subdir=a,check=true", &err), 0);
+	assert_int_equal(fake.probes, 1);
+	expect_option(f, "v", "check", NULL);
+	fake.mount_result = EHOSTUNREACH;
+	assert_true(create_with(f, "w", "source=u@h:/x,password=abc,check=true", &err) < 0);
+	assert_non_null(strstr(err.text, "no such server"));
+	assert_true(cv_volumes_get(f->vs, "w", NULL, &err) < 0);
+	assert_int_equal(create_with(f, "w", "source=h:/x,check=false", &err), 0);
+	assert_int_equal(fake.probes, 2);
+}
+
+/* The fake mounter mounts nothing, so what it "mounts" can be prepared. */
+static void make_dirs(const struct fixture *f, const char *volume, const char *below)
+{
+	char path[200];
+
+	(void)snprintf(path, sizeof(path), "%s/mnt/%s", f->run_dir, volume);
+	(void)mkdir(path, 0755);
+	(void)snprintf(path, sizeof(path), "%s/mnt/%s/%s", f->run_dir, volume, below);
+	assert_int_equal(mkdir(path, 0755), 0);
+}
+
+/* What is below the volume's mountpoint; one entry at most. */
+static void expect_entry(const struct fixture *f, const char *volume, const char *start)
+{
+	char path[200];
+	struct dirent **list = NULL;
+	int n;
+
+	(void)snprintf(path, sizeof(path), "%s/mnt/%s", f->run_dir, volume);
+	n = scandir(path, &list, NULL, alphasort);
+	assert_int_equal(n, 3); /* with "." and ".." */
+	if (!cv_str_starts(list[2]->d_name, start))
+		fail_msg("'%s' is no %s…", list[2]->d_name, start);
+	while (n > 0)
+		free(list[--n]);
+	free(list);
+}
+
+static void test_archive(void **state)
+{
+	struct fixture *f = *state;
+	struct cv_err err = { 0 };
+	const char *opts = "source=nas:/e,subdir=${name},on_delete=archive";
+
+	fake.made = true;
+	assert_int_equal(create_with(f, "v", opts, &err), 0);
+	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
+	make_dirs(f, "v", "v");
+	reopen(f); /* that it is our work is known for good */
+	assert_int_equal(create_with(f, "inside", "source=nas:/e/v/deeper", &err), 0);
+	assert_int_equal(cv_volumes_remove(f->vs, "v", false, &err), -EBUSY);
+	assert_non_null(strstr(err.text, "volume 'inside' uses it"));
+	expect(f, "v", "idle", 0);
+	assert_int_equal(cv_volumes_remove(f->vs, "inside", false, &err), 0);
+	assert_int_equal(create_with(f, "beside", "source=nas:/e/vv", &err), 0);
+	assert_int_equal(create_with(f, "above", "source=nas:/e", &err), 0);
+	if (cv_volumes_remove(f->vs, "v", false, &err) != 0)
+		fail_msg("%s", err.text);
+	expect_entry(f, "v", "archived-v-2");
+	assert_true(cv_volumes_get(f->vs, "v", NULL, &err) < 0);
+}
+
+static void test_only_our_own_is_archived(void **state)
+{
+	struct fixture *f = *state;
+	struct cv_err err = { 0 };
+	const char *opts = "source=nas:/e,subdir=${name},on_delete=archive";
+	unsigned mounts;
+
+	/* found there */
+	assert_int_equal(create_with(f, "v", opts, &err), 0);
+	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
+	make_dirs(f, "v", "v");
+	mounts = fake.mounts;
+	assert_int_equal(cv_volumes_remove(f->vs, "v", false, &err), 0);
+	assert_int_equal(fake.mounts, mounts);
+	expect_entry(f, "v", "v");
+	/* made, but the volume has moved since */
+	fake.made = true;
+	assert_int_equal(create_with(f, "w", opts, &err), 0);
+	assert_int_equal(mount_id(f, "w", "a", NULL), 0);
+	assert_int_equal(cv_volumes_unmount(f->vs, "w", "a", NULL), 0);
+	assert_int_equal(update(f, "w", "subdir=other", NULL, "subdir", &err), 0);
+	mounts = fake.mounts;
+	assert_int_equal(cv_volumes_remove(f->vs, "w", false, &err), 0);
+	assert_int_equal(fake.mounts, mounts);
+	/* a server that is away keeps the volume */
+	assert_int_equal(create_with(f, "x", opts, &err), 0);
+	assert_int_equal(mount_id(f, "x", "a", NULL), 0);
+	assert_int_equal(cv_volumes_unmount(f->vs, "x", "a", NULL), 0);
+	fake.mount_result = EHOSTUNREACH;
+	assert_true(cv_volumes_remove(f->vs, "x", false, &err) < 0);
+	expect(f, "x", "idle", 0);
+	assert_int_equal(update(f, "x", "on_delete=retain", NULL, "on_delete", &err), 0);
+	assert_int_equal(cv_volumes_remove(f->vs, "x", false, &err), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -840,6 +1084,11 @@ int main(void)
 		T(test_one_bad_file_hurts_one_volume),
 		T(test_unwritable_state_creates_nothing),
 		T(test_default_volume_makes_its_directory_when_mounted),
+		T(test_default_remote),
+		T(test_update),
+		T(test_check),
+		T(test_archive),
+		T(test_only_our_own_is_archived),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
