@@ -31,8 +31,11 @@
 #define IDLE_TICK_MS   60000
 #define ATTEMPT_MIN_MS 5000 /* for the first try of a reconnect; then twice as long each */
 #define BACKOFF_MIN_MS 100
-#define BACKOFF_MAX_MS 30000
-#define STEADY_NS      (10 * SECOND) /* a connection that lasted this long was a good one */
+#define BACKOFF_MAX_MS 1000	  /* how long a server may be back unnoticed */
+#define REFUSED_MAX_MS 30000	  /* the same where it is there, and does not let us in */
+#define STEADY_NS      (500 * MS) /* a connection that lasted this long was a good one */
+#define GREETING_MS    2000	  /* a server that is there says so at once */
+#define PATIENT_EVERY  5	  /* of so many tries one waits longer than that, for a slow one */
 #define STOP_WAIT_MS   1000
 #define ID_SLOT(id)    ((id) & (SFTP_IN_FLIGHT_MAX - 1))
 #define ID_GENERATION  SFTP_IN_FLIGHT_MAX
@@ -89,8 +92,9 @@ static void *job_main(void *arg)
 	return NULL;
 }
 
-static int job_start(struct sftp_link *link, uint64_t timeout_ms, const char *known_root,
-		     void (*run)(struct cv_posted *), struct sftp_job **ret_job)
+static int job_start(struct sftp_link *link, uint64_t timeout_ms, uint64_t greeting_ms,
+		     const char *known_root, void (*run)(struct cv_posted *),
+		     struct sftp_job **ret_job)
 {
 	struct sftp_job *job = calloc(1, sizeof(*job));
 	pthread_condattr_t clock;
@@ -113,6 +117,7 @@ static int job_start(struct sftp_link *link, uint64_t timeout_ms, const char *kn
 	job->posted_too = run != NULL;
 	job->limit.step = "starting";
 	job->limit.deadline_ns = cv_now_ns() + timeout_ms * MS;
+	job->limit.greeting_ns = greeting_ms ? cv_now_ns() + greeting_ms * MS : 0;
 	job->limit.cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	job->known_root = known_root ? strdup(known_root) : NULL;
 	r = cv_dict_copy(&job->options, link->options);
@@ -275,15 +280,15 @@ static void set_error(struct sftp_link *link, const char *text)
 	link->last_error_s = (uint64_t)now.tv_sec;
 }
 
-static void schedule_retry(struct sftp_link *link)
+static void schedule_retry(struct sftp_link *link, uint64_t max_ms)
 {
 	uint64_t wait = link->backoff_ms;
 
 	/* Up to a quarter less, so that many mounts do not come back in step. */
 	wait -= (cv_now_ns() / 1000) % (wait / 4 + 1);
 	link->backoff_ms *= 2;
-	if (link->backoff_ms > BACKOFF_MAX_MS)
-		link->backoff_ms = BACKOFF_MAX_MS;
+	if (link->backoff_ms > max_ms)
+		link->backoff_ms = max_ms;
 	(void)cv_timer_set(link->loop, &link->retry, wait);
 }
 
@@ -335,12 +340,13 @@ static void lose(struct sftp_link *link, const char *why)
 	}
 	link->down_since_ns = cv_now_ns();
 	link->attempt_ms = ATTEMPT_MIN_MS;
+	link->attempts = 0;
 	set_error(link, text);
 	cv_warning("sftp: connection to %s lost: %s; connecting again",
 		   cv_options_str(link->options, "host", ""), text);
 	if (link->down_since_ns - link->up_since_ns > STEADY_NS)
 		link->backoff_ms = BACKOFF_MIN_MS;
-	schedule_retry(link);
+	schedule_retry(link, BACKOFF_MAX_MS);
 	arm_tick(link);
 }
 
@@ -404,7 +410,8 @@ static void on_job(struct cv_posted *posted)
 	} else {
 		set_error(link, job->err.code ? job->err.text : cv_strerror(r));
 		cv_debug("%s", link->last_error);
-		schedule_retry(link);
+		schedule_retry(link, r == -EACCES || r == -EKEYREJECTED ? REFUSED_MAX_MS
+									: BACKOFF_MAX_MS);
 	}
 	job_free(job);
 }
@@ -413,17 +420,21 @@ static void on_retry(struct cv_timer *timer)
 {
 	struct sftp_link *link = cv_container_of(timer, struct sftp_link, retry);
 	uint64_t limit_ms = cv_options_ms(link->options, "mount_timeout", 20000);
+	uint64_t greeting_ms;
 
 	if (link->state != SFTP_LINK_DOWN || link->job)
 		return;
 	/* A try into a line that is still dead must not hold up the one that will succeed. */
+	greeting_ms = ++link->attempts % PATIENT_EVERY == 0 ? 0 : GREETING_MS;
+	if (greeting_ms && greeting_ms < link->session.rtt_us / 1000 * 8)
+		greeting_ms = link->session.rtt_us / 1000 * 8;
 	if (limit_ms > link->attempt_ms) {
 		limit_ms = link->attempt_ms;
-		link->attempt_ms *= 2;
+		link->attempt_ms += greeting_ms ? 0 : ATTEMPT_MIN_MS;
 	}
 	/* The root as it was found once: a `~` that now means something else is not the volume. */
-	if (job_start(link, limit_ms, link->session.root, on_job, &link->job) < 0)
-		schedule_retry(link);
+	if (job_start(link, limit_ms, greeting_ms, link->session.root, on_job, &link->job) < 0)
+		schedule_retry(link, BACKOFF_MAX_MS);
 }
 
 /* ---- sending ---- */
@@ -1171,7 +1182,7 @@ int sftp_link_start(struct sftp_link *link, const struct cv_dict *options, struc
 	queue_init(&link->writes);
 	for (size_t i = 0; i < SFTP_IN_FLIGHT_MAX; i++)
 		link->slots[i] = (uint16_t)i;
-	r = job_start(link, mount_timeout_ms, NULL, NULL, &job);
+	r = job_start(link, mount_timeout_ms, 0, NULL, NULL, &job);
 	if (r < 0)
 		return cv_fail(err, r, "sftp: cannot start a thread: %s", cv_strerror(r));
 	/* Its own deadline is the same; a moment more lets it say what took so long. */

@@ -136,6 +136,7 @@ struct sftp_link {
 	struct sftp_job *job;
 	uint64_t backoff_ms;
 	uint64_t attempt_ms; /* how long the next attempt may take */
+	unsigned attempts;   /* since the connection was lost */
 	uint64_t down_since_ns;
 	uint64_t up_since_ns;
 

@@ -54,13 +54,16 @@ static void note_first(struct cv_ssh_login *l)
 
 int cv_ssh_login_wait(struct cv_ssh_login *l)
 {
+	/* What comes through a tunnel says nothing of how the server is. */
+	bool early = !ssh_get_serverbanner(l->session) && !l->hops && !l->target->via;
+	struct cv_ssh_limit limit = early ? cv_ssh_limit_early(l->limit) : *l->limit;
 	short events = POLLIN;
 	int r;
 
 	cv_ssh_set_nonblocking(l->fd);
 	if (ssh_get_poll_flags(l->session) & SSH_WRITE_PENDING)
 		events |= POLLOUT;
-	r = cv_ssh_wait(l->limit, l->fd, events, STEP_POLL_MS);
+	r = cv_ssh_wait(&limit, l->fd, events, STEP_POLL_MS);
 	if (r > 0 && (r & POLLIN))
 		note_first(l);
 	if (r >= 0)

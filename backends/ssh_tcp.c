@@ -38,6 +38,15 @@ int cv_ssh_wait(const struct cv_ssh_limit *limit, int fd, short events, int max_
 	}
 }
 
+struct cv_ssh_limit cv_ssh_limit_early(const struct cv_ssh_limit *limit)
+{
+	struct cv_ssh_limit early = *limit;
+
+	if (early.greeting_ns && early.greeting_ns < early.deadline_ns)
+		early.deadline_ns = early.greeting_ns;
+	return early;
+}
+
 static void set_options(int fd, unsigned user_timeout_ms)
 {
 	int on = 1;
@@ -128,13 +137,13 @@ int cv_ssh_tcp_connect(const char *host, unsigned port, unsigned user_timeout_ms
 		left++;
 	limit->step = "connecting";
 	for (const struct addrinfo *ai = list; ai && fd < 0; ai = ai->ai_next, left--) {
-		struct cv_ssh_limit part = *limit;
+		struct cv_ssh_limit part = cv_ssh_limit_early(limit);
 		uint64_t now = cv_now_ns();
 		char text[INET6_ADDRSTRLEN + 16];
 
 		/* An address that does not answer must leave time for the next one. */
-		if (now < limit->deadline_ns)
-			part.deadline_ns = now + (limit->deadline_ns - now) / left;
+		if (now < part.deadline_ns)
+			part.deadline_ns = now + (part.deadline_ns - now) / left;
 		fd = try_address(ai, &part);
 		if (fd < 0) {
 			address_text(ai, text, sizeof(text));

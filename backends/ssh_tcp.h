@@ -13,6 +13,7 @@
 /* How long a blocking step may take, and how another thread ends it early. */
 struct cv_ssh_limit {
 	uint64_t deadline_ns;	  /* CLOCK_MONOTONIC */
+	uint64_t greeting_ns;	  /* until then the server itself must have said a word; 0: none */
 	int cancel_fd;		  /* readable: give up; -1: none */
 	const char *_Atomic step; /* what is being done, for people; read by other threads */
 };
@@ -22,6 +23,8 @@ struct cv_ssh_limit {
  * Returns revents, 0 (max_ms over), -ETIMEDOUT (deadline), -ECANCELED.
  */
 int cv_ssh_wait(const struct cv_ssh_limit *limit, int fd, short events, int max_ms);
+/* The same limit, for the steps before the server's greeting. */
+struct cv_ssh_limit cv_ssh_limit_early(const struct cv_ssh_limit *limit);
 
 /*
  * Resolves host and tries its addresses in turn. user_timeout_ms: after how long unacknowledged

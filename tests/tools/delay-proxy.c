@@ -14,6 +14,7 @@
  *	               (up: client to server)
  *	swallow [up|down]  what arrives is read and thrown away
  *	resume         end of hole and swallow
+ *	flip [up|down] one bit of what arrives next, once
  *	reset          every connection is aborted with RST
  *	close          every connection is closed with FIN
  *	refuse         new connections are refused
@@ -78,7 +79,7 @@ static int ctls[CTLS_MAX];
 static int listen_fd = -1, ctl_listen_fd = -1;
 static uint16_t listen_port, target_port;
 static uint64_t delay_us, rate;
-static bool hole[DIRECTIONS], swallow[DIRECTIONS], mute;
+static bool hole[DIRECTIONS], swallow[DIRECTIONS], flip[DIRECTIONS], mute;
 static uint64_t passed[DIRECTIONS];
 static volatile sig_atomic_t quit;
 
@@ -238,6 +239,10 @@ static bool take_in(struct conn *c, enum direction d)
 			s->eof = true;
 		return n >= 0 || err == EAGAIN || err == EINTR;
 	}
+	if (flip[d]) {
+		b->data[n / 2] ^= 1;
+		flip[d] = false;
+	}
 	b->next = NULL;
 	b->size = (size_t)n;
 	b->sent = 0;
@@ -332,6 +337,8 @@ static const char *command(char *line)
 		return set_direction(hole, arg);
 	} else if (!strcmp(line, "swallow")) {
 		return set_direction(swallow, arg);
+	} else if (!strcmp(line, "flip")) {
+		return set_direction(flip, arg);
 	} else if (!strcmp(line, "resume")) {
 		memset(hole, 0, sizeof(hole));
 		memset(swallow, 0, sizeof(swallow));
