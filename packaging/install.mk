@@ -56,6 +56,12 @@ uninstall:
 	-rmdir $(DESTDIR)$(SCHEMADIR)
 	$(if $(SYSTEMDDIR),rm -f $(addprefix $(DESTDIR)$(SYSTEMDDIR)/,$(notdir $(UNITS))))
 
+# The list of options in their manual page, from the program.
+.PHONY: man-options
+man-options: all
+	packaging/man/refresh-options $(BUILD)/cvol packaging/man/cvol-options.5 >$(BUILD)/cvol-options.5
+	cp $(BUILD)/cvol-options.5 packaging/man/cvol-options.5
+
 # The units as they would be installed, read by systemd itself where it is there.
 check-units: all
 	@rm -rf $(BUILD)/units && mkdir -p $(BUILD)/units

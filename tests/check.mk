@@ -140,7 +140,7 @@ demo:
 C_FILES     = $(wildcard $(foreach d,config plugin fuse backends tests/unit tests/fuzz tests/conformance \
 	tests/tools tests/bench,$(d)/*.[ch]))
 SHELL_FILES = $(wildcard tests/*.sh tests/integration/*.sh tests/fault/*.sh tests/bench/*.sh) tests/run \
-	tests/tools/check-layers tests/tools/check-posix tests/tools/with-server tests/tools/on-mount .ci/run packaging/completions/complete
+	tests/tools/check-layers tests/tools/check-posix tests/tools/with-server tests/tools/on-mount .ci/run packaging/completions/complete packaging/man/refresh-options
 TIDY_CHECKS = -*,bugprone-assert-side-effect,bugprone-infinite-loop,bugprone-inc-dec-in-conditions,bugprone-macro-repeated-side-effects,bugprone-misplaced-*,bugprone-multiple-statement-macro,bugprone-posix-return,bugprone-signal-handler,bugprone-sizeof-container,bugprone-suspicious-*,bugprone-terminating-continue,bugprone-too-small-loop-variable,bugprone-unused-return-value,cert-fio38-c,cert-fio44-c,misc-redundant-expression
 
 .PHONY: fmt lint lint-deps check-format check-layers check-shell check-cppcheck check-tidy check-warnings check-paths

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# TIME LIMIT: 60
+# The manual pages say what the programs say: every command, option and option of volumes, no others.
+# shellcheck source=tests/lib.sh
+. "$(dirname "$0")/../lib.sh"
+sandbox "$@"
+
+man=$TOP/packaging/man
+[ -x "$CVOL" ] || bail "$CVOL is not built"
+
+# plain PAGE: its text without roff's markup.
+plain() {
+	sed 's/\\-/-/g; s/\\f[BIRP]//g; s/\\(aq/'"'"'/g' "$man/$1"
+}
+# flags: long options in a text, each once.
+flags() {
+	grep -oE -- '--[a-z][a-z-]+' | sort -u
+}
+
+commands=$("$CVOL" help | awk '/^Commands:/ { on = 1; next } /^[^ ]/ { on = 0 } on && NF { print $1 }')
+check_match "help lists commands" 'daemon' "$commands"
+missing=
+for command in $commands; do
+	grep -qE "^\.B cvol $command( |\$)|^\.B cvol \\\\?\$" "$man/cvol.1" || missing+=" $command"
+done
+check_equal "cvol(1) has every command in its synopsis" "" "$missing"
+
+missing=
+for command in $commands; do
+	page=cvol.1
+	[ "$command" != daemon ] || page=cvol-daemon.8
+	for flag in $("$CVOL" "$command" --help | flags); do
+		plain "$page" | flags | grep -qxF -- "$flag" || missing+=" $command:$flag"
+	done
+done
+check_equal "every option in --help is in the manual" "" "$missing"
+
+known=$(for command in $commands; do "$CVOL" "$command" --help; done | flags)
+surplus=
+for flag in $(cat "$man"/*.[18] | sed 's/\\-/-/g; s/\\f[BIRP]//g' | flags); do
+	grep -qxF -- "$flag" <<<"$known" || [ "$flag" = --help ] || surplus+=" $flag"
+done
+check_equal "the manual has no option that is not there" "" "$surplus"
+
+"$man/refresh-options" "$CVOL" "$man/cvol-options.5" >"$T/cvol-options.5"
+check "cvol-options(5) lists the options as they are (else: make man-options)" diff "$man/cvol-options.5" "$T/cvol-options.5"
+check_match "and that list is not empty" '\.BI source= ' "$(cat "$T/cvol-options.5")"
+
+names=$("$CVOL" options | sed -n 's/^\([a-z_]*\)=.*/\1/p' | sort)
+missing=
+for name in $(awk -F '|' '/^## / { on = $0 == "## Options" } on && /^\| `/ { print $2 }' "$TOP/README.md" | grep -oE '[a-z_]+'); do
+	grep -qx "$name" <<<"$names" || "$CVOL" options | grep -qE "also:.* $name( |\$)" || missing+=" $name"
+done
+check_equal "the options in the README's table exist" "" "$missing"
+
+if command -v groff >/dev/null; then
+	for page in "$man"/*.[158]; do
+		check_equal "${page##*/} is good roff" "" "$(groff -man -ww -z "$page" 2>&1)"
+	done
+else
+	skip "the pages are good roff" "groff is not installed"
+fi
+finish
