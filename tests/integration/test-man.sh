@@ -38,7 +38,7 @@ check_equal "every option in --help is in the manual" "" "$missing"
 
 known=$(for command in $commands; do "$CVOL" "$command" --help; done | flags)
 surplus=
-for flag in $(cat "$man"/*.[18] | sed 's/\\-/-/g; s/\\f[BIRP]//g' | flags); do
+for flag in $({ plain cvol.1; plain cvol-daemon.8; } | flags); do
 	grep -qxF -- "$flag" <<<"$known" || [ "$flag" = --help ] || surplus+=" $flag"
 done
 check_equal "the manual has no option that is not there" "" "$surplus"
