@@ -177,6 +177,9 @@ void cv_open_free(struct cv_fs *fs, struct cv_open *open)
 {
 	struct cv_node *node = open->node;
 
+	/* First: what follows may remove the file itself. */
+	open->record->used = 0;
+	cv_shm_barrier();
 	if (open->record->is_dir) {
 		if (open->file)
 			cv_releasedir(&fs->mount, open->file);
@@ -189,7 +192,6 @@ void cv_open_free(struct cv_fs *fs, struct cv_open *open)
 			cv_hidden_remove(fs, node, &open->record->cred);
 	}
 	cv_listing_free(open->listing);
-	open->record->used = 0;
 	fs->opens[open->index] = NULL;
 	if (open->index < fs->opens_hint)
 		fs->opens_hint = open->index;

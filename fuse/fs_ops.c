@@ -1366,8 +1366,6 @@ int cv_fs_start(struct cv_fs *fs, const struct cv_dict *options, int fuse_fd, st
 	fs->fuse_watch = (struct cv_watch)CV_WATCH_INIT(fuse_ready);
 	fs->idle = (struct cv_timer)CV_TIMER_INIT(idle_fire);
 	fs->fuse_fd = fuse_fd;
-	if (fs->takeover)
-		cv_takeover_undo(&fs->shm);
 	r = agree(fs, err);
 	if (r < 0) {
 		(void)close(fuse_fd);

@@ -16,13 +16,13 @@
 #include "config/log.h"
 #include "fuse/control.h"
 
-#define CRASHES_MAX   3	   /* workers that one request may cost */
-#define GRACE_MS      400  /* as for a server that works: see interrupted() in fs_ops.c */
-#define TICK_MS	      50   /* between looks at interrupted requests */
-#define RETRY_MIN_MS  100  /* between attempts to connect */
-#define RETRY_MAX_MS  5000
-#define SETTLE_MS     50   /* from our start, plus round trips: see settle_ms() */
-#define FAREWELL_NS   (300ull * 1000000000)
+#define CRASHES_MAX  3	 /* workers that one request may cost */
+#define GRACE_MS     400 /* as for a server that works: see interrupted() in fs_ops.c */
+#define TICK_MS	     50	 /* between looks at interrupted requests */
+#define RETRY_MIN_MS 100 /* between attempts to connect */
+#define RETRY_MAX_MS 5000
+#define SETTLE_MS    50 /* from our start, plus round trips: see settle_ms() */
+#define FAREWELL_NS  (300ull * 1000000000)
 
 enum phase {
 	PHASE_CONNECT,
@@ -107,11 +107,63 @@ static void answer_interrupted(struct cv_takeover *t, int fuse_fd)
 		struct cv_slot *slot = &shm->slots[i];
 
 		if (!t->interrupted_ns[i] || t->running[i] || !unanswered(slot) ||
-		    is_silent(slot->opcode) ||
-		    now - t->interrupted_ns[i] < GRACE_MS * 1000000ull)
+		    is_silent(slot->opcode) || now - t->interrupted_ns[i] < GRACE_MS * 1000000ull)
 			continue;
 		t->interrupted_ns[i] = 0;
 		answer_error(t->fs, fuse_fd, slot, -EINTR);
+	}
+}
+
+/* ---- tables ---- */
+
+static void undo_lookups(struct cv_shm *shm)
+{
+	struct cv_undo *undo = shm->undo;
+	bool valid = false;
+
+	for (uint32_t i = 0; i < shm->slots_ready && undo->sequence; i++) {
+		if (shm->slots[i].state == CV_SLOT_RECEIVED &&
+		    shm->slots[i].sequence == undo->sequence)
+			valid = true;
+	}
+	/* Backwards: the same node may be in it more than once. */
+	for (uint64_t n = valid && undo->count <= CV_UNDO_MAX ? undo->count : 0; n > 0; n--) {
+		if (undo->entries[n - 1].node < CV_NODES_MAX)
+			shm->nodes[undo->entries[n - 1].node].lookups =
+				undo->entries[n - 1].lookups;
+	}
+	cv_shm_barrier();
+	undo->sequence = 0;
+}
+
+/* What was begun is suspected; what only waited is not, nor is anything when somebody killed it. */
+static void count_crash(struct cv_shm *shm)
+{
+	for (uint32_t i = 0; i < shm->slots_ready && shm->header->crashed; i++) {
+		if (unanswered(&shm->slots[i]) && shm->slots[i].tries > 0)
+			shm->slots[i].crashes++;
+	}
+	cv_shm_barrier();
+	shm->header->crashed = 0;
+}
+
+static void undo(struct cv_shm *shm)
+{
+	undo_lookups(shm);
+	count_crash(shm);
+	for (uint32_t i = 0; i < shm->slots_ready; i++) {
+		struct cv_slot *slot = &shm->slots[i];
+		struct cv_handle_record *h;
+
+		if (slot->state != CV_SLOT_RECEIVED || !slot->handle ||
+		    slot->handle > CV_HANDLES_MAX)
+			continue;
+		/* The kernel never heard of this handle; it will get another. */
+		h = &shm->handles[slot->handle - 1];
+		if (h->used && h->sequence == slot->handle_sequence)
+			h->used = 0;
+		cv_shm_barrier();
+		slot->handle = 0;
 	}
 }
 
@@ -199,14 +251,17 @@ static void connect_until_done(struct cv_fs *fs, const struct cv_dict *options)
 	}
 }
 
-int cv_takeover_connect(struct cv_fs *fs, const struct cv_dict *options, int fuse_fd,
-			int listen_fd, void (*abandon)(struct cv_fs *fs), struct cv_err *err)
+int cv_takeover_connect(struct cv_fs *fs, const struct cv_dict *options, int fuse_fd, int listen_fd,
+			void (*abandon)(struct cv_fs *fs), struct cv_err *err)
 {
 	struct holding h = { .fuse_fd = fuse_fd, .listen_fd = listen_fd, .abandon = abandon };
 	uint64_t one = 1;
 	pthread_t thread;
 	int r;
 
+	/* Before anything new comes in: the numbers of new requests begin again behind those left.
+	 */
+	undo(&fs->shm);
 	h.t = fs->takeover = takeover_new(fs);
 	if (!h.t)
 		return cv_fail(err, ENOMEM, "taking over: out of memory");
@@ -221,59 +276,6 @@ int cv_takeover_connect(struct cv_fs *fs, const struct cv_dict *options, int fus
 	(void)pthread_join(thread, NULL);
 	cv_close_fd(&h.stop);
 	return 0;
-}
-
-/* ---- tables ---- */
-
-static void undo_lookups(struct cv_shm *shm)
-{
-	struct cv_undo *undo = shm->undo;
-	bool valid = false;
-
-	for (uint32_t i = 0; i < shm->slots_ready && undo->sequence; i++) {
-		if (shm->slots[i].state == CV_SLOT_RECEIVED &&
-		    shm->slots[i].sequence == undo->sequence)
-			valid = true;
-	}
-	/* Backwards: the same node may be in it more than once. */
-	for (uint64_t n = valid && undo->count <= CV_UNDO_MAX ? undo->count : 0; n > 0; n--) {
-		if (undo->entries[n - 1].node < CV_NODES_MAX)
-			shm->nodes[undo->entries[n - 1].node].lookups =
-				undo->entries[n - 1].lookups;
-	}
-	cv_shm_barrier();
-	undo->sequence = 0;
-}
-
-/* What was begun is suspected; what only waited is not, nor is anything when somebody killed it. */
-static void count_crash(struct cv_shm *shm)
-{
-	for (uint32_t i = 0; i < shm->slots_ready && shm->header->crashed; i++) {
-		if (unanswered(&shm->slots[i]) && shm->slots[i].tries > 0)
-			shm->slots[i].crashes++;
-	}
-	cv_shm_barrier();
-	shm->header->crashed = 0;
-}
-
-void cv_takeover_undo(struct cv_shm *shm)
-{
-	undo_lookups(shm);
-	count_crash(shm);
-	for (uint32_t i = 0; i < shm->slots_ready; i++) {
-		struct cv_slot *slot = &shm->slots[i];
-		struct cv_handle_record *h;
-
-		if (slot->state != CV_SLOT_RECEIVED || !slot->handle ||
-		    slot->handle > CV_HANDLES_MAX)
-			continue;
-		/* The kernel never heard of this handle; it will get another. */
-		h = &shm->handles[slot->handle - 1];
-		if (h->used && h->sequence == slot->handle_sequence)
-			h->used = 0;
-		cv_shm_barrier();
-		slot->handle = 0;
-	}
 }
 
 /* ---- executing again ---- */
