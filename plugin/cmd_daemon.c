@@ -41,6 +41,7 @@
 #define MONITOR_DRAIN_MS 500
 #define DRAIN_MS	 5000 /* dockerd kills a managed plugin after 10 s */
 #define ABANDON_MS	 3000
+#define TICKER_MS	 2000
 #define NOFILE_WANTED	 65536
 #define PING_MS		 5000
 #define BOOT_WAIT_S	 90 /* dockerd waits 120 s for Mount */
@@ -321,9 +322,8 @@ static bool stop_ticker(struct daemon *d)
 	d->stopping = true;
 	(void)pthread_cond_broadcast(&d->stop_cond);
 	(void)pthread_mutex_unlock(&d->stop_lock);
-	(void)clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec += 2;
-	return pthread_timedjoin_np(d->ticker, NULL, &until) == 0;
+	until = cv_clock_timespec(cv_clock_ms() + TICKER_MS);
+	return pthread_clockjoin_np(d->ticker, NULL, CLOCK_MONOTONIC, &until) == 0;
 }
 
 static void stop(struct daemon *d)

@@ -53,6 +53,8 @@ struct volume {
 	unsigned retry_pause_ms;
 	bool retrying;
 	uint64_t kept_until;  /* mounted in the background: for a user to come */
+	unsigned unmounting;  /* Unmounts that wait for data to be stored */
+	bool unmount_failed;  /* one of them waited in vain */
 	unsigned stale_ticks; /* how often only earlier dockerds' counts were seen, without users */
 };
 

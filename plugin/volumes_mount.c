@@ -424,7 +424,7 @@ static void end_if_unused(struct cv_volumes *vs, struct volume *v, uint64_t dead
 		struct cv_worker_info info = { 0 };
 
 		CV_SCOPED_LOCK(&vs->lock);
-		unused = v->worker && cv_volume_uses_locked(v) == 0;
+		unused = v->worker && !v->unmounting && cv_volume_uses_locked(v) == 0;
 		if (v->worker) {
 			vs->mounter->info(v->worker, &info);
 			alive = info.alive;
@@ -435,37 +435,57 @@ static void end_if_unused(struct cv_volumes *vs, struct volume *v, uint64_t dead
 	(void)pthread_mutex_unlock(&v->op);
 }
 
-/* Takes the reference away; false if there is none. *ret_left: references left. */
-static bool drop_reference(struct cv_volumes *vs, struct volume *v, const char *id,
-			   unsigned *ret_left)
+/* Takes the reference away; false if there is none. */
+static bool drop_reference(struct cv_volumes *vs, struct volume *v, const char *id)
 {
 	bool known;
 
 	{
 		CV_SCOPED_LOCK(&vs->lock);
 		known = id_drop_locked(v, id);
-		*ret_left = cv_volume_uses_locked(v);
 	}
 	if (known)
 		cv_volume_record(vs, v);
 	return known;
 }
 
+/*
+ * Several Unmounts of a volume may wait for its server at once. Nobody ends the mount under the
+ * others' feet: whoever is the last to get an answer does, if all got a good one.
+ */
+static void unmount_begin(struct cv_volumes *vs, struct volume *v)
+{
+	CV_SCOPED_LOCK(&vs->lock);
+	if (v->unmounting++ == 0)
+		v->unmount_failed = false;
+}
+
+/* True for the last one; *ret_synced: for all of them. */
+static bool unmount_finish(struct cv_volumes *vs, struct volume *v, bool synced, bool *ret_synced)
+{
+	CV_SCOPED_LOCK(&vs->lock);
+	if (!synced)
+		v->unmount_failed = true;
+	*ret_synced = !v->unmount_failed;
+	return --v->unmounting == 0;
+}
+
 static int unmount_volume(struct cv_volumes *vs, struct volume *v, const char *id,
 			  struct cv_err *err)
 {
 	uint64_t deadline = cv_clock_ms() + UNMOUNT_MS;
-	unsigned left = 0;
-	bool known;
+	bool known, synced;
 	int r = cv_volume_lock(vs, v, deadline, err);
 
 	if (r == -ENOENT) /* removed meanwhile */
 		return 0;
 	if (r < 0)
 		return r;
-	known = drop_reference(vs, v, id, &left);
+	unmount_begin(vs, v);
+	known = drop_reference(vs, v, id);
 	(void)pthread_mutex_unlock(&v->op);
 	if (!known) {
+		(void)unmount_finish(vs, v, true, &synced);
 		cv_notice("volume '%s': unmount of an unknown ID %.64s", v->name, id);
 		return 0;
 	}
@@ -475,8 +495,8 @@ static int unmount_volume(struct cv_volumes *vs, struct volume *v, const char *i
 		cv_error("%s", err->text);
 		set_error(vs, v, err->text);
 	}
-	if (left == 0)
-		end_if_unused(vs, v, deadline + REMOVE_SYNC_MS, r == 0);
+	if (unmount_finish(vs, v, r == 0, &synced))
+		end_if_unused(vs, v, deadline + REMOVE_SYNC_MS, synced);
 	return r;
 }
 
@@ -552,7 +572,7 @@ struct volume **cv_volumes_snapshot(struct cv_volumes *vs,
 /* A mount that no dockerd of today knows of. */
 static bool is_unused_locked(const struct cv_volumes *vs, const struct volume *v)
 {
-	return v->worker && cv_volume_current_uses_locked(vs, v) == 0 &&
+	return v->worker && !v->unmounting && cv_volume_current_uses_locked(vs, v) == 0 &&
 	       v->kept_until <= cv_clock_ms();
 }
 

@@ -18,6 +18,8 @@ SRC_ENGINECHECK = $(wildcard tests/tools/engine_check.c)
 
 # ---- test programs, in whatever $(BUILD) this make was called with
 
+TEST_TOOLS = $(BUILD)/tests/delay-proxy $(BUILD)/tests/clock-jump.so
+
 # One archive per folder, without the mains: a test links what it needs and nothing else.
 define archive
 $$(BUILD)/lib/$(1).a: $$(filter-out %/main.o,$$(call obj,$$(wildcard $(1)/*.c)))
@@ -57,12 +59,16 @@ $(BUILD)/tests/delay-proxy: $(BUILD)/obj/tests/tools/delay-proxy.o
 	@mkdir -p $(@D)
 	$(CC) $(ALL_LDFLAGS) -o $@ $<
 
+$(BUILD)/tests/clock-jump.so: tests/tools/clock-jump.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(WARNINGS) -shared -fPIC -o $@ $<
+
 test_names = $(patsubst %,$(BUILD)/tests/%,$(notdir $(basename $(1))))
 .PHONY: test-unit test-engines test-fuzzers test-tools
 test-unit: $(call test_names,$(SRC_UNIT))
 test-engines: $(call test_names,$(SRC_ENGINECHECK))
 test-fuzzers: $(call test_names,$(SRC_FUZZERS))
-test-tools: $(BUILD)/tests/delay-proxy $(if $(SRC_CONFORMANCE),$(BUILD)/tests/conformance)
+test-tools: $(TEST_TOOLS) $(if $(SRC_CONFORMANCE),$(BUILD)/tests/conformance)
 
 MAKE_SAN  = +$(MAKE) --no-print-directory BUILD=$(SANBUILD) SANITIZE="$(SANITIZERS)" CFLAGS="$(SAN_CFLAGS)"
 MAKE_FUZZ = +$(MAKE) --no-print-directory BUILD=$(FUZZBUILD) CC=clang SANITIZE="$(FUZZERS)" CFLAGS="$(SAN_CFLAGS)"
@@ -102,10 +108,10 @@ check-engines:
 check-conformance: all test-tools
 	@$(CHECK) conformance
 
-check-integration: all $(BUILD)/tests/delay-proxy
+check-integration: all $(TEST_TOOLS)
 	@$(CHECK) integration
 
-check-fault: all $(BUILD)/tests/delay-proxy
+check-fault: all $(TEST_TOOLS)
 	@$(CHECK) fault
 
 check-fuzz:

@@ -666,6 +666,23 @@ stop_ganesha() {
 	GANESHA_PID=
 }
 
+# ---------------------------------------------------------------- chance
+
+# For a test whose moments are random: $RANDOM starts from SEED, which is printed, so that a run can be
+# repeated; FAULT_SCALE (1) multiplies the length of such a test.
+fault_seed() {
+	SEED=${SEED:-$((RANDOM * 32768 + RANDOM))}
+	RANDOM=$SEED
+	FAULT_SCALE=${FAULT_SCALE:-1}
+	note "SEED=$SEED FAULT_SCALE=$FAULT_SCALE"
+}
+
+# random_sleep MAX_MS
+random_sleep() {
+	local ms=$((RANDOM % $1 + 1))
+	sleep "$((ms / 1000)).$(printf %03d $((ms % 1000)))"
+}
+
 # ---------------------------------------------------------------- Docker
 
 # A containerd of its own, so that dockerd can be killed and started under living containers.

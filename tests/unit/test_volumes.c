@@ -18,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "config/cleanup.h"
 #include "config/options.h"
 #include "config/str.h"
 #include "plugin/volumes.h"
@@ -36,6 +37,7 @@ static struct {
 	unsigned fail_until; /* mount number from which mount_result counts no more; 0: never */
 	bool adopt_fails, mounted, in_use, made;
 	struct cv_worker *last;
+	struct cv_volumes *tick_in_sync; /* housekeeping comes while data is being stored */
 } fake = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static struct cv_worker *worker_new(int pid)
@@ -89,6 +91,12 @@ static int fake_sync(struct cv_worker *w, unsigned timeout_ms, struct cv_err *er
 	(void)pthread_mutex_lock(&fake.lock);
 	fake.syncs++;
 	(void)pthread_mutex_unlock(&fake.lock);
+	if (fake.tick_in_sync) {
+		struct cv_volumes *vs = cv_steal(&fake.tick_in_sync);
+
+		cv_volumes_tick(vs);
+		assert_int_equal(fake.unmounts, 0);
+	}
 	return fake.sync_result ? cv_fail(err, fake.sync_result, "3 bytes are missing") : 0;
 }
 
@@ -473,6 +481,23 @@ static void test_unstored_data_keeps_the_mount(void **state)
 	cv_volumes_tick(f->vs);
 	expect(f, "v", "idle", 0);
 	assert_int_equal(fake.unmounts, 1);
+}
+
+static void test_housekeeping_does_not_end_a_mount_under_an_unmount(void **state)
+{
+	struct fixture *f = *state;
+
+	create(f, "v");
+	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
+	fake.tick_in_sync = f->vs;
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
+	assert_null(fake.tick_in_sync);
+	assert_int_equal(fake.unmounts, 1);
+	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", "unknown", NULL), 0);
+	expect(f, "v", "ok", 1);
+	assert_int_equal(cv_volumes_unmount(f->vs, "v", "a", NULL), 0);
+	expect(f, "v", "idle", 0);
 }
 
 static void test_dead_worker_is_replaced_at_next_mount(void **state)
@@ -1068,6 +1093,7 @@ int main(void)
 		T(test_mounts_at_once_share_one_attempt),
 		T(test_get_and_list_do_not_wait_for_a_mount),
 		T(test_unstored_data_keeps_the_mount),
+		T(test_housekeeping_does_not_end_a_mount_under_an_unmount),
 		T(test_dead_worker_is_replaced_at_next_mount),
 		T(test_remove_is_refused_while_mounted),
 		T(test_dockerd_may_remove_what_leaked),
