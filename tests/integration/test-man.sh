@@ -49,9 +49,9 @@ check_match "and that list is not empty" '\.BI source= ' "$(cat "$T/cvol-options
 
 names=$("$CVOL" options | sed -n 's/^\([a-z_]*\)=.*/\1/p' | sort)
 missing=
-for name in $(awk -F '|' '/^## / { on = $0 == "## Options" } on && /^\| `/ { print $2 }' "$TOP/README.md" | grep -oE '[a-z_]+'); do
+while read -r name; do
 	grep -qx "$name" <<<"$names" || "$CVOL" options | grep -qE "also:.* $name( |\$)" || missing+=" $name"
-done
+done < <(awk -F '|' '/^## / { on = $0 == "## Options" } on && /^\| `/ { print $2 }' "$TOP/README.md" | grep -oE '[a-z_]+')
 check_equal "the options in the README's table exist" "" "$missing"
 
 if command -v groff >/dev/null; then
