@@ -54,6 +54,8 @@ static const struct {
 	[CV_CALL_FSYNC] = { 0, -ENOSYS },
 	[CV_CALL_FALLOCATE] = { 0, -ENOSYS },
 	[CV_CALL_LSEEK] = { 0, -ENOSYS },
+	[CV_CALL_GETLK] = { 0, -ENOSYS },
+	[CV_CALL_SETLK] = { 0, -ENOSYS },
 	[CV_CALL_OPENDIR] = { GIVES_DIR, -ENOSYS },
 	[CV_CALL_READDIR] = { GIVES_DIRENTS, -ENOSYS },
 	[CV_CALL_FSYNCDIR] = { 0, -ENOSYS },
@@ -407,6 +409,20 @@ void cv_lseek(struct cv_mount *m, struct cv_op *op, struct cv_file *file, uint64
 		op->done(op, -ENXIO);
 	else
 		m->backend->lseek(m->conn, op, file, off, whence);
+}
+
+void cv_getlk(struct cv_mount *m, struct cv_op *op, struct cv_file *file,
+	      const struct cv_lock *lock)
+{
+	if (begin(m, op, CV_CALL_GETLK, m->backend->getlk, 0))
+		m->backend->getlk(m->conn, op, file, lock);
+}
+
+void cv_setlk(struct cv_mount *m, struct cv_op *op, struct cv_file *file,
+	      const struct cv_lock *lock, bool wait)
+{
+	if (begin(m, op, CV_CALL_SETLK, m->backend->setlk, 0))
+		m->backend->setlk(m->conn, op, file, lock, wait);
 }
 
 void cv_opendir(struct cv_mount *m, struct cv_op *op, const struct cv_object *dir)

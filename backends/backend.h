@@ -51,6 +51,9 @@ enum cv_features {
 	CV_FEAT_UNSTABLE_WRITES = 1 << 4,
 	/* write() is worth delaying and coalescing (a round trip to a server). */
 	CV_FEAT_WRITE_BEHIND = 1 << 5,
+	/* getlk() and setlk() exclude other clients of the server. Without it the kernel keeps locks
+	 * of this host by itself. */
+	CV_FEAT_LOCKS = 1 << 6,
 	/* What is started on one open file is carried out in that order, also after a reconnect: a
 	 * setattr need not wait for the writes before it. */
 	CV_FEAT_ORDERED = 1 << 6,
@@ -147,6 +150,17 @@ struct cv_cred {
 
 struct cv_file; /* an engine's open file or directory */
 
+/* fcntl(2) or flock(2): a range of bytes, and who holds or wants it. */
+struct cv_lock {
+	uint64_t owner; /* the kernel's: a process, or an open file description */
+	bool flock;	/* of flock(2): other owners than those of fcntl(2), with the same numbers */
+	int type;	/* F_RDLCK, F_WRLCK, F_UNLCK */
+	uint64_t start;
+	uint64_t end; /* the last byte; CV_LOCK_EOF: however long the file gets */
+	pid_t pid;    /* for people; 0: unknown, on another host */
+};
+#define CV_LOCK_EOF ((uint64_t)INT64_MAX)
+
 /*
  * One operation. The caller owns it and keeps it, cred included, until done() is called; the engine
  * fills in the results it has, then calls done() as its last act on the operation.
@@ -181,6 +195,10 @@ struct cv_op {
 	uint64_t verifier; /* write when !stable, fsync: see CV_FEAT_UNSTABLE_WRITES */
 	uint64_t offset;   /* lseek: the result */
 	struct statvfs statvfs; /* statfs */
+	struct cv_lock lock;	/* getlk: what is in the way; F_UNLCK: nothing */
+	/* The caller's: nobody waits for it any more. A setlk() that waits ends soon, without the
+	 * lock. May be set at any time. */
+	bool abandoned;
 
 	void *engine;	     /* engine's own, between call and done */
 	unsigned debug_done; /* backend.c: completions seen */
@@ -287,6 +305,17 @@ struct cv_backend {
 	/* SEEK_DATA or SEEK_HOLE only; op->offset. */
 	void (*lseek)(void *conn, struct cv_op *op, struct cv_file *file, uint64_t off, int whence);
 
+	/* CV_FEAT_LOCKS. What another owner has that excludes lock: op->lock. */
+	void (*getlk)(void *conn, struct cv_op *op, struct cv_file *file,
+		      const struct cv_lock *lock);
+	/*
+	 * Sets or releases; all of an owner's locks that were set through file go with its release.
+	 * -EAGAIN: another owner's lock is in the way; with wait: until it is not, or op->abandoned.
+	 * Fills op->attr if have_attr: of the file, read after the lock was had.
+	 */
+	void (*setlk)(void *conn, struct cv_op *op, struct cv_file *file,
+		      const struct cv_lock *lock, bool wait);
+
 	void (*opendir)(void *conn, struct cv_op *op, const struct cv_object *dir);
 	void (*releasedir)(void *conn, struct cv_file *dir);
 	/*
@@ -367,6 +396,10 @@ void cv_fsync(struct cv_mount *m, struct cv_op *op, struct cv_file *file, bool d
 void cv_fallocate(struct cv_mount *m, struct cv_op *op, struct cv_file *file, int mode,
 		  uint64_t off, uint64_t size_bytes);
 void cv_lseek(struct cv_mount *m, struct cv_op *op, struct cv_file *file, uint64_t off, int whence);
+void cv_getlk(struct cv_mount *m, struct cv_op *op, struct cv_file *file,
+	      const struct cv_lock *lock);
+void cv_setlk(struct cv_mount *m, struct cv_op *op, struct cv_file *file,
+	      const struct cv_lock *lock, bool wait);
 void cv_opendir(struct cv_mount *m, struct cv_op *op, const struct cv_object *dir);
 void cv_releasedir(struct cv_mount *m, struct cv_file *dir);
 void cv_readdir(struct cv_mount *m, struct cv_op *op, struct cv_file *dir, uint64_t off);

@@ -65,6 +65,8 @@ static void req_free(struct cv_nfs_req *q)
 
 	if (q->v4.slot >= 0)
 		cv_nfs4_drop_slot(q); /* given up while it held one */
+	if (q->v4.lock)
+		cv_nfs4_lock_leave(q);
 	free(q->target);
 	free(q->buf);
 	free(q->v4.made);

@@ -34,6 +34,11 @@ struct cv_nfs4_req {
 	uint32_t open_epoch;
 	struct cv_nfs4_open *open; /* whose state it uses; NULL: nobody's */
 	struct cv_nfs4_open *made; /* owned: for the file being opened */
+	struct cv_nfs4_lock *lock; /* nfs4_lock.c: whose turn it takes */
+	bool turn;		   /* it has it */
+	struct cv_nfs4_open *through;
+	struct cv_lock range;
+	bool wait;
 };
 
 struct cv_nfs {

@@ -239,7 +239,7 @@ static void refused(struct cv_nfs_req *q, uint32_t status, struct cv_xdr *x)
 	}
 }
 
-static bool state_is_lost(uint32_t status)
+bool cv_nfs4_state_is_lost(uint32_t status)
 {
 	return status == CV_NFS4ERR_BAD_STATEID || status == CV_NFS4ERR_STALE_STATEID ||
 	       status == CV_NFS4ERR_EXPIRED || status == CV_NFS4ERR_ADMIN_REVOKED ||
@@ -270,7 +270,7 @@ static void carried_out(struct cv_nfs_req *q, uint32_t status, struct cv_xdr *x)
 		cv_nfs_wait(q);
 	else if (status == CV_NFS4ERR_RETRY_UNCACHED) /* here or as SEQUENCE's own: 2.10.6.1.3 */
 		send_again(q);
-	else if (state_is_lost(status) && q->v4.open && !q->v4.recovers)
+	else if (cv_nfs4_state_is_lost(status) && q->v4.open && !q->v4.recovers)
 		repair_open(q, x);
 	else
 		q->got(q, cv_nfs4_errno(status), x);

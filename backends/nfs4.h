@@ -42,6 +42,34 @@ struct cv_nfs4_open {
 	int dead;	/* -errno: it could not be had again */
 };
 
+struct cv_nfs4_range {
+	uint64_t start, end; /* the last byte */
+	int type;	     /* F_RDLCK, F_WRLCK */
+};
+
+/*
+ * What one owner has locked of one file: one state at the server, that stands on the open it was
+ * begun with. Its calls go one after the other.
+ */
+struct cv_nfs4_lock {
+	struct cv_nfs4_lock *next;
+	struct cv_handle handle;
+	struct cv_nfs4_open *open; /* what its state stands on; NULL: it has none */
+	struct cv_nfs4_owner owner;
+	uint64_t kernel_owner;
+	bool flock;
+	pid_t pid;
+	struct cv_nfs4_stateid stateid;
+	bool have;		      /* stateid */
+	struct cv_nfs4_range *ranges; /* owned; apart, in no order */
+	size_t nranges, size;	      /* size: how many there is room for */
+	bool lost;		      /* to be claimed again, from here on: */
+	size_t claimed;
+	bool busy;			  /* a call is on its way */
+	struct cv_nfs_req *first, **last; /* waiting for that */
+	unsigned polling;		  /* requests that wait for another owner */
+};
+
 struct cv_nfs4 {
 	struct cv_nfs *nfs;
 	struct cv_owners *owners; /* owned */
@@ -69,11 +97,13 @@ struct cv_nfs4 {
 	struct cv_nfs_req *waiting, **waiting_tail;
 
 	struct cv_nfs4_open *opens;
+	struct cv_nfs4_lock *locks;
 
 	bool recovering;
 	struct cv_op recovery_op;
 	struct cv_nfs_req *recovery;
 	struct cv_nfs4_open *reopening;
+	struct cv_nfs4_lock *relocking;
 	unsigned own; /* operations of our own in flight: CLOSE */
 	struct cv_op goodbye_op;
 };
@@ -92,6 +122,8 @@ bool cv_nfs4_start(struct cv_nfs_req *q, struct cv_nfs4_call *c, bool cache);
 void cv_nfs4_submit(struct cv_nfs_req *q, struct cv_nfs4_call *c);
 /* A compound without a session. */
 void cv_nfs4_submit_bare(struct cv_nfs_req *q, struct cv_nfs4_call *c);
+/* nfsstat4: a stateid is not good any more. */
+bool cv_nfs4_state_is_lost(uint32_t status);
 /* Lets waiting requests go on, as far as slots and recovery allow. */
 void cv_nfs4_pump(struct cv_nfs4 *v4);
 /* Finishes all waiting ones. */
@@ -164,5 +196,23 @@ void cv_nfs4_write(void *conn, struct cv_op *op, struct cv_file *file, const voi
 		   size_t size_bytes, uint64_t off);
 void cv_nfs4_fsync(void *conn, struct cv_op *op, struct cv_file *file, bool datasync);
 void cv_nfs4_readdir(void *conn, struct cv_op *op, struct cv_file *dir, uint64_t off);
+
+/* ---- nfs4_lock.c ---- */
+
+void cv_nfs4_getlk(void *conn, struct cv_op *op, struct cv_file *file, const struct cv_lock *lock);
+void cv_nfs4_setlk(void *conn, struct cv_op *op, struct cv_file *file, const struct cv_lock *lock,
+		   bool wait);
+/* open is being closed: into stateids (at most max) those of its locks, which are forgotten. */
+size_t cv_nfs4_locks_take(struct cv_nfs4 *v4, const struct cv_nfs4_open *open,
+			  struct cv_nfs4_stateid *stateids, size_t max);
+/* A request that has a turn, or waits for one, is done. */
+void cv_nfs4_lock_leave(struct cv_nfs_req *q);
+void cv_nfs4_locks_free(struct cv_nfs4 *v4);
+/* open was opened anew: its locks must be had again, too. */
+void cv_nfs4_locks_lost(struct cv_nfs4 *v4, const struct cv_nfs4_open *open);
+/* A lock, on an open that is there, of which a range must be claimed again; NULL: none. */
+struct cv_nfs4_lock *cv_nfs4_lock_find_lost(const struct cv_nfs4 *v4);
+/* The steps of a recovery: claims one range of v4->relocking, then calls q->then. */
+void cv_nfs4_relock(struct cv_nfs_req *q, bool reclaim, void (*then)(struct cv_nfs_req *));
 
 #endif

@@ -235,10 +235,15 @@ void cv_nfs4_create(void *conn, struct cv_op *op, const struct cv_object *dir, c
 
 /* ---- close: nobody waits for it ---- */
 
+#define CLOSED_LOCKS 8 /* of different owners: there is one as a rule; the lease ends the others   \
+			*/
+
 struct closing {
 	struct cv_op op;
 	struct cv_nfs4 *v4;
-	struct cv_nfs4_open *open; /* owned */
+	struct cv_nfs4_open *open;		    /* owned */
+	struct cv_nfs4_stateid locks[CLOSED_LOCKS]; /* released first: servers insist on it */
+	size_t nlocks;
 };
 
 static void closed(struct cv_op *op, ssize_t result)
@@ -259,28 +264,42 @@ static void send_close(struct cv_nfs_req *q)
 	if (!cv_nfs4_start(q, &c, true))
 		return;
 	cv_nfs4_put_fh(&c, &closing->open->handle);
+	for (size_t i = 0; i < closing->nlocks; i++)
+		cv_nfs4_put_locku(&c, &closing->locks[i], 0, CV_NFS4_TO_EOF);
 	cv_nfs4_put_close(&c, &closing->open->stateid);
 	cv_nfs4_submit(q, &c);
 }
 
 static void got_close(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
+	struct closing *closing = cv_container_of(q->op, struct closing, op);
+
 	(void)x;
+	if (status < 0 && q->v4.status && closing->nlocks) {
+		closing->nlocks = 0; /* a lock may have been lost already */
+		cv_nfs_step(q, send_close, got_close);
+		return;
+	}
 	cv_nfs_finish(q, status);
 }
 
 static void close_open(struct cv_nfs *nfs, struct cv_nfs4_open *open)
 {
 	struct closing *closing = calloc(1, sizeof(*closing));
+	struct cv_nfs4_stateid ignored[1];
 	struct cv_nfs_req *q;
+	size_t nlocks;
 
 	list_remove(nfs->v4, open);
+	nlocks = cv_nfs4_locks_take(nfs->v4, open, closing ? closing->locks : ignored,
+				    closing ? CLOSED_LOCKS : 0);
 	/* What the server has lost it need not close. */
 	if (!closing || open->dead || open->lost) {
 		free(closing);
 		free(open);
 		return;
 	}
+	closing->nlocks = nlocks;
 	closing->v4 = nfs->v4;
 	closing->open = open;
 	nfs->v4->own++;
@@ -537,6 +556,8 @@ const struct cv_backend cv_backend_nfs4 = {
 	.read = cv_nfs4_read,
 	.write = cv_nfs4_write,
 	.fsync = cv_nfs4_fsync,
+	.getlk = cv_nfs4_getlk,
+	.setlk = cv_nfs4_setlk,
 	.opendir = cv_nfs_opendir,
 	.releasedir = cv_nfs_release,
 	.readdir = cv_nfs4_readdir,

@@ -289,7 +289,7 @@ static void list_names(struct cv_nfs_mount *m, char *list, size_t list_size)
 		cv_nfs_add_listed(list, list_size, entries[i].name);
 }
 
-static int find_root(struct cv_nfs_mount *m, struct cv_info *info)
+static int find_root(struct cv_nfs_mount *m)
 {
 	char list[CV_NFS_LISTED_MAX];
 	struct cv_err why;
@@ -299,7 +299,7 @@ static int find_root(struct cv_nfs_mount *m, struct cv_info *info)
 		m->nfs->v4 = cv_nfs4_new(m->nfs);
 	if (!m->nfs->v4)
 		return cv_fail(m->err, ENOMEM, "nfs: out of memory");
-	r = cv_nfs_dial(m, info);
+	r = cv_nfs_dial(m);
 	if (r == 0)
 		r = start_session(m);
 	if (r < 0)

@@ -184,11 +184,12 @@ static void send_reopen(struct cv_nfs_req *q)
 	cv_nfs4_submit(q, &c);
 }
 
-static void reopened(struct cv_nfs4_open *open, int dead)
+static void reopened(struct cv_nfs4 *v4, struct cv_nfs4_open *open, int dead)
 {
 	open->lost = open->reclaim = false;
 	open->dead = dead;
 	open->epoch++;
+	cv_nfs4_locks_lost(v4, open);
 	if (dead)
 		cv_error("an open file is lost: the server restarted and does not give it back: %s",
 			 cv_strerror(dead));
@@ -213,11 +214,11 @@ static void got_reopen(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 	}
 	if (open && status == 0) {
 		open->stateid = stateid;
-		reopened(open, 0);
+		reopened(q->nfs->v4, open, 0);
 	} else if (open && open->reclaim) {
 		open->reclaim = false; /* no grace, or it does not remember us: like a new one */
 	} else if (open) {
-		reopened(open, status);
+		reopened(q->nfs->v4, open, status);
 	}
 	reopen_next(q);
 }
@@ -254,6 +255,12 @@ static void reopen_next(struct cv_nfs_req *q)
 	struct cv_nfs4_open *open = find_lost(v4, true);
 
 	q->delay_ms = 0;
+	v4->relocking = open ? NULL : cv_nfs4_lock_find_lost(v4);
+	if (v4->relocking) {
+		q->op->cred = &v4->relocking->open->cred;
+		cv_nfs4_relock(q, q->again, reopen_next);
+		return;
+	}
 	if (!open && q->again) {
 		q->again = false;
 		q->op->cred = &machine;
@@ -278,6 +285,7 @@ static void recovered(struct cv_op *op, ssize_t result)
 	v4->recovering = false;
 	v4->recovery = NULL;
 	v4->reopening = NULL;
+	v4->relocking = NULL;
 	if (result == -ECANCELED)
 		return;
 	if (result < 0) {
@@ -285,7 +293,7 @@ static void recovered(struct cv_op *op, ssize_t result)
 		return;
 	}
 	/* Lost again, or RECLAIM_COMPLETE came in between: what is left is opened like new. */
-	if (find_lost(v4, false) || find_lost(v4, true))
+	if (find_lost(v4, false) || find_lost(v4, true) || cv_nfs4_lock_find_lost(v4))
 		cv_nfs4_recover(v4, false);
 	else
 		cv_nfs4_pump(v4);
@@ -315,6 +323,7 @@ void cv_nfs4_recover_again(struct cv_nfs_req *q)
 	q->v4.slot = -1;
 	q->op->cred = &machine;
 	q->nfs->v4->reopening = NULL;
+	q->nfs->v4->relocking = NULL;
 	q->send = send_exchange_id;
 	q->got = got_exchange_id;
 	cv_nfs_wait(q);
@@ -416,6 +425,7 @@ void cv_nfs4_free(struct cv_nfs4 *v4)
 		cv_nfs_finish(v4->recovery, -ECANCELED);
 	}
 	cv_nfs4_fail_waiting(v4, -ECANCELED);
+	cv_nfs4_locks_free(v4);
 	cv_owners_free(v4->owners);
 	free(v4);
 }

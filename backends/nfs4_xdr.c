@@ -854,13 +854,19 @@ void cv_nfs4_get_open(struct cv_xdr *x, struct cv_nfs4_stateid *ret, uint64_t *r
 
 void cv_nfs4_get_denied(struct cv_xdr *x, struct cv_nfs4_denied *ret)
 {
+	const uint8_t *p;
 	size_t n;
 
 	ret->off = cv_xdr_u64(x);
 	ret->length = cv_xdr_u64(x);
 	ret->type = cv_xdr_u32(x);
-	(void)cv_xdr_u64(x); /* the holder */
-	(void)cv_xdr_opaque(x, 1024, &n);
+	memset(&ret->owner, 0, sizeof(ret->owner));
+	ret->owner.clientid = cv_xdr_u64(x);
+	p = cv_xdr_opaque(x, 1024, &n);
+	if (p && n <= sizeof(ret->owner.data)) {
+		ret->owner.size = (uint8_t)n;
+		memcpy(ret->owner.data, p, n);
+	}
 }
 
 static bool is_name(const uint8_t *p, size_t n)

@@ -224,7 +224,8 @@ void cv_nfs4_get_stateid(struct cv_xdr *x, struct cv_nfs4_stateid *ret);
 void cv_nfs4_skip_bitmap(struct cv_xdr *x);
 struct cv_nfs4_denied {
 	uint64_t off, length;
-	uint32_t type;
+	uint32_t type; /* enum cv_nfs4_locktype */
+	struct cv_nfs4_owner owner;
 };
 void cv_nfs4_get_denied(struct cv_xdr *x, struct cv_nfs4_denied *ret);
 /* READDIR after its head, as cv_nfs_get_entries(). */

@@ -557,29 +557,25 @@ static int root_attributes(struct cv_nfs_mount *m, struct cv_info *info)
 	return 0;
 }
 
-int cv_nfs_dial(struct cv_nfs_mount *m, struct cv_info *info)
+int cv_nfs_dial(struct cv_nfs_mount *m)
 {
-	uint16_t port = 0;
-
 	rpc_config(m, &m->config, CV_NFS_PROGRAM, m->procs->version,
 		   m->port ? m->port : m->procs->port);
-	m->fd = cv_rpc_dial(&m->config, 0, m->deadline_ns, &port, m->err);
+	m->fd = cv_rpc_dial(&m->config, 0, m->deadline_ns, &m->connected_port, m->err);
 	if (m->fd < 0) {
 		m->fd = -1;
 		return cv_fail_context(m->err, "nfs");
 	}
-	(void)snprintf(info->server, sizeof(info->server), "%.200s:%u (%s)", m->host, port,
-		       m->procs->name);
 	return 0;
 }
 
 /* The directory at m->path. */
-static int find_root(struct cv_nfs_mount *m, struct cv_info *info)
+static int find_root(struct cv_nfs_mount *m)
 {
 	int r = mount_root(m);
 
 	if (r == 0)
-		r = cv_nfs_dial(m, info);
+		r = cv_nfs_dial(m);
 	if (r == 0)
 		r = cv_nfs_walk(m, m->rest, "the path", false);
 	return r;
@@ -615,7 +611,7 @@ static int mount_version(struct cv_nfs_mount *m, const struct cv_nfs_mount_procs
 
 	m->procs = procs;
 	m->rest[0] = '\0';
-	r = procs->find_root(m, info);
+	r = procs->find_root(m);
 	if (r == 0)
 		r = cv_nfs_walk(m, subdir, "subdir", true);
 	info->made_subdir = m->made;
@@ -661,26 +657,43 @@ static int mount_auto(struct cv_nfs_mount *m, struct cv_info *info)
 	return r == 0 ? 0 : err->code;
 }
 
-static int mount_all(struct cv_nfs_mount *m, struct cv_info *info)
+/* version= and locks= together. */
+static int mount_wanted(struct cv_nfs_mount *m, struct cv_info *info)
 {
 	const char *version = cv_options_str(m->options, "version", "auto");
-	int r;
+	bool server_locks = cv_str_eq(cv_options_str(m->options, "locks", NULL), "server");
+	bool any = cv_str_eq(version, "auto");
 
-	if (cv_str_eq(version, "auto"))
-		r = mount_auto(m, info);
-	else if (cv_str_eq(version, "3"))
-		r = mount_version(m, &procs3, info);
-	else if (cv_str_eq(version, "4") || cv_str_eq(version, "4.1"))
-		r = mount_version(m, &cv_nfs4_mount_procs, info);
-	else
+	if (cv_str_eq(version, "4") || cv_str_eq(version, "4.1") || (any && server_locks))
+		return mount_version(m, &cv_nfs4_mount_procs, info);
+	if (any)
+		return mount_auto(m, info);
+	if (!cv_str_eq(version, "3"))
 		return cv_fail(
 			m->err, EPROTONOSUPPORT,
 			"nfs: version=%s: cvol speaks NFS 3 and 4.1; use version=4.1, 3 or auto",
 			version);
+	if (server_locks)
+		return cv_fail(m->err, EINVAL,
+			       "nfs: locks=server needs version=4.1; with NFSv3 locks exclude the "
+			       "users of this mount only (locks=local)");
+	return mount_version(m, &procs3, info);
+}
+
+static int mount_all(struct cv_nfs_mount *m, struct cv_info *info)
+{
+	const char *locks = cv_options_str(m->options, "locks", "server");
+	int r = mount_wanted(m, info);
+
 	if (r < 0)
 		return r;
 	info->features = CV_FEAT_HANDLES | CV_FEAT_CALLER_CREDS | CV_FEAT_HARD_LINKS |
 			 CV_FEAT_UNSTABLE_WRITES | CV_FEAT_WRITE_BEHIND;
+	if (m->procs == &cv_nfs4_mount_procs && cv_str_eq(locks, "server"))
+		info->features |= CV_FEAT_LOCKS;
+	(void)snprintf(info->server, sizeof(info->server), "%.200s:%u (%s, %s locks)", m->host,
+		       m->connected_port, m->procs->name,
+		       info->features & CV_FEAT_LOCKS ? "server" : "local");
 	info->root.handle = m->root;
 	cv_nfs_show(m->nfs, &info->root.attr);
 	if (getrandom(&m->nfs->verifier, sizeof(m->nfs->verifier), 0) < 0)

@@ -27,6 +27,7 @@ struct cv_nfs_mount {
 	uint64_t deadline_ns;
 	struct cv_rpc_config config;
 	int fd; /* the nfsd; owned; -1: none */
+	uint16_t connected_port;
 	struct cv_cred cred;
 	struct cv_handle root; /* how far we are */
 	bool made;	       /* the directory we are in is our own work */
@@ -38,7 +39,7 @@ struct cv_nfs_mount_procs {
 	uint32_t version;
 	uint16_t port; /* 0: asked of the portmapper */
 	/* Connects m->fd and finds the directory m->path: m->root. Sets m->err. */
-	int (*find_root)(struct cv_nfs_mount *m, struct cv_info *info);
+	int (*find_root)(struct cv_nfs_mount *m);
 	int (*getattr)(struct cv_nfs_mount *m, const struct cv_handle *h, struct cv_attr *ret);
 	int (*lookup)(struct cv_nfs_mount *m, const struct cv_handle *dir, const char *name,
 		      struct cv_handle *ret);
@@ -50,8 +51,8 @@ struct cv_nfs_mount_procs {
 extern const struct cv_nfs_mount_procs cv_nfs4_mount_procs;
 
 uint64_t cv_nfs_left_ns(const struct cv_nfs_mount *m);
-/* m->fd, m->config and info->server. Sets m->err. */
-int cv_nfs_dial(struct cv_nfs_mount *m, struct cv_info *info);
+/* m->fd, m->config. Sets m->err. */
+int cv_nfs_dial(struct cv_nfs_mount *m);
 /* From m->root down. what: for the error. Missing directories are made when create is set. */
 int cv_nfs_walk(struct cv_nfs_mount *m, const char *path, const char *what, bool create);
 /* What to do about a call that failed with r: "" or "; ..." */

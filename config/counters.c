@@ -48,6 +48,8 @@ static const struct {
 	[CV_CALL_FSYNC] = { "fsync", CV_LATENCY_SYNC },
 	[CV_CALL_FALLOCATE] = { "fallocate", CV_LATENCY_META },
 	[CV_CALL_LSEEK] = { "lseek", CV_LATENCY_META },
+	[CV_CALL_GETLK] = { "getlk", CV_LATENCY_META },
+	[CV_CALL_SETLK] = { "setlk", CV_LATENCY_META },
 	[CV_CALL_OPENDIR] = { "opendir", CV_LATENCY_META },
 	[CV_CALL_READDIR] = { "readdir", CV_LATENCY_META },
 	[CV_CALL_FSYNCDIR] = { "fsyncdir", CV_LATENCY_SYNC },

@@ -2,7 +2,8 @@
 /*
  * The file system a worker serves: its state, and what the operation files share. One FUSE request
  * is one struct cv_request; it starts an engine operation (or a few) and is answered from the
- * completion. fs_ops.c: session, names and attributes; fs_file.c: open files; fs_dir.c: listings;
+ * completion. fs_ops.c: session, names and attributes; fs_file.c: open files; fs_lock.c: locks;
+ * fs_dir.c: listings;
  * hidden.c: unlink of open files. Loop thread only; nothing blocks.
  */
 #ifndef CV_FUSE_FS_H
@@ -67,6 +68,7 @@ struct cv_request {
 	size_t size;
 	uint64_t off;
 	struct cv_setattr set;
+	struct cv_lock lock;
 	struct cv_handle found; /* a lookup's, while its attributes are read again */
 	struct fuse_file_info fi;
 	uint32_t mode;
@@ -242,6 +244,16 @@ void cv_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void cv_op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t length,
 		     struct fuse_file_info *fi);
 void cv_op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi);
+
+/* ---- locks (fs_lock.c) ---- */
+
+void cv_op_getlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct flock *l);
+void cv_op_setlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct flock *l,
+		 int sleep);
+void cv_op_flock(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, int op);
+/* A process (owner) closes r->open's file: its fcntl(2) locks of it go. Then resume(r). */
+void cv_fs_unlock_closed(struct cv_request *r, uint64_t owner,
+			 void (*resume)(struct cv_request *r));
 
 /* ---- directories (fs_dir.c) ---- */
 

@@ -338,7 +338,9 @@ static void open_done(struct cv_op *op, ssize_t result)
 		if (r->node->record->seen_size != op->attr.size)
 			(void)fuse_lowlevel_notify_inval_inode(fs->session, r->node->id, -1, 0);
 	}
-	r->fi.noflush = (r->fi.flags & O_ACCMODE) == O_RDONLY;
+	/* Locks of who closes it are released by its flush. */
+	r->fi.noflush = (r->fi.flags & O_ACCMODE) == O_RDONLY &&
+			!(fs->mount.info.features & CV_FEAT_LOCKS);
 	r->fi.fh = cv_open_fh(open);
 	if (fuse_reply_open(r->req, &r->fi) < 0)
 		cv_open_free(fs, open);
@@ -552,10 +554,15 @@ void cv_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, o
 
 /* ---- flush, fsync, release ---- */
 
+static void flush_unlocked(struct cv_request *r)
+{
+	cv_reply_err(r, take_error(r));
+}
+
 static void flush_drained(struct cv_request *r)
 {
 	cv_fs_written(r->fs, r->node);
-	cv_reply_err(r, take_error(r));
+	cv_fs_unlock_closed(r, r->fi.lock_owner, flush_unlocked);
 }
 
 void cv_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -565,6 +572,7 @@ void cv_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	(void)ino;
 	if (!r)
 		return;
+	r->fi = *fi;
 	/* All data of the file, as NFS clients do: another close of this handle may be waiting, and
 	 * the kernel may have sent pages that were mapped through it with another handle. */
 	cv_request_after_drain(r, r->node, cv_fs_settled(r->fs), flush_drained);

@@ -95,6 +95,7 @@ static void interrupt_fire(struct cv_timer *timer)
 	}
 	/* The engine goes on, its result will find nobody to tell. */
 	r->req = NULL;
+	r->op.abandoned = true;
 	(void)fuse_reply_err(req, EINTR);
 	leave_slot(r);
 }
@@ -1126,6 +1127,9 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	 * to look each of them up, which is worth it only for who asks. */
 	if (fs->local)
 		conn->want |= conn->capable & FUSE_CAP_READDIRPLUS_AUTO;
+	/* Without them the kernel keeps locks of this host by itself. */
+	if (fs->mount.info.features & CV_FEAT_LOCKS)
+		conn->want |= conn->capable & (FUSE_CAP_POSIX_LOCKS | FUSE_CAP_FLOCK_LOCKS);
 	if (fs->writeback_cache)
 		conn->want |= conn->capable & FUSE_CAP_WRITEBACK_CACHE;
 	/* What the kernel was told first counts, also when a newer worker would ask for more. */
@@ -1165,6 +1169,9 @@ static const struct fuse_lowlevel_ops operations = {
 	.release = cv_op_release,
 	.fallocate = cv_op_fallocate,
 	.lseek = cv_op_lseek,
+	.getlk = cv_op_getlk,
+	.setlk = cv_op_setlk,
+	.flock = cv_op_flock,
 	.opendir = cv_op_opendir,
 	.readdir = cv_op_readdir,
 	.readdirplus = cv_op_readdirplus,

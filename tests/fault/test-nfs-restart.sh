@@ -21,13 +21,6 @@ slow_copy() {
 	done >"$T/mnt/copy"
 }
 
-# By its file: a check runs in a shell of its own, and so its server's pid does not come back here.
-kill_ganesha() {
-	local pid
-	pid=$(cat "$T/ganesha.pid") || return 1
-	kill -KILL "$pid" && wait_gone 10 "$pid"
-}
-
 # Data acknowledged but not yet committed when the server dies must be sent again.
 kill_before_fsync() {
 	exec 8>"$T/mnt/unstable"
