@@ -1048,6 +1048,12 @@ static int ask_for_descriptors(struct cv_worker *w, struct cv_err *err)
 	return 0;
 }
 
+/* A worker that only does not answer still has requests in its hands: no second one may serve. */
+static bool is_nobody(int r)
+{
+	return r == -ECONNREFUSED || r == -ECONNRESET || r == -ENOENT || r == -ESRCH;
+}
+
 /* Its worker ended while there was no daemon: the service manager may have kept the mount. */
 static bool take_over_parked(struct cv_worker *w)
 {
@@ -1059,8 +1065,10 @@ static bool take_over_parked(struct cv_worker *w)
 		return false;
 	CV_SCOPED_LOCK(&sup->lock);
 	w->state = WORKER_SERVING;
-	if (!is_replaceable(w))
+	if (!is_replaceable(w)) {
+		unpark(w);
 		return false;
+	}
 	w->refs++;
 	w->next = sup->workers;
 	sup->workers = w;
@@ -1089,7 +1097,7 @@ int cv_supervisor_adopt(struct cv_supervisor *sup, const struct cv_record *recor
 		w->state = WORKER_SERVING;
 		park(w);
 		r = worker_watch(w);
-	} else if (take_over_parked(w)) {
+	} else if (is_nobody(r) && take_over_parked(w)) {
 		r = 0;
 	}
 	if (r < 0) {

@@ -7,6 +7,7 @@
 . "$(dirname "$0")/../lib.sh"
 sandbox "$@"
 
+fault_seed
 ID=$(printf 'a%.0s' {1..64})
 STATE_DIR=$T/state
 RUN_DIR=$T/cvol-run
@@ -45,6 +46,11 @@ told() { # how often
 }
 daemon_pid() {
 	cat "$T/daemon.pid"
+}
+another_worker() { # PIDS
+	local now
+	now=$(cvol_workers)
+	[ -n "$now" ] && [ "$now" != "$1" ]
 }
 start_manager() {
 	spawn cvol "$LIB_DIR/tools/service-manager" --socket "$PLUGIN_SOCK" --log "$LOG" --watchdog 3 \
@@ -96,9 +102,42 @@ raw_ok Unmount "{\"Name\":\"v\",\"ID\":\"$ID\"}" >/dev/null
 check "unmount: taken out of the store" wait_for 5 said 'remove v\.sock\..* 0$'
 check "unmount: nothing is left" wait_nothing_left 10
 
+# Daemon and worker both killed, the worker first or last or while it writes: the store has the mount.
+start_engine nfs
+mkdir -p "$NFS_ROOT/both"
+raw_ok Create "{\"Name\":\"both\",\"Opts\":{\"source\":\"$SOURCE/both\"}}" >/dev/null || bail "create"
+p=$(raw_ok Mount "{\"Name\":\"both\",\"ID\":\"$ID\"}" | jq -r .Mountpoint)
+check "both killed: parked" wait_for 5 said 'store both\.sock\..* 2$'
+exec 9>>"$p/log"
+spawn writer sh -c 'cd "$1" && i=0; while true; do i=$((i + 1)); echo $i >>numbers || echo $i >>"$2"; done' writer "$p" "$T/errors"
+WRITER=$SPAWNED
+for round in 1 2 3 4 5 6; do
+	READY=$(told 'say READY=1')
+	first=$(daemon_pid)
+	worker=$(cvol_workers)
+	case $((round % 3)) in
+	0) kill -KILL "$first" "$worker" ;;
+	1) kill -KILL "$worker" "$first" ;;
+	2) kill -KILL "$first" && random_sleep 80 && kill -KILL "$worker" 2>/dev/null ;;
+	esac
+	check "both killed, round $round: the next daemon comes" wait_for 10 restarted "$first"
+	check "both killed, round $round: another worker serves" wait_for 10 another_worker "$worker"
+	check "both killed, round $round: an open file works" sh -c "timeout 10 echo $round >&9"
+	check "both killed, round $round: and the mount" timeout 10 grep -q "^$round\$" "$p/log"
+done
+check_equal "both killed: its user is still counted" 1 "$(raw Get '{"Name":"both"}' | jq .Volume.Status.mounts)"
+exec 9>&-
+kill_tree "$WRITER"
+wait_for 5 gone "$WRITER"
+check "both killed: the writer saw no error" test ! -e "$T/errors"
+check "both killed: Unmount" raw_ok Unmount "{\"Name\":\"both\",\"ID\":\"$ID\"}"
+check "both killed: every number is on the server, once" awk '$1 != NR { print "line " NR " is " $1; exit 1 } END { if (NR < 20) exit 1 }' "$NFS_ROOT/both/numbers"
+check "both killed: taken out of the store" wait_for 5 said 'remove both\.sock\..* 0$'
+check "nothing is left" wait_nothing_left 10
+
 # Left in the store by a daemon and a worker that died while nobody used the mount any more.
-raw_ok Mount "{\"Name\":\"v\",\"ID\":\"$ID\"}" >/dev/null
-check "parked again" wait_for 5 sh -c "[ \$(grep -c '^store ' '$LOG') = 2 ]"
+p=$(raw_ok Mount "{\"Name\":\"v\",\"ID\":\"$ID\"}" | jq -r .Mountpoint)
+check "parked again" wait_for 5 sh -c "[ \$(grep -c '^store v.sock' '$LOG') = 2 ]"
 stop_pid "$MANAGER" 20
 check "STOPPING" said 'say STOPPING=1'
 check "stopped: the mount stays" grep -q before "$p/file"
