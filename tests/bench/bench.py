@@ -34,7 +34,7 @@ class Sizes:
 
 	def __init__(self, full):
 		self.rounds = 5 if full else 3
-		self.measure_seconds = None if full else 10  # after two rounds it is over, when they took that
+		self.schedule_s = None if full else 280  # of all on mounts; two rounds do for those behind it
 		self.seq_mib = 1024 if full else 128
 		self.seq_4k_mib = 256 if full else 64
 		self.stream_seconds = 15 if full else 1  # no stream goes on after that, however slow
@@ -55,7 +55,7 @@ class Sizes:
 		self.volumes = 1000
 		self.slow_peers = full  # rclone: 100 mounts take a minute, 1,000 volumes two
 		self.api_seconds = 5 if full else 1
-		self.away_seconds = 20 if full else 5
+		self.away_seconds = 20 if full else 3
 		self.soak_seconds = 600 if full else 0
 		self.limit_s = 900 if full else 120
 
@@ -67,6 +67,7 @@ class Run:
 		self.seconds = {}  # measurement -> how long it took with everything around it
 		self.failures, self.notes = [], []
 		self.begun = time.monotonic()
+		self.schedule = {}  # measurement -> when it should be over, in seconds from the start
 		self.tty = sys.stderr.isatty()
 
 	def progress(self, text):
@@ -130,13 +131,22 @@ class Run:
 			text += some
 		return None
 
+	def plan(self, chosen):
+		"""Each measurement gets its share of the time, by the number of its contenders."""
+		if not self.sizes.schedule_s:
+			return
+		weights = [len(m.contenders(self.families[m.name.split(".")[0]])) for m in chosen]
+		for i, m in enumerate(chosen):
+			self.schedule[m.name] = self.sizes.schedule_s * sum(weights[:i + 1]) / max(sum(weights), 1)
+
 	def measure(self, m):
 		"""All rounds of one measurement over the family's contenders, interleaved."""
 		out_of_it = set()
 		start = time.monotonic()
 		for i in range(self.sizes.rounds):
-			took = time.monotonic() - start
-			if i >= 2 and self.sizes.measure_seconds and took > self.sizes.measure_seconds:
+			now = time.monotonic()
+			# Another round takes as long as one of those before.
+			if i >= 2 and now + (now - start) / i - self.begun > self.schedule.get(m.name, float("inf")):
 				break
 			for c in m.contenders(self.families[m.name.split(".")[0]]):
 				if c.name in out_of_it:
@@ -257,6 +267,7 @@ def main():
 	begun, load, busy = time.time(), os.getloadavg()[0], busy_share(2)
 	signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 	try:
+		the_run.plan(chosen)
 		for m in chosen:
 			the_run.measure(m)
 		for name in whole:

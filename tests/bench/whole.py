@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The measurements that are not one contender's mount after the other: TCP, the plugin's protocol,
 memory, docker run, the soak, a server that is away. Each adds its samples to the run itself."""
+import concurrent.futures
 import json
 import multiprocessing
 import os
@@ -181,44 +182,57 @@ def memory(the_run):
 			memory_of_peer(the_run, c)
 
 
+def several(fn, items):
+	"""Some at a time, for what need not be timed."""
+	with concurrent.futures.ThreadPoolExecutor(4) as pool:
+		for future in [pool.submit(fn, x) for x in items]:
+			future.result()
+
+
 def memory_of_cvol(the_run, family):
-	p = Plugin(E["PLUGIN_SOCK"])
 	names = []
+
+	def mount(name):
+		p = Plugin(E["PLUGIN_SOCK"])
+		p.call("VolumeDriver.Create", {"Name": name, "Opts": volume_options(family, "cvol")})
+		names.append(name)
+		os.listdir(p.call("VolumeDriver.Mount", {"Name": name, "ID": "b"})["Mountpoint"])
+
+	def unmount(name):
+		p = Plugin(E["PLUGIN_SOCK"])
+		p.call("VolumeDriver.Unmount", {"Name": name, "ID": "b"})
+		p.call("VolumeDriver.Remove", {"Name": name})
+
 	try:
 		for n in the_run.sizes.mounts:
 			the_run.progress(f"plugin.memory: cvol {family}, {n} mounts")
-			while len(names) < n:
-				name = f"mem{len(names)}"
-				p.call("VolumeDriver.Create", {"Name": name, "Opts": volume_options(family, "cvol")})
-				names.append(name)
-				os.listdir(p.call("VolumeDriver.Mount", {"Name": name, "ID": "b"})["Mountpoint"])
+			several(mount, [f"mem{i}" for i in range(len(names), n)])
 			time.sleep(6)  # buffers that are no longer used are given back after five seconds
 			mib = pss_mib(comm_pids("cvol", "cvol-fuse"))
 			the_run.add(f"plugin.memory.{family}.{n}", "cvol", "cvol", mib / n, "MiB")
 	finally:
-		for name in names:
-			p.call("VolumeDriver.Unmount", {"Name": name, "ID": "b"})
-			p.call("VolumeDriver.Remove", {"Name": name})
+		several(unmount, names)
 
 
 def memory_of_peer(the_run, c):
 	started = []
+
+	def mount(copy):
+		copy.start()
+		started.append(copy)
+		os.listdir(copy.dir)
+
 	try:
 		for n in the_run.sizes.mounts:
 			if n > 10 and c.name == "rclone" and not the_run.sizes.slow_peers:
 				the_run.cannot(f"plugin.memory.sftp.{n}", c.name, "takes minutes; make bench-full")
 				continue
 			the_run.progress(f"plugin.memory: {c.name}, {n} mounts")
-			while len(started) < n:
-				copy = type(c)(f"{c.name}{len(started)}", c.kind, c.server)
-				copy.start()
-				started.append(copy)
-				os.listdir(copy.dir)
+			several(mount, [type(c)(f"{c.name}{i}", c.kind, c.server) for i in range(len(started), n)])
 			mib = pss_mib(comm_pids(*c.daemons))
 			the_run.add(f"plugin.memory.sftp.{n}", c.name, c.kind, mib / n, "MiB")
 	finally:
-		for copy in started:
-			copy.unmount()
+		several(lambda copy: copy.unmount(), started)
 		end = time.monotonic() + 20
 		while comm_pids(*c.daemons) and time.monotonic() < end:
 			time.sleep(0.1)
