@@ -252,7 +252,7 @@ static void sending_names_the_one_handle(void **state)
 	answer(0, 0);
 	assert_true(cv_wb_send(f->node, &handle));
 	assert_int_equal(handle, 7);
-	answer(1, 0);
+	answer(0, 0);
 	assert_false(cv_wb_send(f->node, &handle));
 }
 
