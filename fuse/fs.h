@@ -33,8 +33,8 @@ struct cv_open {
 	struct cv_handle_record *record;
 	uint32_t index;
 	struct cv_node *node; /* held */
-	/* NULL: a directory nobody has read from yet, or a predecessor's file that could not be opened
-	 * again. */
+	/* NULL: a directory nobody has read from yet, or a predecessor's file that could not be
+	 * opened again. */
 	struct cv_file *file;
 	unsigned users; /* requests that use it: an interrupted one outlives its answer */
 	struct cv_request *closer; /* the release that waits for them */
@@ -81,13 +81,15 @@ struct cv_request {
 	bool then_dir; /* hidden.c: the hidden directory may go after this */
 	bool truncating;
 	bool kernels_times; /* a setattr of the kernel's own: see op_setattr() */
-	bool widened; /* asked for reading as well as writing; see fs_file.c */
+	bool widened;	    /* asked for reading as well as writing; see fs_file.c */
 	bool refreshed;
 	bool must_finish; /* also when its caller is gone: a release, a write that was taken */
 	struct {
 		bool keep_name; /* link instead of rename */
 		bool fallback;	/* in the same directory */
 		bool made_dir;
+		bool no_replace; /* giving the name back: not in place of another file */
+		int error;	 /* what to answer after that */
 		char name[64];
 	} hide;
 	struct cv_request *queue_next; /* of cv_open.waiting */
@@ -106,7 +108,8 @@ struct cv_fs {
 	struct fuse_session *session;
 	int fuse_fd; /* owned by the session */
 	struct cv_watch fuse_watch;
-	struct cv_takeover *takeover; /* NULL: this worker is its mount's first, or has taken over */
+	struct cv_takeover
+		*takeover; /* NULL: this worker is its mount's first, or has taken over */
 	struct cv_timer idle;
 	struct cv_meter meter;
 	struct cv_slot *current; /* slot of the request being dispatched */
@@ -270,9 +273,10 @@ void cv_listing_free(struct cv_listing *listing);
 
 /*
  * Must dir/name be kept under a hidden name because the object is open and would not outlive its
- * last name? Returns its node, or NULL.
+ * last name? Calls done(r), maybe at once; r->victim is the object then, held, or NULL.
  */
-struct cv_node *cv_hidden_needed(struct cv_fs *fs, struct cv_node *dir, const char *name);
+void cv_hidden_find(struct cv_request *r, struct cv_node *dir, const char *name,
+		    void (*done)(struct cv_request *r));
 /*
  * Gives victim (= dir/name) a hidden name; keep_name: an additional one. Then calls done(r, 0 or
  * -errno). r->cred is the caller's.
@@ -282,8 +286,8 @@ void cv_hidden_hide(struct cv_request *r, struct cv_node *dir, const char *name,
 		    void (*done)(struct cv_request *r, int result));
 /* After the operation that took the name away. */
 void cv_hidden_taken(struct cv_request *r, struct cv_node *victim);
-/* Undoes a hide with keep_name. */
-void cv_hidden_undo(struct cv_request *r);
+/* The rename that should have replaced it failed with err: undoes the hide, then answers r. */
+void cv_hidden_undo(struct cv_request *r, int err);
 /* After a predecessor: its hidden files that nobody has open are removed. */
 void cv_hidden_restore(struct cv_fs *fs);
 /* The last handle is gone: the object can go, too. */

@@ -800,10 +800,23 @@ static void unlink_hidden(struct cv_request *r, int result)
 	cv_reply_err(r, result);
 }
 
+static void unlink_found(struct cv_request *r)
+{
+	struct cv_object dir;
+
+	if (r->victim) {
+		cv_hidden_hide(r, r->node, r->name, r->victim, false, unlink_hidden);
+		return;
+	}
+	if (!name_object(r, &dir))
+		return;
+	cv_request_op(r, unlink_done);
+	cv_unlink(&r->fs->mount, &r->op, &dir, r->name);
+}
+
 static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	struct cv_request *r = cv_request_new(fs_of(req), req, parent);
-	struct cv_object dir;
 
 	if (!r)
 		return;
@@ -812,16 +825,7 @@ static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 		cv_reply_err(r, -ENOENT);
 		return;
 	}
-	r->victim = cv_hidden_needed(r->fs, r->node, name);
-	if (r->victim) {
-		cv_node_hold(r->victim);
-		cv_hidden_hide(r, r->node, name, r->victim, false, unlink_hidden);
-		return;
-	}
-	if (!name_object(r, &dir))
-		return;
-	cv_request_op(r, unlink_done);
-	cv_unlink(&r->fs->mount, &r->op, &dir, name);
+	cv_hidden_find(r, r->node, name, unlink_found);
 }
 
 static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
@@ -873,8 +877,9 @@ static void rename_done(struct cv_op *op, ssize_t result)
 		cv_fs_dir_changed(r->fs, r->node2, &op->newdir, r->clock);
 	if (result < 0) {
 		if (r->victim)
-			cv_hidden_undo(r);
-		cv_reply_err(r, (int)result);
+			cv_hidden_undo(r, (int)result);
+		else
+			cv_reply_err(r, (int)result);
 		return;
 	}
 	if (r->victim)
@@ -937,8 +942,9 @@ static void rename_go(struct cv_request *r, int result)
 		result = cv_fs_object(r->fs, r->node2, 1, &newdir);
 	if (result < 0) {
 		if (hidden)
-			cv_hidden_undo(r);
-		cv_reply_err(r, result);
+			cv_hidden_undo(r, result);
+		else
+			cv_reply_err(r, result);
 		return;
 	}
 	if (r->repeated && (r->flags & RENAME_EXCHANGE) && r->fs->nodes.by_handle) {
@@ -948,6 +954,18 @@ static void rename_go(struct cv_request *r, int result)
 	}
 	cv_request_op(r, rename_done);
 	cv_rename(&r->fs->mount, &r->op, &dir, r->name, &newdir, r->name2, (unsigned)r->flags);
+}
+
+static void rename_found(struct cv_request *r)
+{
+	if (r->victim && r->victim == cv_node_find(&r->fs->nodes, r->node->id, r->name)) {
+		cv_node_drop(&r->fs->nodes, r->victim);
+		r->victim = NULL;
+	}
+	if (r->victim)
+		cv_hidden_hide(r, r->node2, r->name2, r->victim, true, rename_go);
+	else
+		rename_go(r, 0);
 }
 
 static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent,
@@ -975,18 +993,10 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
 	r->name = name;
 	r->name2 = newname;
 	r->flags = (int)flags;
-	if (flags == 0) {
-		struct cv_node *source = cv_node_find(&r->fs->nodes, r->node->id, name);
-		struct cv_node *victim = cv_hidden_needed(r->fs, newdir, newname);
-
-		if (victim && victim != source) {
-			cv_node_hold(victim);
-			r->victim = victim;
-			cv_hidden_hide(r, newdir, newname, victim, true, rename_go);
-			return;
-		}
-	}
-	rename_go(r, 0);
+	if (flags == 0)
+		cv_hidden_find(r, newdir, newname, rename_found);
+	else
+		rename_go(r, 0);
 }
 
 /* ---- the rest ---- */

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <linux/fs.h> /* RENAME_NOREPLACE */
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -19,16 +20,68 @@
 
 static const struct cv_cred root_cred;
 
-struct cv_node *cv_hidden_needed(struct cv_fs *fs, struct cv_node *dir, const char *name)
+static struct cv_node *victim_of(struct cv_request *r, struct cv_node *node)
 {
-	struct cv_node *node;
-
-	if (fs->mount.info.features & CV_FEAT_UNLINK_OPEN)
+	if (!node || !node->open_count)
 		return NULL;
-	node = cv_node_find(&fs->nodes, dir->id, name);
 	/* Another hard link keeps it as well. */
-	return node && node->open_count && !(fs->nodes.by_handle && node->record->nlink > 1) ? node
-											     : NULL;
+	if (r->fs->nodes.by_handle && node->record->nlink > 1)
+		return NULL;
+	cv_node_hold(node);
+	return node;
+}
+
+/* Is a file open that may have names we do not know of? */
+static bool links_are_open(const struct cv_fs *fs)
+{
+	for (uint32_t i = 0, left = fs->opens_count; i < fs->opens_size && left; i++) {
+		const struct cv_open *open = fs->opens[i];
+
+		if (!open)
+			continue;
+		left--;
+		if (!open->record->is_dir && !(open->node->record->flags & CV_NODE_HIDDEN) &&
+		    (open->node->record->nlink > 1 ||
+		     (open->node->record->flags & CV_NODE_NAMELESS)))
+			return true;
+	}
+	return false;
+}
+
+static void looked(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+	struct cv_node *node = NULL;
+
+	if (result == 0)
+		node = cv_node_by_handle(&r->fs->nodes, &op->entry.handle);
+	if (node) {
+		node->record->nlink = op->entry.attr.nlink;
+		r->victim = victim_of(r, node);
+	}
+	r->resume(r); /* a failure is for the operation itself to meet, and to report */
+}
+
+void cv_hidden_find(struct cv_request *r, struct cv_node *dir, const char *name,
+		    void (*done)(struct cv_request *r))
+{
+	struct cv_fs *fs = r->fs;
+	struct cv_node *node = cv_node_find(&fs->nodes, dir->id, name);
+	struct cv_object obj;
+
+	/* A node knows one of its names, and the number of them as it was when somebody asked:
+	 * where that matters, the server is asked whose name this is. */
+	if (!(fs->mount.info.features & CV_FEAT_UNLINK_OPEN) && fs->nodes.by_handle &&
+	    (node ? node->open_count && node->record->nlink > 1 : links_are_open(fs)) &&
+	    cv_fs_object(fs, dir, 0, &obj) == 0) {
+		r->resume = done;
+		cv_request_op(r, looked);
+		cv_lookup(&fs->mount, &r->op, &obj, name);
+		return;
+	}
+	if (!(fs->mount.info.features & CV_FEAT_UNLINK_OPEN))
+		r->victim = victim_of(r, node);
+	done(r);
 }
 
 /* r->resume continues with hide_move() or reports; its argument travels in the request. */
@@ -209,17 +262,21 @@ void cv_hidden_taken(struct cv_request *r, struct cv_node *victim)
 
 /* ---- our own operations: nobody waits for them ---- */
 
+static void removed(struct cv_fs *fs, struct cv_node *node)
+{
+	node->record->flags &= ~(uint32_t)(CV_NODE_HIDDEN | CV_NODE_LEAVING);
+	fs->hidden_count--;
+	cv_node_unlink(&fs->nodes, node);
+}
+
 static void own_done(struct cv_op *op, ssize_t result)
 {
 	struct cv_request *r = cv_request_of(op);
 
 	if (result < 0 && result != -ENOENT && result != -ENOTEMPTY && result != -EEXIST)
 		cv_debug("removing a hidden file: %s", cv_strerror((int)result));
-	if (r->victim) {
-		r->victim->record->flags &= ~(uint32_t)(CV_NODE_HIDDEN | CV_NODE_LEAVING);
-		r->fs->hidden_count--;
-		cv_node_unlink(&r->fs->nodes, r->victim);
-	}
+	if (r->victim)
+		removed(r->fs, r->victim);
 	if (r->then_dir)
 		remove_dir_if_unused(r->fs);
 	cv_request_end(r);
@@ -252,44 +309,100 @@ static void remove_name(struct cv_fs *fs, struct cv_node *dir, const char *name,
 	if (!r)
 		return;
 	r->cred = *cred;
-	if (cv_fs_object(fs, dir, 0, &obj) < 0) {
-		cv_request_end(r);
-		return;
-	}
 	r->then_dir = !is_dir;
 	if (victim) {
 		cv_node_hold(victim);
 		r->victim = victim;
 	}
 	cv_request_op(r, own_done);
+	if (cv_fs_object(fs, dir, 0, &obj) < 0) {
+		own_done(&r->op, -ESTALE);
+		return;
+	}
 	if (is_dir)
 		cv_rmdir(&fs->mount, &r->op, &obj, name);
 	else
 		cv_unlink(&fs->mount, &r->op, &obj, name);
 }
 
-void cv_hidden_undo(struct cv_request *r)
+static void name_again(struct cv_request *r);
+
+static void named_again(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+	struct cv_fs *fs = r->fs;
+
+	if (result == -EINVAL && r->hide.no_replace) {
+		r->hide.no_replace = false; /* not here; the name was free a moment ago */
+		name_again(r);
+		return;
+	}
+	if (result < 0) {
+		/* Nobody removes it: it is somebody's file. */
+		cv_error("rename failed, and what it should have replaced did not get its name "
+			 "back: "
+			 "%s is %s/%s now (%s)",
+			 r->name2, r->hide.fallback ? "." : CV_HIDDEN_NAME, r->hide.name,
+			 cv_strerror((int)result));
+	} else {
+		cv_node_rename(&fs->nodes, r->victim, r->node2->id, r->name2);
+		cv_node_touch(&fs->nodes, r->victim);
+		cv_node_touch(&fs->nodes, r->node2);
+		fs->hidden_count--;
+		remove_dir_if_unused(fs);
+	}
+	cv_reply_err(r, r->hide.error);
+}
+
+static void name_again(struct cv_request *r)
+{
+	struct cv_fs *fs = r->fs;
+	struct cv_node *dir = r->hide.fallback ? r->node2 : fs->hidden_dir;
+	struct cv_object from, to;
+	int err = dir ? cv_fs_object(fs, dir, 0, &from) : -ESTALE;
+
+	if (err == 0)
+		err = cv_fs_object(fs, r->node2, 1, &to);
+	cv_op_init(&r->op, named_again, r->hide.fallback ? &r->cred : &root_cred);
+	if (err < 0)
+		named_again(&r->op, err);
+	else
+		cv_rename(&fs->mount, &r->op, &from, r->hide.name, &to, r->name2,
+			  r->hide.no_replace ? RENAME_NOREPLACE : 0);
+}
+
+void cv_hidden_undo(struct cv_request *r, int err)
 {
 	struct cv_fs *fs = r->fs;
 	struct cv_node *dir = r->hide.fallback ? r->node2 : fs->hidden_dir;
 
-	if (r->hide.keep_name && dir) {
+	if (r->hide.keep_name) {
 		fs->hidden_count--;
-		remove_name(fs, dir, r->hide.name, r->hide.fallback ? &r->cred : &root_cred, false,
-			    NULL);
+		if (dir)
+			remove_name(fs, dir, r->hide.name, r->hide.fallback ? &r->cred : &root_cred,
+				    false, NULL);
+		cv_reply_err(r, err);
 		return;
 	}
-	/* It was renamed away already: it stays hidden, as if unlinked just before. */
-	if (r->victim->open_count == 0)
-		cv_hidden_remove(fs, r->victim, &r->cred);
+	/* From here on it is not removed at its last close, or by a successor. */
+	r->victim->record->flags &= ~(uint32_t)CV_NODE_HIDDEN;
+	r->hide.error = err;
+	r->hide.no_replace = true;
+	r->must_finish = true;
+	name_again(r);
 }
 
 void cv_hidden_remove(struct cv_fs *fs, struct cv_node *node, const struct cv_cred *cred)
 {
 	struct cv_node *dir = cv_node_get(&fs->nodes, node->record->parent);
 
-	if (!dir || (node->record->flags & (CV_NODE_NAMELESS | CV_NODE_LEAVING)))
+	if (node->record->flags & CV_NODE_LEAVING)
 		return;
+	if (!dir || (node->record->flags & CV_NODE_NAMELESS)) {
+		removed(fs, node); /* somebody else has */
+		remove_dir_if_unused(fs);
+		return;
+	}
 	/* The record stays until the server has done it: a successor would try again. */
 	node->record->flags |= CV_NODE_LEAVING;
 	remove_name(fs, dir, node->record->name, dir == fs->hidden_dir ? &root_cred : cred, false,

@@ -277,7 +277,7 @@ struct cv_node *cv_node_find(struct cv_nodes *t, uint32_t parent, const char *na
 	return NULL;
 }
 
-static struct cv_node *find_handle(struct cv_nodes *t, const struct cv_handle *h)
+struct cv_node *cv_node_by_handle(struct cv_nodes *t, const struct cv_handle *h)
 {
 	for (uint32_t id = t->handles.buckets[hash_handle(h) & t->handles.mask]; id;
 	     id = t->handles.next[id]) {
@@ -393,7 +393,7 @@ struct cv_node *cv_node_enter(struct cv_nodes *t, uint32_t parent, const char *n
 			      const struct cv_entry *entry)
 {
 	struct cv_node *named = cv_node_find(t, parent, name);
-	struct cv_node *node = t->by_handle ? find_handle(t, &entry->handle) : named;
+	struct cv_node *node = t->by_handle ? cv_node_by_handle(t, &entry->handle) : named;
 
 	/* Another object has taken the name (or, by path, one of another type). */
 	if (node && node->record->mode != (entry->attr.mode & S_IFMT)) {

@@ -79,6 +79,7 @@ void cv_nodes_release(struct cv_nodes *t);
 /* NULL: the kernel may not know it (a bug, or a lost FORGET). */
 struct cv_node *cv_node_get(struct cv_nodes *t, uint64_t nodeid);
 struct cv_node *cv_node_find(struct cv_nodes *t, uint32_t parent, const char *name);
+struct cv_node *cv_node_by_handle(struct cv_nodes *t, const struct cv_handle *handle);
 
 /*
  * The node of an entry the engine has just returned for parent/name: an existing one, or a new one

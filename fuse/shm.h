@@ -41,8 +41,8 @@ enum cv_slot_state {
 	CV_SLOT_FREE = 0,
 	CV_SLOT_READING,  /* the kernel may be copying into it */
 	CV_SLOT_RECEIVED, /* holds a complete request that was not answered */
-	CV_SLOT_SENDING,  /* a reply too long to be saved is being written: the kernel may have it */
-	CV_SLOT_DONE,	  /* the reply is decided and, if reply_size is not 0, saved */
+	CV_SLOT_SENDING, /* a reply too long to be saved is being written: the kernel may have it */
+	CV_SLOT_DONE,	 /* the reply is decided and, if reply_size is not 0, saved */
 };
 
 #define CV_REPLY_SAVED 512
@@ -58,8 +58,8 @@ struct cv_slot {
 	uint32_t reply_size;
 	uint32_t interrupted; /* its caller got a signal */
 	/* What executing it has changed in the tables, so that a second time does not do it twice:
-	 * the handle it made (index + 1, 0: none), the FORGETs of a batch that were applied, and the
-	 * count that the one begun (forgetting - 1) leaves. */
+	 * the handle it made (index + 1, 0: none), the FORGETs of a batch that were applied, and
+	 * the count that the one begun (forgetting - 1) leaves. */
 	uint32_t handle;
 	uint64_t handle_sequence;
 	uint32_t forgotten;

@@ -468,7 +468,7 @@ start_sshd() {
 		MaxStartups 200
 		MaxSessions 100
 		LogLevel VERBOSE
-		Subsystem sftp internal-sftp
+		Subsystem sftp internal-sftp${SFTP_ARGS:+ $SFTP_ARGS}
 	END
 	spawn sshd /usr/sbin/sshd -D -e -f "$T/ssh/sshd_config"
 	SSHD_PID=$SPAWNED

@@ -46,6 +46,43 @@ static void hard_link_nlink(void)
 	NEED(stat_of("c").st_nlink == 1);
 }
 
+/* The last of several names goes away while the file is open, whatever order they go in. */
+static void hard_link_open(void)
+{
+	static const char *const orders[][3] = {
+		{ "a", "b", "c" }, { "c", "b", "a" }, { "b", "a", "c" }
+	};
+	char buf[16];
+	int fd;
+
+	for (size_t i = 0; i < sizeof(orders) / sizeof(orders[0]); i++) {
+		put_file("a", "content");
+		fd = open("a", O_RDWR);
+		NEED(fd >= 0);
+		try_link("a", "b");
+		try_link("b", "c");
+		for (size_t k = 0; k < 3; k++)
+			NEED(unlink(orders[i][k]) == 0);
+		NEED(read_all(fd, buf, sizeof(buf), 0) == 7 && memcmp(buf, "content", 7) == 0);
+		write_all(fd, "more", 4, 7);
+		NEED(fsync(fd) == 0);
+		NEED(read_all(fd, buf, sizeof(buf), 0) == 11);
+		NEED(close(fd) == 0);
+		NEED(count_entries(".") == 0);
+	}
+	/* Or the last is replaced. */
+	put_file("a", "content");
+	put_file("new", "new");
+	fd = open("a", O_RDONLY);
+	NEED(fd >= 0);
+	try_link("a", "b");
+	NEED(unlink("a") == 0);
+	NEED(rename("new", "b") == 0);
+	NEED(read_all(fd, buf, sizeof(buf), 0) == 7 && memcmp(buf, "content", 7) == 0);
+	expect_content("b", "new");
+	NEED(close(fd) == 0);
+}
+
 /* One file under two names: data and attributes are the same at once. */
 static void hard_link_coherent(void)
 {
@@ -204,6 +241,7 @@ const struct check link_checks[] = {
 	{ "hard_link", hard_link },
 	{ "hard_link_nlink", hard_link_nlink },
 	{ "hard_link_coherent", hard_link_coherent },
+	{ "hard_link_open", hard_link_open },
 	{ "hard_link_errors", hard_link_errors },
 	{ "hard_link_rename", hard_link_rename },
 	{ "hard_link_symlink", hard_link_symlink },
