@@ -4,7 +4,7 @@
 # What an operation asks the server, counted in the worker's log. Time is not measured: a count is
 # the same on any machine.
 # The functions are arguments of asked().
-# shellcheck disable=SC2317
+# shellcheck disable=SC2317,SC2012,SC2011
 # shellcheck source=tests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 sandbox "$@"
