@@ -179,8 +179,8 @@ void sftp_call_explain(struct sftp_call *call, int verdict);
 
 char *sftp_path(const struct sftp_engine *e, const char *dir, const char *name);
 /* Returns 0 or -EIO: attributes without a type are of no use. */
-/* Are these of a link that the server is to follow? What it leads to, a listing does not say. */
-bool sftp_followed(const struct sftp_engine *e, const struct cv_sftp_attrs *attrs);
+/* Are these of a link that may stand for something else? What it is, a listing does not say. */
+bool sftp_stands_for_other(const struct sftp_engine *e, const struct cv_sftp_attrs *attrs);
 int sftp_attr(const struct sftp_engine *e, const struct cv_sftp_attrs *in, uint32_t nlink,
 	      struct cv_attr *ret_attr);
 /* path within the mount; target as the server gave it. Returns what readlink() answers, or NULL
@@ -215,6 +215,17 @@ void sftp_op_create(void *conn, struct cv_op *op, const struct cv_object *dir, c
 		    int flags, uint32_t mode);
 void sftp_op_release(void *conn, struct cv_file *file);
 void sftp_op_statfs(void *conn, struct cv_op *op, const struct cv_object *obj);
+
+/* ---- sftp_special.c ---- */
+
+#define SFTP_SPECIAL_SIZE 51 /* bytes of a target */
+
+bool sftp_special_can(const struct sftp_engine *e); /* does this server allow it? */
+/* Is it worth reading the link? */
+bool sftp_special_maybe(const struct sftp_engine *e, const struct cv_sftp_attrs *attrs);
+/* mode: type and permissions. False: of a type that needs no such thing. */
+bool sftp_special_format(uint32_t mode, uint64_t rdev, char target[SFTP_SPECIAL_SIZE + 1]);
+bool sftp_special_parse(const char *target, uint32_t *ret_mode, uint64_t *ret_rdev);
 
 /* ---- sftp_io.c ---- */
 

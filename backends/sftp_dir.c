@@ -58,7 +58,7 @@ static struct sftp_batch *batch_parse(struct sftp_listing *l, struct sftp_reply 
 		names[name.name_len] = '\0';
 		names += name.name_len + 1;
 		d->next_off = l->position;
-		d->have_entry = !sftp_followed(l->e, &name.attrs) &&
+		d->have_entry = !sftp_stands_for_other(l->e, &name.attrs) &&
 				sftp_attr(l->e, &name.attrs,
 					  cv_sftp_longname_nlink(name.longname, name.longname_len,
 								 name.attrs.permissions),

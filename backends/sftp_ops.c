@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <linux/fs.h> /* RENAME_* */
 #include <stdlib.h>
@@ -32,10 +33,11 @@ char *sftp_path(const struct sftp_engine *e, const char *dir, const char *name)
 	return cv_sprintf("%s/%s%s%s", e->root, dir, *dir ? "/" : "", name);
 }
 
-bool sftp_followed(const struct sftp_engine *e, const struct cv_sftp_attrs *attrs)
+bool sftp_stands_for_other(const struct sftp_engine *e, const struct cv_sftp_attrs *attrs)
 {
-	return e->symlinks == SFTP_SYMLINKS_FOLLOW && (attrs->flags & CV_FXA_PERMISSIONS) &&
-	       S_ISLNK(attrs->permissions);
+	bool link = (attrs->flags & CV_FXA_PERMISSIONS) && S_ISLNK(attrs->permissions);
+
+	return link && (e->symlinks == SFTP_SYMLINKS_FOLLOW || sftp_special_maybe(e, attrs));
 }
 
 int sftp_attr(const struct sftp_engine *e, const struct cv_sftp_attrs *in, uint32_t nlink,
@@ -281,17 +283,40 @@ static bool failure(const struct sftp_result *res)
 	return res->error && res->status == CV_FX_FAILURE;
 }
 
-/* Answers with attributes as the operation wants them. */
-static void end_attr(struct sftp_call *call, const struct cv_sftp_attrs *attrs)
+static void answer_attr(struct sftp_call *call, const struct cv_sftp_attrs *attrs, uint64_t rdev)
 {
 	struct cv_op *op = call->op;
 	int r = sftp_attr(call->e, attrs, 0, &op->attr);
 
 	if (r == 0) {
+		op->attr.rdev = rdev;
 		op->have_attr = true;
 		op->entry.attr = op->attr;
 	}
 	sftp_call_end(call, r);
+}
+
+static void special_read(struct sftp_call *call)
+{
+	struct cv_sftp_attrs *attrs = &call->attrs[1];
+	uint64_t rdev = 0;
+
+	if (call->res[0].error == 0 && call->text &&
+	    sftp_special_parse(call->text, &attrs->permissions, &rdev))
+		attrs->size = 0;
+	answer_attr(call, attrs, rdev);
+}
+
+/* Answers with attributes as the operation wants them. */
+static void end_attr(struct sftp_call *call, const struct cv_sftp_attrs *attrs)
+{
+	if (!sftp_special_maybe(call->e, attrs)) {
+		answer_attr(call, attrs, 0);
+		return;
+	}
+	call->attrs[1] = *attrs;
+	(void)sftp_call_request(call, 0, CV_FXP_READLINK);
+	sftp_call_send(call, 1, special_read);
 }
 
 /* ---- open files and their names ---- */
@@ -449,6 +474,82 @@ static uint32_t seconds(const struct timespec *t)
 	return t->tv_sec < 0 ? 0 : t->tv_sec > UINT32_MAX ? UINT32_MAX : (uint32_t)t->tv_sec;
 }
 
+/* ---- the mode of a special file: it is in the link's target, which can only be replaced ---- */
+
+static void chmod_renamed(struct sftp_call *call)
+{
+	if (call->res[0].error) {
+		sftp_call_end(call, call->res[0].error);
+	} else if (call->mask) {
+		setattr_next(call);
+	} else {
+		request_stat(call, 0);
+		sftp_call_send(call, 1, stat_done);
+	}
+}
+
+static void chmod_linked(struct sftp_call *call)
+{
+	struct sftp_request *req;
+
+	if (call->res[0].error) {
+		sftp_call_end(call, call->res[0].error);
+		return;
+	}
+	req = sftp_call_request(call, 0, CV_FXP_EXTENDED);
+	req->ext = SFTP_EXT_POSIX_RENAME;
+	req->path = call->path2;
+	req->path2 = call->path;
+	sftp_call_send(call, 1, chmod_renamed);
+}
+
+static void chmod_looked(struct sftp_call *call)
+{
+	char target[SFTP_SPECIAL_SIZE + 1];
+	struct sftp_request *req;
+	uint32_t mode;
+	uint64_t rdev;
+
+	if (!call->have_attrs[0] || call->res[1].error || !call->text ||
+	    !sftp_special_parse(call->text, &mode, &rdev)) {
+		sftp_call_end(call, call->verdict);
+		return;
+	}
+	(void)sftp_special_format((mode & S_IFMT) | (call->set.mode & 07777), rdev, target);
+	(void)memcpy(call->text, target, sizeof(target)); /* as long as what was there */
+	free(call->path2);
+	call->path2 =
+		cv_sprintf("%.*s/.cvol-chmod-%" PRIx64,
+			   (int)(strrchr(call->path, '/') - call->path), call->path, cv_now_ns());
+	if (!call->path2) {
+		sftp_call_end(call, -ENOMEM);
+		return;
+	}
+	req = sftp_call_request(call, 0, CV_FXP_SYMLINK);
+	req->path = call->text;
+	req->path2 = call->path2;
+	req = sftp_call_request(call, 1, CV_FXP_EXTENDED); /* right behind: whose it was */
+	req->ext = SFTP_EXT_LSETSTAT;
+	req->path = call->path2;
+	req->attrs = call->attrs[0];
+	req->attrs.flags &= CV_FXA_UIDGID | CV_FXA_ACMODTIME;
+	call->attrs[1] = call->attrs[0];
+	sftp_call_send(call, 2, chmod_linked);
+}
+
+/* A refused chmod by name: is it of what only looks like a link to nowhere? */
+static bool chmod_special(struct sftp_call *call, int refusal)
+{
+	if (refusal != -ENOENT || call->file || !sftp_special_can(call->e) ||
+	    !(call->req[0].attrs.flags & CV_FXA_PERMISSIONS))
+		return false;
+	call->verdict = refusal;
+	(void)sftp_call_request(call, 0, CV_FXP_LSTAT);
+	(void)sftp_call_request(call, 1, CV_FXP_READLINK);
+	sftp_call_send(call, 2, chmod_looked);
+	return true;
+}
+
 static void setattr_done(struct sftp_call *call)
 {
 	const char *path = call->file ? call->file->open.path : call->path;
@@ -463,6 +564,8 @@ static void setattr_done(struct sftp_call *call)
 	}
 	if (r == -EACCES && call->req[0].attrs.flags != CV_FXA_SIZE)
 		r = -EPERM;
+	if (chmod_special(call, r))
+		return;
 	if (r == 0 && call->last)
 		r = call->res[1].error;
 	if (r < 0) {
@@ -629,10 +732,12 @@ static bool belongs_to_other(const struct sftp_call *call, struct cv_sftp_attrs 
 	if (call->e->keeps_owner || call->e->have_uid || !(had->flags & CV_FXA_UIDGID) ||
 	    had->uid != 0)
 		return false;
-	ret_owner->flags = CV_FXA_UIDGID;
 	ret_owner->uid = cred->uid;
 	ret_owner->gid = had->gid || call->e->have_gid ? had->gid : cred->gid;
-	return ret_owner->uid != had->uid || ret_owner->gid != had->gid;
+	if (ret_owner->uid == had->uid && ret_owner->gid == had->gid)
+		return false;
+	ret_owner->flags = CV_FXA_UIDGID;
+	return true;
 }
 
 static void created_fixed(struct sftp_call *call)
@@ -1391,12 +1496,16 @@ static void mknod_done(struct sftp_call *call)
 void sftp_op_mknod(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
 		   uint32_t mode, uint64_t rdev)
 {
+	char target[SFTP_SPECIAL_SIZE + 1];
 	struct sftp_call *call;
 
-	(void)rdev;
-	/* The protocol has no other kind; EPERM is what mknod(2) says of such file systems. */
 	if ((mode & S_IFMT) != S_IFREG && (mode & S_IFMT) != 0) {
-		op->done(op, -EPERM);
+		/* The protocol has no other kind; EPERM is what mknod(2) says of such file systems.
+		 */
+		if (sftp_special_can(conn) && sftp_special_format(mode, rdev, target))
+			sftp_op_symlink(conn, op, dir, name, target);
+		else
+			op->done(op, -EPERM);
 		return;
 	}
 	call = call_at(conn, op, dir->path, name);

@@ -113,8 +113,8 @@ seeding nfs cvol-test-volume
 check "nfs: the hard link is one" one_file "$NFS_ROOT/nfs-seed"
 check_equal "nfs: and looks like one" 2 "$(d run --rm --mount "type=volume,src=nfs-look,dst=/s,volume-driver=cvol,volume-opt=source=nfs://127.0.0.1$NFS_EXPORT/nfs-seed" cvol-test stat -c %h /s/file)"
 check "nfs: the fifo is one" test -p "$NFS_ROOT/nfs-seed/fifo"
-# SFTP has no request that makes a fifo, so this image carries none.
-seeding sftp cvol-test-volume-nofifo
+seeding sftp cvol-test-volume
+check "sftp: the fifo is one" d run --rm --mount "type=volume,src=sftp-look,dst=/s,volume-driver=cvol,volume-opt=source=sftp://root@127.0.0.1:$SSH_PORT$SSH_ROOT/sftp-seed,volume-opt=key_file=$SSH_KEY,volume-opt=known_hosts=$SSH_KNOWN_HOSTS" cvol-test test -p /s/fifo
 check "sftp: the hard link is one" one_file "$SSH_ROOT/sftp-seed"
 create_args sftp sftp-seed
 d volume create -d cvol "${ARGS[@]}" -o symlinks=contain contained >/dev/null
@@ -158,7 +158,7 @@ check_equal "two volumes on one target: nothing was lost" "common more" \
 	"$(cat "$SERVER_DIR/shared/x") $(cat "$SERVER_DIR/shared/y")"
 d rm -f keeper >/dev/null
 
-for name in plain fresh bymount right nfs-look; do
+for name in plain fresh bymount right nfs-look sftp-look; do
 	d volume rm "$name" >/dev/null
 done
 check "the end: no mount and no worker is left" wait_nothing_left 10

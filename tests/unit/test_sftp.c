@@ -185,6 +185,35 @@ static void links_stay_inside(void **state)
 	expect_link("link", "/srv/data/../../etc", NULL);
 }
 
+static void special_files(void **state)
+{
+	static const uint32_t modes[] = { S_IFIFO | 0644, S_IFSOCK | 0, S_IFBLK | 07777,
+					  S_IFCHR | 0600 };
+	char target[SFTP_SPECIAL_SIZE + 1];
+	uint32_t mode = 0;
+	uint64_t rdev = 0;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
+		assert_true(sftp_special_format(modes[i], UINT64_MAX - i, target));
+		assert_int_equal(strlen(target), SFTP_SPECIAL_SIZE);
+		assert_true(sftp_special_parse(target, &mode, &rdev));
+		assert_int_equal(mode, modes[i]);
+		assert_int_equal(rdev, UINT64_MAX - i);
+		target[SFTP_SPECIAL_SIZE - 1] = 'x';
+		assert_false(sftp_special_parse(target, &mode, &rdev));
+	}
+	assert_false(sftp_special_format(S_IFREG | 0644, 0, target));
+	assert_false(sftp_special_format(S_IFLNK | 0777, 0, target));
+	assert_false(sftp_special_parse("", &mode, &rdev));
+	assert_false(sftp_special_parse("/dev/null/cvol-special-file/d/0644/0000000000000000", &mode,
+					&rdev));
+	assert_false(sftp_special_parse("/dev/null/cvol-special-file/p/0648/0000000000000000", &mode,
+					&rdev));
+	assert_false(sftp_special_parse("/dev/null/cvol-special-file/p/-644/0000000000000000", &mode,
+					&rdev));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -192,6 +221,7 @@ int main(void)
 		cmocka_unit_test(hostile_streams_end),
 		cmocka_unit_test(attributes_and_names),
 		cmocka_unit_test(links_stay_inside),
+		cmocka_unit_test(special_files),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
