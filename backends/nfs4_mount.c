@@ -15,6 +15,7 @@
 #include "config/cleanup.h"
 #include "config/log.h"
 #include "config/options.h"
+#include "config/step.h"
 #include "config/str.h"
 
 #define NFS_PORT       2049
@@ -300,10 +301,13 @@ static int find_root(struct cv_nfs_mount *m)
 	if (!m->nfs->v4)
 		return cv_fail(m->err, ENOMEM, "nfs: out of memory");
 	r = cv_nfs_dial(m);
-	if (r == 0)
+	if (r == 0) {
+		(void)cv_step("starting an NFSv4.1 session");
 		r = start_session(m);
+	}
 	if (r < 0)
 		return r;
+	(void)cv_step("asking for the export");
 	r = get_root(m);
 	if (r < 0)
 		return cv_fail(m->err, r, "nfs: the root of %s: %s%s", m->host, cv_strerror(r),

@@ -18,6 +18,7 @@
 #include "config/cleanup.h"
 #include "config/log.h"
 #include "config/options.h"
+#include "config/step.h"
 #include "config/str.h"
 
 #define PATH_MAX_MOUNT CV_NFS_PATH_MAX
@@ -166,6 +167,7 @@ static int mnt(struct cv_nfs_mount *m, const char *path, struct cv_handle *ret_r
 
 	if (r < 0)
 		return r;
+	(void)cv_step("asking for the export");
 	cv_nfs_put_path(&a, path);
 	r = cv_rpc_call_blocking(fd, CV_MOUNT_PROGRAM, CV_MOUNT_VERSION, CV_MOUNT_MNT, &m->cred,
 				 a.bytes, a.size, m->deadline_ns, &reply, &size);
@@ -305,7 +307,9 @@ static int mount_root(struct cv_nfs_mount *m)
 
 	if (status <= 0)
 		return status;
+	cv_step_hush(true); /* only for the text of what has failed already */
 	list_exports(m, best, list, sizeof(list));
+	cv_step_hush(false);
 	if (!*best || cv_str_eq(best, m->path))
 		return mount_refused(m, status, list, *best != '\0');
 	second = mnt(m, best, &m->root);
@@ -612,8 +616,10 @@ static int mount_version(struct cv_nfs_mount *m, const struct cv_nfs_mount_procs
 	m->procs = procs;
 	m->rest[0] = '\0';
 	r = procs->find_root(m);
-	if (r == 0)
+	if (r == 0) {
+		(void)cv_step("finding the directory");
 		r = cv_nfs_walk(m, subdir, "subdir", true);
+	}
 	info->made_subdir = m->made;
 	if (r == 0)
 		r = root_attributes(m, info);
@@ -648,6 +654,7 @@ static int mount_auto(struct cv_nfs_mount *m, struct cv_info *info)
 		return r;
 	first = *err;
 	m->err = &second;
+	(void)cv_step("NFSv3 failed: trying NFSv4.1");
 	r = mount_version(m, &cv_nfs4_mount_procs, info);
 	m->err = err;
 	if (r == 0)

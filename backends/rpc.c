@@ -26,6 +26,7 @@
 #include "backends/xdr.h"
 #include "config/cleanup.h"
 #include "config/log.h"
+#include "config/step.h"
 #include "config/str.h"
 
 #define LAST_FRAGMENT	0x80000000u
@@ -536,14 +537,17 @@ int cv_rpc_dial(const struct cv_rpc_config *c, uint16_t prefer_port, uint64_t de
 	uint16_t port = c->port;
 	int fd, r;
 
+	(void)cv_step("resolving the host name");
 	r = resolve(c->host, deadline_ns, &list, err);
 	if (r < 0)
 		return r;
 	if (!port) {
+		(void)cv_step("asking the portmapper");
 		r = ask_portmapper(list, c, deadline_ns, &port, err);
 		if (r < 0)
 			return r;
 	}
+	(void)cv_step("connecting");
 	fd = connect_port(list, port, RESERVED, prefer_port, deadline_ns);
 	if (fd < 0)
 		return cv_fail(

@@ -16,6 +16,7 @@
 #include "config/cleanup.h"
 #include "config/log.h"
 #include "config/options.h"
+#include "config/step.h"
 #include "config/str.h"
 
 #define PLAIN_MAX   32768 /* what every server must take (draft, section 3) */
@@ -181,7 +182,7 @@ static int say_version(struct login *l, struct sftp_session *s)
 	size_t at = cv_sftp_begin(&l->out, CV_FXP_INIT, 3);
 	int r;
 
-	l->limit->step = "SFTP greeting";
+	l->limit->step = cv_step("SFTP greeting");
 	cv_sftp_end(&l->out, at, 0);
 	r = exchange(l);
 	if (r < 0)
@@ -419,7 +420,7 @@ static int find_root(struct login *l, const struct cv_dict *options, const char 
 	uint64_t start;
 	int r;
 
-	l->limit->step = "finding the directory";
+	l->limit->step = cv_step("finding the directory");
 	if (known_root) {
 		s->root = strdup(known_root);
 		r = s->root ? 0 : cv_fail(l->err, ENOMEM, "sftp: out of memory");

@@ -14,6 +14,7 @@
 #include "config/cleanup.h"
 #include "config/log.h"
 #include "config/options.h"
+#include "config/step.h"
 #include "config/str.h"
 
 #define PASSWORD_MAX 4096
@@ -365,7 +366,7 @@ int cv_ssh_authenticate(struct cv_ssh_login *l)
 	bool passwords_done = false;
 	int r;
 
-	l->limit->step = "authentication";
+	l->limit->step = cv_step("authentication");
 	AUTH_STEP(l, r, ssh_userauth_none(l->session, NULL));
 	if (r == SSH_AUTH_ERROR)
 		return cv_ssh_login_failed(l, EPROTO);

@@ -16,6 +16,7 @@
 #include "config/cleanup.h"
 #include "config/log.h"
 #include "config/options.h"
+#include "config/step.h"
 #include "config/str.h"
 
 #define CARRY_SIZE  65536
@@ -154,7 +155,7 @@ static int open_tunnel(struct cv_ssh_login *l, const struct cv_ssh_target *to, s
 {
 	int r;
 
-	l->limit->step = "opening a tunnel through the jump host";
+	l->limit->step = cv_step("opening a tunnel through the jump host");
 	t->channel = ssh_channel_new(l->session);
 	if (!t->channel)
 		return cv_ssh_login_failed(l, ENOMEM);

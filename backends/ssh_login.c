@@ -15,6 +15,7 @@
 #include "config/cleanup.h"
 #include "config/log.h"
 #include "config/options.h"
+#include "config/step.h"
 #include "config/str.h"
 
 #define STEP_POLL_MS 50 /* libssh may hold what a step waits for in its own buffer */
@@ -186,7 +187,7 @@ static int key_exchange(struct cv_ssh_login *l)
 	ssh_session s = l->session;
 	int r;
 
-	l->limit->step = "key exchange";
+	l->limit->step = cv_step("key exchange");
 	if (ssh_options_set(s, SSH_OPTIONS_FD, &l->fd) < 0) {
 		cv_close_fd(&l->fd);
 		return cv_ssh_login_failed(l, EIO);
@@ -302,7 +303,7 @@ static int check_host_key(struct cv_ssh_login *l)
 	const char *type;
 	int r;
 
-	l->limit->step = "checking the host key";
+	l->limit->step = cv_step("checking the host key");
 	if (ssh_get_server_publickey(l->session, &key) < 0)
 		return cv_ssh_login_failed(l, EPROTO);
 	/* As files and ssh-keygen write it; "ecdsa-sha2-nistp256" has its curve in it. */

@@ -12,6 +12,7 @@
 
 #include "config/cleanup.h"
 #include "config/loop.h"
+#include "config/step.h"
 #include "config/str.h"
 
 int cv_ssh_wait(const struct cv_ssh_limit *limit, int fd, short events, int max_ms)
@@ -129,13 +130,13 @@ int cv_ssh_tcp_connect(const char *host, unsigned port, unsigned user_timeout_ms
 	int fd = -1;
 	int r;
 
-	limit->step = "resolving the host name";
+	limit->step = cv_step("resolving the host name");
 	r = resolve(host, port, &list, err);
 	if (r < 0)
 		return r;
 	for (const struct addrinfo *ai = list; ai; ai = ai->ai_next)
 		left++;
-	limit->step = "connecting";
+	limit->step = cv_step("connecting");
 	for (const struct addrinfo *ai = list; ai && fd < 0; ai = ai->ai_next, left--) {
 		struct cv_ssh_limit part = cv_ssh_limit_early(limit);
 		uint64_t now = cv_now_ns();

@@ -22,6 +22,7 @@
 #include "config/cleanup.h"
 #include "config/log.h"
 #include "config/options.h"
+#include "config/step.h"
 #include "config/str.h"
 
 #define LIBSSH_READ 4096	 /* bytes of one recv() */
@@ -76,7 +77,7 @@ static int open_channel(struct cv_ssh *ssh, struct cv_ssh_login *l)
 {
 	int r;
 
-	l->limit->step = "opening a channel";
+	l->limit->step = cv_step("opening a channel");
 	ssh->channel = ssh_channel_new(ssh->session);
 	if (!ssh->channel)
 		return cv_ssh_login_failed(l, ENOMEM);
@@ -88,7 +89,7 @@ static int open_channel(struct cv_ssh *ssh, struct cv_ssh_login *l)
 	}
 	if (r != SSH_OK)
 		return cv_ssh_login_failed(l, EPROTO);
-	l->limit->step = "starting the SFTP subsystem";
+	l->limit->step = cv_step("starting the SFTP subsystem");
 	while ((r = ssh_channel_request_sftp(ssh->channel)) == SSH_AGAIN) {
 		int w = cv_ssh_login_wait(l);
 
@@ -332,4 +333,9 @@ const char *cv_ssh_server(const struct cv_ssh *ssh)
 const char *cv_ssh_cipher(const struct cv_ssh *ssh)
 {
 	return ssh->cipher;
+}
+
+const char *cv_ssh_library_version(void)
+{
+	return ssh_version(0);
 }

@@ -63,4 +63,6 @@ uint64_t cv_ssh_bytes_in(const struct cv_ssh *ssh); /* of the socket */
 const char *cv_ssh_server(const struct cv_ssh *ssh); /* identification string, "SSH-2.0-…" */
 const char *cv_ssh_cipher(const struct cv_ssh *ssh);
 
+const char *cv_ssh_library_version(void); /* e.g. "0.10.6/openssl/zlib" */
+
 #endif

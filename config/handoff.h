@@ -25,6 +25,11 @@
  *     log {level} ->
  *                                        <- ok {}
  *
+ * Instead of `start`, for cvol doctor (fuse/probe.h), which mounts nothing:
+ *     probe {options, probe_write} ->
+ *                                        <- begin {step}, end {result, text}, …
+ *                                        <- probed {rtt_us, …}, then it exits
+ *
  * Replies to one socket come in order. Unknown verbs get fail {errno=ENOSYS}. The worker lives
  * until the kernel says the last user of the mount is gone (ENODEV on the FUSE descriptor),
  * whatever happens to the sockets; before `serve`, end-of-file on its socket ends it.

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "backends/backend.h"
+#include "backends/ssh_transport.h"
 #include "config/cleanup.h"
 #include "config/handoff.h"
 #include "config/log.h"
@@ -25,6 +26,7 @@
 #include "config/str.h"
 #include "fuse/control.h"
 #include "fuse/fs.h"
+#include "fuse/probe.h"
 #include "fuse/takeover.h"
 
 #define START_TIMEOUT_MS 10000
@@ -59,12 +61,10 @@ static int tell_failure(int sock, const struct cv_err *err)
 	return EXIT_FAILURE;
 }
 
-/* Waits for the next message and expects it to be verb with nfds descriptors. */
-static int expect(int sock, const char *verb, size_t nfds, int timeout_ms, struct cv_handoff *msg,
-		  struct cv_err *err)
+/* r: of receiving msg, which should be verb with nfds descriptors. */
+static int check(int r, const char *verb, size_t nfds, const struct cv_handoff *msg,
+		 struct cv_err *err)
 {
-	int r = cv_handoff_recv(sock, timeout_ms, msg);
-
 	if (r < 0)
 		return cv_fail(err, r, "worker: waiting for %s: %s", verb, cv_strerror(r));
 	if (!cv_str_eq(msg->verb, verb) || msg->nfds < nfds)
@@ -184,7 +184,7 @@ static int connect_first(struct worker *w, int sock, const struct cv_dict *optio
 	if (r == 0)
 		r = tell_ready(sock, &fs->mount.info, options);
 	if (r == 0)
-		r = expect(sock, "serve", 1, SERVE_TIMEOUT_MS, &msg, err);
+		r = check(cv_handoff_recv(sock, SERVE_TIMEOUT_MS, &msg), "serve", 1, &msg, err);
 	return r < 0 ? r : cv_steal_fd(&msg.fds[0]);
 }
 
@@ -228,6 +228,14 @@ static void prepare_process(void)
 	umask(0);
 }
 
+/* One line for cvol doctor. */
+static int print_versions(void)
+{
+	(void)printf("cvol-fuse " CV_VERSION " (libfuse %s, libssh %s)\n", fuse_pkgversion(),
+		     cv_ssh_library_version());
+	return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
 int main(int argc, char **argv)
 {
 	cv_cleanup_handoff struct cv_handoff start = CV_HANDOFF_INIT;
@@ -239,7 +247,8 @@ int main(int argc, char **argv)
 	char who[320];
 	int r;
 
-	(void)argc;
+	if (argc > 1 && cv_str_eq(argv[1], "--version"))
+		return print_versions();
 	if (!w || fcntl(sock, F_SETFD, FD_CLOEXEC) < 0) {
 		(void)fprintf(stderr,
 			      "%s is started by cvol; to mount something, use: cvol mount\n",
@@ -249,7 +258,10 @@ int main(int argc, char **argv)
 	}
 	prepare_process();
 	cv_log_init("cvol-fuse", level);
-	r = expect(sock, "start", 1, START_TIMEOUT_MS, &start, &err);
+	r = cv_handoff_recv(sock, START_TIMEOUT_MS, &start);
+	if (r == 0 && cv_str_eq(start.verb, "probe"))
+		return cv_probe_run(sock, &start.args);
+	r = check(r, "start", 1, &start, &err);
 	if (r < 0)
 		return tell_failure(sock, &err);
 	text = cv_dict_get(&start.args, "volume");

@@ -20,7 +20,7 @@ SCHEMAS     = $(wildcard packaging/schema/*.json)
 UNITS       = packaging/systemd/cvol.service packaging/systemd/cvol.socket
 
 # The daemon knows where its worker is installed: another PREFIX makes that one file new.
-$(BUILD)/obj/plugin/supervisor.o: $(BUILD)/libexecdir
+$(BUILD)/obj/plugin/spawn.o: $(BUILD)/libexecdir
 $(BUILD)/libexecdir: FORCE
 	@mkdir -p $(@D)
 	@echo '$(LIBEXECDIR)' | cmp -s - $@ || echo '$(LIBEXECDIR)' >$@

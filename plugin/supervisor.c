@@ -6,7 +6,6 @@
 #include <limits.h>
 #include <pthread.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -29,9 +28,9 @@
 #include "plugin/files.h"
 #include "plugin/mountpoint.h"
 #include "plugin/process.h"
+#include "plugin/spawn.h"
 #include "plugin/systemd.h"
 
-#define WORKER_PROGRAM	"cvol-fuse"
 #define SOCKET_NAME_MAX (CV_ENCODED_SOCKET + 6)
 #define SERVE_MS	5000 /* from mounted to serving: no server is involved */
 #define ADOPT_MS	3000
@@ -335,27 +334,6 @@ bool cv_worker_wait(struct cv_worker *w, int timeout_ms)
 
 /* ---- the supervisor ---- */
 
-static char *find_worker(const char *given)
-{
-	char self[PATH_MAX];
-	ssize_t n;
-	char *slash;
-
-	if (given)
-		return realpath(given, NULL);
-	n = readlink("/proc/self/exe", self, sizeof(self) - sizeof(WORKER_PROGRAM) - 1);
-	if (n > 0) {
-		self[n] = '\0';
-		slash = strrchr(self, '/');
-		if (slash) {
-			(void)strcpy(slash + 1, WORKER_PROGRAM);
-			if (access(self, X_OK) == 0)
-				return strdup(self);
-		}
-	}
-	return strdup(CV_LIBEXECDIR "/" WORKER_PROGRAM);
-}
-
 static int init_locks(struct cv_supervisor *sup)
 {
 	pthread_condattr_t attr;
@@ -382,12 +360,12 @@ int cv_supervisor_new(const struct cv_supervisor_config *config, struct cv_super
 	sup->socket_dir = -1;
 	sup->epoll = epoll_create1(EPOLL_CLOEXEC);
 	sup->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	sup->worker_path = find_worker(config->worker_path);
+	sup->worker_path = cv_worker_find(config->worker_path);
 	if (!sup->worker_path || access(sup->worker_path, X_OK) < 0)
 		r = cv_fail(err, errno, "the worker program %s cannot be run: %s",
 			    sup->worker_path	  ? sup->worker_path
 			    : config->worker_path ? config->worker_path
-						  : WORKER_PROGRAM,
+						  : CV_WORKER_PROGRAM,
 			    cv_strerror(errno));
 	if (r == 0) {
 		sup->socket_dir = cv_dir_open(AT_FDCWD, config->socket_dir, 0700, err);
@@ -601,61 +579,13 @@ static int create_shm(int *ret_fd, struct cv_err *err)
 	return 0;
 }
 
-/* Little is inherited: what libraries read from the environment must not decide about a mount. */
-static void worker_environment(char *env[], size_t max)
-{
-	static const char *const keep[] = { "JOURNAL_STREAM=", "CREDENTIALS_DIRECTORY=",
-					    "ASAN_OPTIONS=", "UBSAN_OPTIONS=", "LSAN_OPTIONS=" };
-	static char path[] = "PATH=/usr/sbin:/usr/bin:/sbin:/bin", lang[] = "LC_ALL=C.UTF-8";
-	size_t used = 0;
-
-	env[used++] = path;
-	env[used++] = lang;
-	for (char **e = environ; *e; e++) {
-		for (size_t i = 0; i < CV_ARRAY_SIZE(keep) && used + 1 < max; i++) {
-			if (cv_str_starts(*e, keep[i]))
-				env[used++] = *e;
-		}
-	}
-	env[used] = NULL;
-}
-
 static int spawn(struct cv_worker *w, int sock, struct cv_err *err)
 {
-	char program[] = WORKER_PROGRAM;
-	char *argv[] = { program, w->volume, NULL };
-	char *env[16];
-	posix_spawn_file_actions_t files;
-	posix_spawnattr_t attr;
-	sigset_t none, all;
 	int out = w->sup->worker_stderr >= 0 ? w->sup->worker_stderr : STDERR_FILENO;
-	int r;
+	int r = cv_worker_spawn(w->sup->worker_path, w->volume, sock, out, &w->pid, err);
 
-	worker_environment(env, CV_ARRAY_SIZE(env));
-	(void)sigemptyset(&none);
-	(void)sigfillset(&all);
-	(void)posix_spawn_file_actions_init(&files);
-	(void)posix_spawnattr_init(&attr);
-	(void)posix_spawnattr_setsigmask(&attr, &none);
-	(void)posix_spawnattr_setsigdefault(&attr, &all);
-	/* A session of its own: a terminal's Ctrl-C or our end must not reach it. */
-	(void)posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK |
-						      POSIX_SPAWN_SETSIGDEF);
-	r = posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-	if (r == 0)
-		r = posix_spawn_file_actions_adddup2(&files, out, STDOUT_FILENO);
-	if (r == 0)
-		r = posix_spawn_file_actions_adddup2(&files, out, STDERR_FILENO);
-	if (r == 0)
-		r = posix_spawn_file_actions_adddup2(&files, sock, CV_HANDOFF_FD);
-	if (r == 0)
-		r = posix_spawn_file_actions_addclosefrom_np(&files, CV_HANDOFF_FD + 1);
-	if (r == 0)
-		r = posix_spawn(&w->pid, w->sup->worker_path, &files, &attr, argv, env);
-	(void)posix_spawn_file_actions_destroy(&files);
-	(void)posix_spawnattr_destroy(&attr);
-	if (r != 0)
-		return cv_fail(err, r, "cannot start %s: %s", w->sup->worker_path, cv_strerror(r));
+	if (r < 0)
+		return r;
 	/* Not reaped yet, so the number is still its own. */
 	w->start = cv_process_start(w->pid);
 	w->pidfd = cv_pidfd_open(w->pid);
