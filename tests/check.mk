@@ -120,6 +120,14 @@ check-fuzz:
 
 # ---- long ones, no part of make check
 
+#	make check-faults [FAULT_SCALE=25] [SEED=n]    the fault tests for longer; SEED repeats their moments
+.PHONY: check-faults
+FAULT_SCALE ?= 25
+check-faults: all test-tools
+	@SEED=$${SEED:-$$(od -An -N3 -tu4 /dev/urandom | tr -d ' ')} && export SEED && \
+		echo "check-faults: SEED=$$SEED FAULT_SCALE=$(FAULT_SCALE)" && \
+		FAULT_SCALE=$(FAULT_SCALE) $(CHECK) fault
+
 #	make check-posix PJDFSTEST=/path [ENGINES="local nfs"]    pjdfstest, see CONTRIBUTING.md
 #	make check-random [RANDOM_SECONDS=600] [ENGINES="nfs sftp"]      random operations against a model
 .PHONY: check-posix check-random
