@@ -15,6 +15,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import bench  # noqa: E402
 import contenders  # noqa: E402
 import onmount  # noqa: E402
+import report  # noqa: E402
 import targets  # noqa: E402
 from system import Failed, comm_pids  # noqa: E402
 
@@ -131,6 +132,37 @@ def check_targets():
 	check("targets: rows behind a peer are found", met("sftp.*", {read: metric(cvol=1, sshfs=2)}) is False)
 
 
+def check_docs():
+	docs = f"{HERE}/docs"
+	os.makedirs(docs, exist_ok=True)
+	page = f"{docs}/benchmarks.md"
+	results = {"metrics": {"sftp.seq-read-1m.cold": metric(cvol=160, sshfs=100),
+			       "sftp.untar": metric("s", cvol=2, sshfs=1)},
+		   "date": "2001-02-03", "seconds": 5, "mode": "quick", "rounds": 1, "patterns": ["*"],
+		   "sizes": vars(Tiny()), "load_before": 0.5, "busy_before": 0.25, "absent": ["nfs, kernel: none"],
+		   "notes": [], "failures": [], "machine": {
+			"cores": 2, "cpu": "Abacus", "memory_gib": 1, "virtual": None, "kernel": "1.2.3",
+			"server_fs": "tmpfs", "versions": {"cvol": "1"}}}
+	results["targets"] = targets.check(results)
+
+	def write(**changes):
+		with open(page, "w", encoding="utf-8") as f:
+			f.write(f"by hand\n{report.BEGIN}\nold\n{report.END}\nalso by hand\n")
+		status = report.write_docs(dict(results, **changes), docs, False)
+		with open(page, encoding="utf-8") as f:
+			return status, f.read()
+
+	status, text = write()
+	check("docs: written", status == 0 and "\nold\n" not in text)
+	check("docs: what is written by hand stays", text.startswith("by hand\n") and text.endswith("also by hand\n"))
+	check("docs: machine, date and load are named", all(
+		w in text for w in ("Abacus", "2001-02-03", "load was 0.5", "25% of the CPU", "tmpfs")))
+	check("docs: targets, the rows behind and who is absent", all(
+		w in text for w in ("| ≥ 1.6× the best peer | 1.60× | yes |", "sftp.untar (0.50×)", "nfs, kernel: none")))
+	check("docs: a part of a run does not replace the whole", write(patterns=["sftp.seq*"]) ==
+	      (1, f"by hand\n{report.BEGIN}\nold\n{report.END}\nalso by hand\n"))
+
+
 def main():
 	os.makedirs(f"{HERE}/log", exist_ok=True)
 	sys.stderr = open(f"{HERE}/log/bench-self.log", "w", encoding="utf-8")
@@ -168,6 +200,7 @@ def main():
 	check("the kernel's NFS client: found where it is", not contenders.shutil.which("mount.nfs") or
 	      kernel.absent(f.name) is None)
 	check_targets()
+	check_docs()
 	print(f"1..{COUNT}")
 	return 1 if BAD else 0
 
