@@ -176,7 +176,7 @@ static int start_session(struct cv_nfs_mount *m)
 	}
 	if (r < 0)
 		return cv_fail(m->err, r, "nfs: NFSv4.1 on %s: %s: %s%s", m->host, step,
-			       cv_strerror(r), cv_nfs_call_hint(r));
+			       cv_nfs_why(r), cv_nfs_call_hint(r));
 	return 0;
 }
 
@@ -293,7 +293,6 @@ static void list_names(struct cv_nfs_mount *m, char *list, size_t list_size)
 static int find_root(struct cv_nfs_mount *m)
 {
 	char list[CV_NFS_LISTED_MAX];
-	struct cv_err why;
 	int r;
 
 	if (!m->nfs->v4)
@@ -315,11 +314,11 @@ static int find_root(struct cv_nfs_mount *m)
 	r = cv_nfs_walk(m, m->path, "the export", false);
 	if (r != -ENOENT)
 		return r;
-	/* NFSv4 paths begin at the server's pseudo root, NFSv3's at its real one. */
-	why = *m->err;
 	list_names(m, list, sizeof(list));
-	return cv_fail(m->err, r, "%s%s%s%s", why.text, *list ? " (there is: " : "", list,
-		       *list ? ")" : "");
+	return cv_fail(m->err, r,
+		       "nfs: %s has no '%s' in NFSv4.1, where paths begin at the server's pseudo "
+		       "root%s%s",
+		       m->host, m->path, *list ? "; there is: " : "", list);
 }
 
 static int limits(struct cv_nfs_mount *m, struct cv_info *info)

@@ -125,72 +125,38 @@ static void rpc_config(const struct cv_nfs_mount *m, struct cv_rpc_config *c, ui
 
 /* ---- MOUNT ---- */
 
-/* The portmapper knows where mountd is; without one it is often at nfsd's own port. */
-static int dial_mountd(struct cv_nfs_mount *m, int *ret_fd)
+/* A connection to mountd. port 0: the portmapper knows where it is. */
+static int dial_mountd(struct cv_nfs_mount *m, uint16_t port, int *ret_fd)
 {
 	struct cv_rpc_config c;
-	struct cv_err second = { 0 };
-	uint64_t whole = m->deadline_ns;
 	int fd;
 
-	/* With another way left, the first one may take half of the time. */
-	if (!m->mountport && m->port)
-		m->deadline_ns = cv_now_ns() + cv_nfs_left_ns(m) / 2;
-	rpc_config(m, &c, CV_MOUNT_PROGRAM, CV_MOUNT_VERSION, m->mountport);
+	rpc_config(m, &c, CV_MOUNT_PROGRAM, CV_MOUNT_VERSION, port);
 	fd = cv_rpc_dial(&c, 0, m->deadline_ns, NULL, m->err);
-	m->deadline_ns = whole;
-	if (fd < 0 && !m->mountport && m->port && fd != -EHOSTUNREACH) {
-		rpc_config(m, &c, CV_MOUNT_PROGRAM, CV_MOUNT_VERSION, m->port);
-		fd = cv_rpc_dial(&c, 0, m->deadline_ns, NULL, &second);
-		if (fd < 0)
-			*m->err = second;
-		else
-			m->mountport = m->port;
-	}
 	if (fd < 0)
 		return cv_fail_context(m->err, "nfs: mount service");
 	*ret_fd = fd;
 	return 0;
 }
 
-/* MNT on a fresh connection. Returns mountstat3 or -errno with err set. */
-static int mnt(struct cv_nfs_mount *m, const char *path, struct cv_handle *ret_root)
+/* The results of MNT. Returns mountstat3 or -errno with err set. */
+static int get_mnt(struct cv_nfs_mount *m, const char *path, struct cv_xdr *x,
+		   struct cv_handle *ret_root)
 {
-	__attribute__((cleanup(close_now))) int fd = -1;
-	cv_cleanup_free uint8_t *reply = NULL;
-	struct cv_nfs_args a;
-	struct cv_xdr x;
-	size_t size;
-	uint32_t status, flavours;
+	uint32_t status = cv_xdr_u32(x), flavours;
 	bool usable;
-	int r = dial_mountd(m, &fd);
 
-	if (r < 0)
-		return r;
-	(void)cv_step("asking for the export");
-	cv_nfs_put_path(&a, path);
-	r = cv_rpc_call_blocking(fd, CV_MOUNT_PROGRAM, CV_MOUNT_VERSION, CV_MOUNT_MNT, &m->cred,
-				 a.bytes, a.size, m->deadline_ns, &reply, &size);
-	if (r < 0)
-		return cv_fail(m->err, r, "nfs: mounting %s from %s: the mount service: %s%s", path,
-			       m->host, cv_strerror(r),
-			       r == -EPROTONOSUPPORT
-				       ? "; it does not speak MOUNT version 3 at this port: give "
-					 "mountport=, or enable NFSv3 on the server"
-				       : "");
-	x = cv_xdr_init(reply, size);
-	status = cv_xdr_u32(&x);
-	if (!x.bad && status != 0)
+	if (!x->bad && status != 0)
 		return (int)(status & 0x7fffffff);
-	cv_nfs_get_handle(&x, ret_root);
-	flavours = cv_xdr_u32(&x);
+	cv_nfs_get_handle(x, ret_root);
+	flavours = cv_xdr_u32(x);
 	usable = flavours == 0;
-	for (uint32_t i = 0; i < flavours && !x.bad; i++) {
-		uint32_t flavour = cv_xdr_u32(&x);
+	for (uint32_t i = 0; i < flavours && !x->bad; i++) {
+		uint32_t flavour = cv_xdr_u32(x);
 
 		usable = usable || flavour == AUTH_SYS || flavour == AUTH_NONE;
 	}
-	if (x.bad)
+	if (x->bad)
 		return cv_fail(m->err, EIO, "nfs: mounting %s from %s: malformed reply", path,
 			       m->host);
 	if (!usable)
@@ -199,6 +165,67 @@ static int mnt(struct cv_nfs_mount *m, const char *path, struct cv_handle *ret_r
 			       "is supported: allow it on the server for this export",
 			       path, m->host);
 	return 0;
+}
+
+static int mnt_at(struct cv_nfs_mount *m, uint16_t port, const char *path,
+		  struct cv_handle *ret_root)
+{
+	__attribute__((cleanup(close_now))) int fd = -1;
+	cv_cleanup_free uint8_t *reply = NULL;
+	struct cv_nfs_args a;
+	struct cv_xdr x;
+	size_t size;
+	int r = dial_mountd(m, port, &fd);
+
+	if (r < 0)
+		return r;
+	(void)cv_step("asking for the export");
+	cv_nfs_put_path(&a, path);
+	r = cv_rpc_call_blocking(fd, CV_MOUNT_PROGRAM, CV_MOUNT_VERSION, CV_MOUNT_MNT, &m->cred,
+				 a.bytes, a.size, m->deadline_ns, &reply, &size);
+	if (r < 0)
+		return cv_fail(
+			m->err, r, "nfs: mounting %s from %s: the mount service: %s%s", path,
+			m->host, cv_nfs_why(r),
+			r == -EPROTONOSUPPORT
+				? "; it does not speak MOUNT version 3 at this port: give "
+				  "mountport=, or enable NFSv3 on the server, or use version=4.1"
+			: r == -EBADMSG
+				? "; some other server listens at this port: check port= and "
+				  "mountport="
+				: "");
+	x = cv_xdr_init(reply, size);
+	return get_mnt(m, path, &x, ret_root);
+}
+
+/*
+ * With port= and no mountport=, that port is asked first: where the server was told apart by its
+ * port (a tunnel, a second server on the host) the host's portmapper would name another one's
+ * mountd. Servers that have it elsewhere say so at once, and the portmapper is asked after all.
+ * Returns mountstat3 or -errno with err set.
+ */
+static int mnt(struct cv_nfs_mount *m, const char *path, struct cv_handle *ret_root)
+{
+	uint64_t whole = m->deadline_ns;
+	struct cv_err first;
+	int r;
+
+	if (m->mountport || !m->port)
+		return mnt_at(m, m->mountport, path, ret_root);
+	m->deadline_ns = cv_now_ns() + cv_nfs_left_ns(m) / 2;
+	r = mnt_at(m, m->port, path, ret_root);
+	m->deadline_ns = whole;
+	if (r >= 0) {
+		m->mountport = m->port;
+		return r;
+	}
+	if (r == -EHOSTUNREACH || r == -EACCES)
+		return r;
+	first = *m->err;
+	r = mnt_at(m, 0, path, ret_root);
+	if (r < 0 && first.code != -EPROTONOSUPPORT)
+		*m->err = first; /* about the port that was given */
+	return r < 0 ? m->err->code : r;
 }
 
 /* True when path is dir or below it. */
@@ -243,10 +270,6 @@ static void list_exports(struct cv_nfs_mount *m, char best[PATH_MAX_MOUNT + 1], 
 	best[0] = list[0] = '\0';
 	rpc_config(m, &c, CV_MOUNT_PROGRAM, CV_MOUNT_VERSION, m->mountport);
 	fd = cv_rpc_dial(&c, 0, m->deadline_ns, NULL, &ignored);
-	if (fd < 0 && !m->mountport && m->port) {
-		rpc_config(m, &c, CV_MOUNT_PROGRAM, CV_MOUNT_VERSION, m->port);
-		fd = cv_rpc_dial(&c, 0, m->deadline_ns, NULL, &ignored);
-	}
 	if (fd < 0 || cv_rpc_call_blocking(fd, CV_MOUNT_PROGRAM, CV_MOUNT_VERSION, CV_MOUNT_EXPORT,
 					   &m->cred, "", 0, m->deadline_ns, &reply, &size) < 0)
 		return;
@@ -399,6 +422,16 @@ static int make_dir(struct cv_nfs_mount *m, const struct cv_handle *dir, const c
 	return call(m, CV_NFS_MKDIR, &a, &reply, &x);
 }
 
+static const char *walk_hint(int r)
+{
+	if (r == -ENOENT)
+		return "; create it on the server, or give it as subdir= to have it made";
+	if (r != -EACCES && r != -EPERM)
+		return "";
+	return geteuid() == 0 ? "; the export may not be for this client's address, or squash root"
+			      : "; the export may be for privileged ports only: run as root";
+}
+
 /* From m->root down. what: for the error. Missing directories are made when create is set. */
 int cv_nfs_walk(struct cv_nfs_mount *m, const char *path, const char *what, bool create)
 {
@@ -442,10 +475,7 @@ int cv_nfs_walk(struct cv_nfs_mount *m, const char *path, const char *what, bool
 			r = -ENOTDIR;
 		if (r < 0)
 			return cv_fail(m->err, r, "nfs: %s: '%s' in '%s' on %s: %s%s", what, name,
-				       m->path, m->host, cv_strerror(r),
-				       r == -ENOENT ? "; create it on the server, or give it as "
-						      "subdir= to have it made"
-						    : "");
+				       m->path, m->host, cv_strerror(r), walk_hint(r));
 		m->root = next;
 	}
 	return 0;
@@ -521,6 +551,11 @@ static void pathconf_names(struct cv_nfs_mount *m)
 	}
 }
 
+const char *cv_nfs_why(int r)
+{
+	return r == -EBADMSG ? "the answer is not NFS" : cv_strerror(r);
+}
+
 const char *cv_nfs_call_hint(int r)
 {
 	if (r == -EACCES)
@@ -534,7 +569,7 @@ const char *cv_nfs_call_hint(int r)
 		       "server, "
 		       "or choose another with version=";
 	if (r == -EBADMSG)
-		return "; what answers at this port is not an NFS server: check port=";
+		return "; some other server listens at this port: check port=";
 	return "";
 }
 
@@ -549,7 +584,7 @@ static int root_attributes(struct cv_nfs_mount *m, struct cv_info *info)
 		if (r < 0)
 			return cv_fail(m->err, r,
 				       "nfs: %s on %s: reading the root's attributes: %s%s",
-				       m->path, m->host, cv_strerror(r), cv_nfs_call_hint(r));
+				       m->path, m->host, cv_nfs_why(r), cv_nfs_call_hint(r));
 		took = cv_now_ns() - start;
 		if (took < best)
 			best = took;
@@ -637,8 +672,8 @@ static bool is_hopeless(int r)
 }
 
 /*
- * version=auto: NFSv3 where it is offered, since it takes one round trip less to open and close a
- * file and no more for anything else; NFSv4.1 where not (docs/nfs.md has the measurements).
+ * version=auto: NFSv3 where it is offered, NFSv4.1 where not. Measured side by side (docs/nfs.md)
+ * small files cost the same, large reads more with NFSv4.1.
  */
 static int mount_auto(struct cv_nfs_mount *m, struct cv_info *info)
 {

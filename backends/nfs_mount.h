@@ -55,6 +55,8 @@ uint64_t cv_nfs_left_ns(const struct cv_nfs_mount *m);
 int cv_nfs_dial(struct cv_nfs_mount *m);
 /* From m->root down. what: for the error. Missing directories are made when create is set. */
 int cv_nfs_walk(struct cv_nfs_mount *m, const char *path, const char *what, bool create);
+/* strerror(), but of what a call may fail with. */
+const char *cv_nfs_why(int r);
 /* What to do about a call that failed with r: "" or "; ..." */
 const char *cv_nfs_call_hint(int r);
 /* Adds a name to a list for people: as many as fit, then "...". */
