@@ -11,7 +11,8 @@ from system import E, MIB, Failed, comm_pids, run, stop
 
 
 class Contender:
-	"""kind: "cvol", "peer" (counts for the ratio) or "limit" (what no client could beat)."""
+	"""kind: "cvol", "peer" (counts for the ratio), "variant" (cvol with other options) or "limit" (what
+	no client could beat)."""
 	daemons = ()  # the processes that do its work
 	tool = False  # copies files, mounts nothing
 	only = None  # takes part in measurements with this tag alone: elsewhere it is as another
@@ -64,7 +65,9 @@ class Cvol(Contender):
 			return (f"sftp://root@127.0.0.1:{port}{E['SSH_ROOT']}",
 				{"key_file": E["SSH_KEY"], "known_hosts": E["SSH_KNOWN_HOSTS"]})
 		if self.family == "nfs":
-			return (f"nfs://127.0.0.1{E['NFS_ROOT']}",
+			# NFSv4 knows the export by its name in the server's own tree.
+			export = E["NFS_PSEUDO"] if self.extra.get("version") == "4.1" else E["NFS_ROOT"]
+			return (f"nfs://127.0.0.1{export}",
 				{"port": E["NFS_PROXY" if rtt else "NFS_PORT"],
 				 "mountport": E["MNT_PROXY" if rtt else "MNT_PORT"]})
 		return "mem://", {}
@@ -261,7 +264,8 @@ def make_families():
 			 Engine("engine", "limit", ssh, "sftp")],
 		"nfs": [Cvol("cvol", "cvol", nfs, "nfs"), KernelNfs("kernel", "peer", nfs),
 			FuseNfs("fuse-nfs", "peer", nfs), NfsTools("nfs-cp", "peer", nfs),
-			Cvol("through", "limit", nfs, "nfs", only="through", extra={"write_behind": "false"}),
+			Cvol("v4.1", "variant", nfs, "nfs", only="v4.1", extra={"version": "4.1"}),
+			Cvol("through", "variant", nfs, "nfs", only="through", extra={"write_behind": "false"}),
 			Engine("engine", "limit", nfs, "nfs"), Local("local", "limit", nfs),
 			Cvol("mem", "limit", None, "mem")],
 	}

@@ -295,10 +295,10 @@ def on_mounts(s):
 	for f in ("sftp", "nfs"):
 		def m(name, fn, family=f, **kw):
 			out.append(Measurement(f"{family}.{name}", fn, **kw))
-		best = {"also": ("best",)}
+		best = {"also": ("best", "v4.1")}
 		m("mount", mount_time)
 		m("seq-write-1m", seq_write, tools=True, request=MIB, mib=s.seq_mib, **best)
-		m("seq-write-4k", seq_write, request=4096, mib=s.seq_4k_mib, also=("best", "through"))
+		m("seq-write-4k", seq_write, request=4096, mib=s.seq_4k_mib, also=("best", "v4.1", "through"))
 		m("seq-read-1m", seq_read, tools=True, request=MIB, mib=s.seq_mib, **best)
 		m("seq-read-4k", seq_read, request=4096, mib=s.seq_4k_mib, **best)
 		m("many-write", many, writing=True, **best)
@@ -306,9 +306,9 @@ def on_mounts(s):
 		for rw in ("randread", "randwrite"):
 			for depth in (1, 32):
 				m(f"{rw}-d{depth}", rand, rw=rw, depth=depth)
-		m("small-files", small_files, files=s.files)
+		m("small-files", small_files, files=s.files, also=("v4.1",))
 		m("small-files-p8", small_files, files=s.files_p8, workers=8, steps=(("read",), ("unlink",)), **best)
-		m("untar", untar, files=s.tree)
+		m("untar", untar, files=s.tree, also=("v4.1",))
 		m("untar-p8", untar, files=s.tree_p8, workers=8, **best)
 		m("walk", walk, files=s.tree, steps=WALK)
 		m("walk-p8", walk, files=s.tree_p8, workers=8, steps=("find", "ls-lR"), warm=False, **best)
@@ -321,7 +321,7 @@ def on_mounts(s):
 			m(f"{tag}.write", seq_write, tools=True, rtt=rtt, request=MIB, mib=mib, **best)
 			if rtt == 20:
 				m(f"{tag}.write-4k", seq_write, rtt=rtt, request=4096, mib=s.rtt_4k_mib)
-				m(f"{tag}.create", create_trips, rtt=rtt, files=s.rtt_files)
-			m(f"{tag}.untar", untar, rtt=rtt, files=s.rtt_tree)
+				m(f"{tag}.create", create_trips, rtt=rtt, files=s.rtt_files, also=("v4.1",))
+			m(f"{tag}.untar", untar, rtt=rtt, files=s.rtt_tree, also=("v4.1",) if rtt else ())
 			m(f"{tag}.walk", walk, rtt=rtt, files=s.rtt_tree, steps=("find", "ls-lR", "grep"), warm=False)
 	return out

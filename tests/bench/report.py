@@ -18,7 +18,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from stats import median, ratio, spread  # noqa: E402
 
-ORDER = ["cvol", "sshfs", "sshfs-best", "rclone", "kernel", "fuse-nfs", "nfs-cp", "through", "engine",
+ORDER = ["cvol", "sshfs", "sshfs-best", "rclone", "kernel", "fuse-nfs", "nfs-cp", "v4.1", "through", "engine",
 	 "local", "mem", "tcp"]
 COLOURS = {"cvol": "#1f6feb", "sshfs": "#d29922", "sshfs-best": "#f2cc60", "rclone": "#8250df", "kernel": "#2da44e",
 	   "fuse-nfs": "#bf3989", "nfs-cp": "#bf8700", "engine": "#6e7781", "local": "#afb8c1", "mem": "#57606a"}

@@ -47,10 +47,11 @@ check_equal "the manual has no option that is not there" "" "$surplus"
 check "cvol-options(5) lists the options as they are (else: make man-options)" diff "$man/cvol-options.5" "$T/cvol-options.5"
 check_match "and that list is not empty" '\.BI source= ' "$(cat "$T/cvol-options.5")"
 
-names=$("$CVOL" options | sed -n 's/^\([a-z_]*\)=.*/\1/p' | sort)
+options=$("$CVOL" options)
+names=$(sed -n 's/^\([a-z_]*\)=.*/\1/p' <<<"$options" | sort)
 missing=
 while read -r name; do
-	grep -qx "$name" <<<"$names" || "$CVOL" options | grep -qE "also:.* $name( |\$)" || missing+=" $name"
+	grep -qx "$name" <<<"$names" || grep -qE "also:.* $name( |\$)" <<<"$options" || missing+=" $name"
 done < <(awk -F '|' '/^## / { on = $0 == "## Options" } on && /^\| `/ { print $2 }' "$TOP/README.md" | grep -oE '[a-z_]+')
 check_equal "the options in the README's table exist" "" "$missing"
 
