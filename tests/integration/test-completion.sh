@@ -26,7 +26,7 @@ check_equal "every command that help lists" \
 	"$("$CVOL" help | awk '/^Commands:/ { on = 1; next } /^[^ ]/ { on = 0 } on && NF { printf "%s%s", s, $1; s = " " }')" \
 	"$(offers '')"
 check_equal "a command by its beginning" "unmount" "$(offers un)"
-check_equal "sub-commands" "create ls inspect rm" "$(offers volume '')"
+check_match "sub-commands" "^create .*ls .*rm$" "$(offers volume '')"
 check_equal "volumes by name" "apple apricot" "$(offers volume inspect ap)"
 check_equal "more than one of them" "apricot" "$(offers volume rm apple apr)"
 check_equal "no volumes for a new one" "" "$(offers volume create ap)"
