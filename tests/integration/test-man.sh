@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # TIME LIMIT: 60
-# The manual pages say what the programs say: every command, option and option of volumes, no others.
+# The manual pages say what the programs say: every command, option and option of volumes, no others. And
+# documents refer to files that are there.
 # shellcheck source=tests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 sandbox "$@"
@@ -54,6 +55,12 @@ while read -r name; do
 	grep -qx "$name" <<<"$names" || grep -qE "also:.* $name( |\$)" <<<"$options" || missing+=" $name"
 done < <(awk -F '|' '/^## / { on = $0 == "## Options" } on && /^\| `/ { print $2 }' "$TOP/README.md" | grep -oE '[a-z_]+')
 check_equal "the options in the README's table exist" "" "$missing"
+
+missing=
+while IFS=: read -r file link; do
+	[ -e "$(dirname "$file")/$link" ] || missing+=" ${file#"$TOP"/}:$link"
+done < <(grep -oE '\]\([^):#]+' "$TOP"/*.md "$TOP"/docs/*.md | sed 's/](//')
+check_equal "links between documents lead somewhere" "" "$missing"
 
 if command -v groff >/dev/null; then
 	for page in "$man"/*.[158]; do
