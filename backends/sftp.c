@@ -30,8 +30,8 @@ static void read_options(struct sftp_engine *e)
 	const struct cv_dict *o = &e->options;
 	const char *symlinks;
 
-	e->have_uid = cv_dict_get(o, "uid") != NULL;
-	e->have_gid = cv_dict_get(o, "gid") != NULL;
+	e->have_uid = cv_dict_get(o, "uid") && !cv_dict_get(o, "idmap");
+	e->have_gid = cv_dict_get(o, "gid") && !cv_dict_get(o, "idmap");
 	e->uid = (uint32_t)cv_options_uint(o, "uid", 0);
 	e->gid = (uint32_t)cv_options_uint(o, "gid", 0);
 	e->umask = (uint32_t)cv_options_uint(o, "umask", 0);
@@ -102,7 +102,12 @@ static int sftp_connect(const struct cv_dict *options, struct cv_loop *loop, voi
 		return r;
 	}
 	e->root = strdup(e->link.session.root);
-	r = e->root ? fill_info(e, ret_info, err) : cv_fail(err, ENOMEM, "sftp: out of memory");
+	r = e->root ? 0 : cv_fail(err, ENOMEM, "sftp: out of memory");
+	if (r == 0)
+		r = sftp_ids_init(&e->ids, options, e->link.session.login_uid,
+				  e->link.session.login_gid, err);
+	if (r == 0)
+		r = fill_info(e, ret_info, err);
 	if (r < 0) {
 		sftp_disconnect(e);
 		return r;

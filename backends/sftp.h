@@ -9,6 +9,7 @@
 #define CV_BACKENDS_SFTP_H
 
 #include "backends/backend.h"
+#include "backends/sftp_ids.h"
 #include "backends/sftp_link.h"
 
 #define SFTP_IO_MAX   (128 * 1024) /* bytes per READ or WRITE, if the server takes so much */
@@ -44,7 +45,8 @@ struct sftp_engine {
 	struct cv_dict options;
 	struct cv_loop *loop;
 	char *root; /* absolute, "" for "/" */
-	bool have_uid;
+	struct sftp_ids ids;
+	bool have_uid; /* everything is shown as uid's */
 	bool have_gid;
 	uint32_t uid; /* as shown */
 	uint32_t gid;

@@ -46,6 +46,8 @@ struct sftp_session {
 	uint32_t rtt_us;
 	bool made_subdir; /* as in struct cv_info */
 	struct cv_sftp_attrs root_attrs;
+	uint32_t login_uid; /* idmap=user: of the login user */
+	uint32_t login_gid;
 };
 
 struct sftp_handle {

@@ -441,6 +441,30 @@ static int find_root(struct login *l, const struct cv_dict *options, const char 
 	return r;
 }
 
+/*
+ * SFTP never says as whom one is logged in. The login directory is the user's own, as a rule; where
+ * it is root's, for a login in a jail, the volume's may be.
+ */
+static int find_login_ids(struct login *l, const struct cv_dict *options, struct sftp_session *s)
+{
+	const char *user = cv_options_str(options, "user", "root");
+	struct cv_sftp_attrs home;
+	int r = stat_path(l, ".", &home);
+
+	if (r == EXCHANGE_FAILED)
+		return l->err->code;
+	if (r < 0 || (home.uid == 0 && strcmp(user, "root") != 0))
+		home = s->root_attrs;
+	if (!(home.flags & CV_FXA_UIDGID) || (home.uid == 0 && strcmp(user, "root") != 0))
+		return cv_fail(l->err, EOPNOTSUPP,
+			       "sftp: idmap=user: %s does not show which numeric id '%s' has; use "
+			       "idmap=file with a line 'user ID 0'",
+			       l->host, user);
+	s->login_uid = home.uid;
+	s->login_gid = home.gid;
+	return 0;
+}
+
 int sftp_login(const struct cv_dict *options, const char *known_root, struct cv_ssh_limit *limit,
 	       struct sftp_session *ret_session, struct cv_err *err)
 {
@@ -460,6 +484,8 @@ int sftp_login(const struct cv_dict *options, const char *known_root, struct cv_
 		r = ask_limits(&l, &s);
 	if (r == 0)
 		r = find_root(&l, options, known_root, &s);
+	if (r == 0 && !known_root && cv_str_eq(cv_options_str(options, "idmap", NULL), "user"))
+		r = find_login_ids(&l, options, &s);
 	if (s.ssh)
 		cv_ssh_set_data(s.ssh, NULL, NULL);
 	cv_sftp_parser_release(&l.parser);

@@ -53,8 +53,8 @@ int sftp_attr(const struct sftp_engine *e, const struct cv_sftp_attrs *in, uint3
 	ret->blocks = (ret->size + 511) / 512;
 	ret->mode = type | (in->permissions & 07777 & ~e->umask);
 	ret->nlink = nlink ? nlink : dir ? 2 : 1;
-	ret->uid = e->have_uid ? e->uid : in->uid;
-	ret->gid = e->have_gid ? e->gid : in->gid;
+	ret->uid = e->have_uid ? e->uid : sftp_id_shown(&e->ids.users, in->uid);
+	ret->gid = e->have_gid ? e->gid : sftp_id_shown(&e->ids.groups, in->gid);
 	ret->blksize = BLOCK_SIZE_SHOWN;
 	ret->atime.tv_sec = in->atime;
 	ret->mtime.tv_sec = in->mtime;
@@ -597,10 +597,13 @@ static void setattr_stat_done(struct sftp_call *call)
 static void put_owner(struct sftp_call *call, struct cv_sftp_attrs *a)
 {
 	const struct cv_sftp_attrs *had = &call->attrs[1];
+	const struct sftp_ids *ids = &call->e->ids;
 
 	a->flags |= CV_FXA_UIDGID;
-	a->uid = (call->mask & CV_SET_UID) ? call->set.uid : had->uid;
-	a->gid = (call->mask & CV_SET_GID) ? call->set.gid : had->gid;
+	a->uid = (call->mask & CV_SET_UID) ? sftp_id_on_server(&ids->users, call->set.uid)
+					   : had->uid;
+	a->gid = (call->mask & CV_SET_GID) ? sftp_id_on_server(&ids->groups, call->set.gid)
+					   : had->gid;
 	call->mask &= ~(unsigned)SET_OWNER;
 }
 
@@ -728,12 +731,14 @@ static bool belongs_to_other(const struct sftp_call *call, struct cv_sftp_attrs 
 {
 	const struct cv_sftp_attrs *had = &call->attrs[1];
 	const struct cv_cred *cred = call->op->cred;
+	const struct sftp_ids *ids = &call->e->ids;
 
 	if (call->e->keeps_owner || call->e->have_uid || !(had->flags & CV_FXA_UIDGID) ||
 	    had->uid != 0)
 		return false;
-	ret_owner->uid = cred->uid;
-	ret_owner->gid = had->gid || call->e->have_gid ? had->gid : cred->gid;
+	ret_owner->uid = sftp_id_on_server(&ids->users, cred->uid);
+	ret_owner->gid = had->gid || call->e->have_gid ? had->gid
+						       : sftp_id_on_server(&ids->groups, cred->gid);
 	if (ret_owner->uid == had->uid && ret_owner->gid == had->gid)
 		return false;
 	ret_owner->flags = CV_FXA_UIDGID;

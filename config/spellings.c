@@ -26,7 +26,7 @@
 	"rclone obscures it: write the password itself ('rclone reveal') to a file and use "       \
 	"password_file"
 #define NO_DELETE "cvol never deletes data: use retain, and delete on the server"
-#define NO_IDMAP  "there are no tables of ids: use uid and gid"
+#define NO_IDMAP  "use idmap=file and idmap_file, with numbers"
 #define NO_ROUTE  "cvol makes its TCP connection itself: leave the option out"
 
 struct spelling {
@@ -140,9 +140,6 @@ static const struct spelling spellings[] = {
 	{ "noauto", NULL, IGNORE },
 
 	/* what cvol has no use for */
-	{ "idmap", "none", IGNORE },
-	{ "idmap", "user", IGNORE },
-	{ "idmap", NULL, REFUSE, NO_IDMAP },
 	{ "uidfile", NULL, REFUSE, NO_IDMAP },
 	{ "gidfile", NULL, REFUSE, NO_IDMAP },
 	{ "bindaddress", NULL, REFUSE, NO_ROUTE },

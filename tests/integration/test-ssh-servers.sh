@@ -105,5 +105,58 @@ check "follow: as large as it is" cmp "$T/tmp/expected" "$m/outside"
 check_match "follow: in listings, too" '^-' "$(find "$m" -name below -ls | awk '{ print $3 }')"
 check_fails "follow: no link can be made" ln -s / "$m/escape"
 check "follow: unmount" unmount_volume "$m"
+
+note "owners"
+owner() {
+	stat -c %u:%g "$1"
+}
+# as UID COMMAND…: without any privilege of root's.
+as() {
+	local id=$1
+	shift
+	setpriv --reuid "$id" --regid "$id" --clear-groups "$@"
+}
+check "root's login: mount" mount_volume "$SOURCE" "$m" "$OPTIONS"
+mkdir -m 1777 "$m/open"
+# shellcheck disable=SC2086 # words on purpose
+for what in "mkdir $m/open/dir" "touch $m/open/file" "ln -s x $m/open/link" "mkfifo $m/open/fifo"; do
+	check "root's login: user 1234 makes one: ${what%% *}" as 1234 $what
+done
+for name in dir file link fifo; do
+	check_equal "root's login: it is his, on the server: $name" 1234:1234 "$(owner "$SSH_ROOT/open/$name")"
+	check_equal "root's login: and here: $name" 1234:1234 "$(owner "$m/open/$name")"
+done
+check "root's login: a set-user-id file" bash -c "as() { setpriv --reuid 1234 --regid 1234 --clear-groups \"\$@\"; }; as install -m 4755 /dev/null '$m/open/setuid'"
+check_equal "root's login: keeps the bit" 4755 "$(stat -c %a "$SSH_ROOT/open/setuid")"
+check "root's login: the fifo is one" test -p "$m/open/fifo"
+check "root's login: its mode can be changed" chmod 0604 "$m/open/fifo"
+check_equal "root's login: to that, and it stays his" 604:1234 "$(stat -c %a:%u "$m/open/fifo")"
+check "root's login: its owner can be changed" chown 77:88 "$m/open/fifo"
+check_equal "root's login: to that" 604:77:88 "$(stat -c %a:%u:%g "$m/open/fifo")"
+check_match "root's login: on the server it says what it is" 'cvol-special-file/p/0604' "$(readlink "$SSH_ROOT/open/fifo")"
+check "root's login: it is renamed and removed" bash -c "mv '$m/open/fifo' '$m/open/pipe' && test -p '$m/open/pipe' && rm '$m/open/pipe'"
+check_equal "root's login: no other name was left" "" "$(find "$SSH_ROOT/open" -name '.*' -mindepth 1)"
+check_equal "root's login: nothing else is there" "dir file link setuid" "$(cd "$SSH_ROOT/open" && echo *)"
+check "root's login: unmount" unmount_volume "$m"
+
+printf '# ours\nuser 1234 5000\ngroup 1234 5001\n' >"$T/idmap"
+check "idmap=file: mount" mount_volume "$SOURCE" "$m" "$OPTIONS,idmap=file,idmap_file=$T/idmap"
+check_equal "idmap=file: shown" 5000:5001 "$(owner "$m/open/file")"
+check_equal "idmap=file: others as they are" 0:0 "$(owner "$m/open")"
+check "idmap=file: a new file" as 5000 touch "$m/open/new"
+check_equal "idmap=file: and back" 1234 "$(stat -c %u "$SSH_ROOT/open/new")"
+check "idmap=file: unmount" unmount_volume "$m"
+echo 'user 1234' >"$T/idmap"
+check_fails "idmap=file: a broken line" mount_volume "$SOURCE" "$m" "$OPTIONS,idmap=file,idmap_file=$T/idmap"
+check_match "idmap=file: is named" 'idmap. line 1' "$OUT"
+
+HOME_SOURCE=sftp://tester@127.0.0.1:$SSH_PORT$T/home/tester
+check "idmap=user: mount" mount_volume "$HOME_SOURCE" "$m" "$OPTIONS,idmap=user,uid=1000,gid=1001"
+touch "$T/home/tester/roots"
+check "idmap=user: a new file" as 1000 touch "$m/mine"
+check_equal "idmap=user: is the login user's on the server" 12345:12345 "$(owner "$T/home/tester/mine")"
+check_equal "idmap=user: and uid's here" 1000:1001 "$(owner "$m/mine")"
+check_equal "idmap=user: others as they are" 0:0 "$(owner "$m/roots")"
+check "idmap=user: unmount" unmount_volume "$m"
 check "nothing is left" wait_nothing_left 10
 finish

@@ -206,12 +206,12 @@ static void special_files(void **state)
 	assert_false(sftp_special_format(S_IFREG | 0644, 0, target));
 	assert_false(sftp_special_format(S_IFLNK | 0777, 0, target));
 	assert_false(sftp_special_parse("", &mode, &rdev));
-	assert_false(sftp_special_parse("/dev/null/cvol-special-file/d/0644/0000000000000000", &mode,
-					&rdev));
-	assert_false(sftp_special_parse("/dev/null/cvol-special-file/p/0648/0000000000000000", &mode,
-					&rdev));
-	assert_false(sftp_special_parse("/dev/null/cvol-special-file/p/-644/0000000000000000", &mode,
-					&rdev));
+	assert_false(sftp_special_parse("/dev/null/cvol-special-file/d/0644/0000000000000000",
+					&mode, &rdev));
+	assert_false(sftp_special_parse("/dev/null/cvol-special-file/p/0648/0000000000000000",
+					&mode, &rdev));
+	assert_false(sftp_special_parse("/dev/null/cvol-special-file/p/-644/0000000000000000",
+					&mode, &rdev));
 }
 
 int main(void)

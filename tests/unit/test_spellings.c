@@ -112,7 +112,8 @@ static void sshfs_options(void **state)
 		{ "dir_cache=no", "cache=strict" },
 		{ "dcache_timeout=20", "attr_timeout=20000ms" },
 		{ "dcache_timeout=20\nattr_timeout=3", "attr_timeout=3000ms" },
-		{ "kernel_cache=\nbig_writes=\nauto_cache=\nidmap=user\nworkaround=rename", "" },
+		{ "kernel_cache=\nbig_writes=\nauto_cache=\nworkaround=rename", "" },
+		{ "idmap=user", "idmap=user" },
 		{ "max_conns=4\ncompression=no", "connections=4\ncompression=false" },
 		{ "Ciphers=aes128-ctr", "ciphers=aes128-ctr" },
 		{ "no_readahead=", "readahead=4096" },
@@ -127,7 +128,7 @@ static void sshfs_options(void **state)
 		(void)snprintf(wanted, sizeof(wanted), "%s%s", base, cases[i].wanted);
 		expect(given, wanted);
 	}
-	refuse("sshcmd=h:x\nidmap=file\nuidfile=/x", "idmap", "uid and gid");
+	refuse("sshcmd=h:x\nidmap=file\nuidfile=/x", "uidfile", "idmap_file");
 	refuse("sshcmd=h:x\nBindAddress=gate", "BindAddress", "refused");
 	expect("sshcmd=h:x\nProxyJump=me@gate", "type=sftp\nhost=h\npath=x\nproxy_jump=me@gate");
 	refuse("sshcmd=h:x\nssh_command=sh", "ssh_command", "run programs");
