@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One line per event on stderr, "<N>"-prefixed for journald when stderr is a journal stream
- * (JOURNAL_STREAM set), else with a UTC time stamp. Mains, HTTP handlers and the supervisor log;
- * leaves and engines only at debug level. Never pass a secret here. Thread-safe; never fails.
+ * One line per event on stderr: text, or a JSON object. "<N>"-prefixed for journald when stderr is
+ * a journal stream (JOURNAL_STREAM set); text then needs no time, else it begins with one, in UTC.
+ * Mains, HTTP handlers and the supervisor log; leaves and engines only at debug level. Never pass a
+ * secret here. Thread-safe; never fails.
  */
 #ifndef CV_CONFIG_LOG_H
 #define CV_CONFIG_LOG_H
@@ -15,12 +16,18 @@ enum cv_log_level {
 	CV_LOG_DEBUG = 7,
 };
 
-/* who: shown on each line, e.g. "cvol" or "cvol-fuse[media]"; copied. */
+enum cv_log_format { CV_LOG_TEXT, CV_LOG_JSON };
+
+/* who: shown on each line, e.g. "cvol" or "cvol-fuse[media]": a program and its volume; copied. */
 void cv_log_init(const char *who, enum cv_log_level max_level);
+/* "text" or "json". Returns 0 or -EINVAL. */
+int cv_log_set_format(const char *name);
+const char *cv_log_get_format(void);
 void cv_log_set_level(enum cv_log_level max_level);
 enum cv_log_level cv_log_get_level(void);
 /* "error", "warning", "notice", "info", "debug". Returns 0 or -EINVAL. */
 int cv_log_level_parse(const char *text, enum cv_log_level *ret_level);
+const char *cv_log_level_name(enum cv_log_level level);
 
 __attribute__((format(printf, 2, 3))) void cv_log(enum cv_log_level level, const char *fmt, ...);
 

@@ -273,6 +273,10 @@ int main(int argc, char **argv)
 	cv_log_init(who, level);
 	(void)cv_dict_remove(&start.args, "volume");
 	(void)cv_dict_remove(&start.args, "log_level");
+	text = cv_dict_get(&start.args, "log_format");
+	if (text)
+		(void)cv_log_set_format(text);
+	(void)cv_dict_remove(&start.args, "log_format");
 
 	r = cv_shm_map(start.fds[0], &w->fs.shm, &err);
 	if (r < 0)

@@ -106,6 +106,7 @@ static const struct cv_mounter supervisor_mounter = {
 	.sync = cv_worker_sync,
 	.unmount = cv_worker_unmount,
 	.info = cv_worker_info,
+	.log_level = cv_worker_set_log_level,
 	.ref = cv_worker_ref,
 	.unref = cv_worker_unref,
 	.prepare = cv_mountpoint_prepare,
@@ -483,6 +484,7 @@ static int run(int argc, char **argv)
 		{ "scope", required_argument, NULL, 'c' },
 		{ "boot-wait", required_argument, NULL, 'b' },
 		{ "metrics-listen", required_argument, NULL, 'm' },
+		{ "log-format", required_argument, NULL, 'f' },
 		{ 0 },
 	};
 	struct daemon d = { .socket_path = CV_DEFAULT_SOCKET,
@@ -509,6 +511,11 @@ static int run(int argc, char **argv)
 			break;
 		case 'C':
 			d.config_dir = optarg;
+			break;
+		case 'f':
+			if (cv_log_set_format(optarg) < 0)
+				return cv_usage_error(&cv_cmd_daemon,
+						      "--log-format is text or json");
 			break;
 		case 'm':
 			d.metrics_listen = optarg;
@@ -561,6 +568,7 @@ const struct cv_command cv_cmd_daemon = {
 		"  --config-dir DIR   cvol.json, remotes and secrets (" CV_DEFAULT_CONFIG_DIR ")\n"
 		"  --run-dir DIR      mountpoints and what is mounted (" CV_DEFAULT_RUN_DIR ")\n"
 		"  --log-level LEVEL  error, warning, notice, info (default) or debug\n"
+		"  --log-format FORMAT  text (default), or json: one object a line\n"
 		"  --boot-wait SECONDS  how long a mount waits for its server in the first ten\n"
 		"                     minutes after boot (90; Docker itself waits 120)\n"
 		"  --scope SCOPE      local (default) or global, as reported to Docker\n"

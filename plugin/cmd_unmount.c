@@ -28,7 +28,7 @@ struct unmount_args {
 static int sync_first(const struct unmount_args *a, const struct cv_ownmount *own, const char *path,
 		      struct cv_err *err)
 {
-	int r = cv_worker_call(own->dir, own->socket, "sync", SYNC_MS, NULL, err);
+	int r = cv_worker_call(own->dir, own->socket, "sync", NULL, SYNC_MS, err);
 
 	if (r == 0 || a->force)
 		return 0;

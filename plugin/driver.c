@@ -225,6 +225,25 @@ RUN(ping)
 	return 0;
 }
 
+/* Without a name: the daemon's own, and that of workers it starts from now on. */
+RUN(log_level)
+{
+	const char *text = cv_dict_get(&request->opts, "level");
+	enum cv_log_level level;
+	int r = 0;
+
+	UNUSED;
+	if (!text || cv_log_level_parse(text, &level) < 0)
+		return cv_fail(err, EINVAL, "unknown log level '%s'", text ? text : "");
+	if (request->name)
+		r = cv_volumes_log_level(d->volumes, request->name, level, err);
+	else
+		cv_log_set_level(level);
+	if (r == 0)
+		reply->body = cv_message_err("");
+	return r;
+}
+
 RUN(metrics)
 {
 	UNUSED;
@@ -244,6 +263,7 @@ static const struct endpoint endpoints[] = {
 	{ "/cvol/update", "POST", true, update },
 	{ "/cvol/status", "GET", false, status },
 	{ "/metrics", "GET", false, metrics },
+	{ "/cvol/log-level", "POST", false, log_level },
 	{ "/cvol/gc", "POST", false, gc },
 	{ "/cvol/ping", "GET", false, ping },
 };

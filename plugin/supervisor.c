@@ -33,6 +33,7 @@
 
 #define SOCKET_NAME_MAX (CV_ENCODED_SOCKET + 6)
 #define SERVE_MS	5000 /* from mounted to serving: no server is involved */
+#define LOG_MS		2000
 #define ADOPT_MS	3000
 #define EXIT_WAIT_MS	2000 /* after unmounting */
 #define KILL_WAIT_MS	2000
@@ -502,11 +503,12 @@ static int take_answer(int r, struct cv_handoff *msg, const char *expected, stru
  * One request over a connection of its own: an answer that comes too late ends with it instead of
  * being taken for the answer to the next request.
  */
-static int call(int dirfd, const char *name, const char *verb, const char *expected,
-		unsigned timeout_ms, struct cv_handoff *msg, struct cv_err *err)
+static int call(int dirfd, const char *name, const char *verb, const struct cv_dict *args,
+		const char *expected, unsigned timeout_ms, struct cv_handoff *msg,
+		struct cv_err *err)
 {
 	cv_cleanup_close int sock = connect_socket(dirfd, name);
-	int r = sock < 0 ? sock : cv_handoff_send(sock, verb, NULL, NULL, 0);
+	int r = sock < 0 ? sock : cv_handoff_send(sock, verb, args, NULL, 0);
 
 	if (sock < 0)
 		return cv_fail(err, -sock, "cannot connect to the worker: %s", cv_strerror(sock));
@@ -515,25 +517,29 @@ static int call(int dirfd, const char *name, const char *verb, const char *expec
 	return take_answer(r, msg, expected, err);
 }
 
-int cv_worker_call(int dirfd, const char *name, const char *verb, unsigned timeout_ms,
-		   struct cv_dict *ret_args, struct cv_err *err)
+int cv_worker_call(int dirfd, const char *name, const char *verb, const struct cv_dict *args,
+		   unsigned timeout_ms, struct cv_err *err)
 {
 	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
-	int r = call(dirfd, name, verb, cv_str_eq(verb, "sync") ? "synced" : verb, timeout_ms, &msg,
-		     err);
 
-	if (r == 0 && ret_args) {
-		*ret_args = msg.args;
-		msg.args = (struct cv_dict)CV_DICT_INIT;
-	}
-	return r;
+	return call(dirfd, name, verb, args, cv_str_eq(verb, "sync") ? "synced" : "ok", timeout_ms,
+		    &msg, err);
+}
+
+int cv_worker_set_log_level(struct cv_worker *w, enum cv_log_level level, struct cv_err *err)
+{
+	cv_cleanup_dict struct cv_dict args = CV_DICT_INIT;
+
+	if (cv_dict_set(&args, "level", cv_log_level_name(level)) < 0)
+		return cv_fail(err, ENOMEM, "out of memory");
+	return cv_worker_call(w->sup->socket_dir, w->socket_name, "log", &args, LOG_MS, err);
 }
 
 int cv_worker_counters(int dirfd, const char *name, unsigned timeout_ms, struct cv_counters *ret,
 		       struct cv_err *err)
 {
 	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
-	int r = call(dirfd, name, "fds", "fds", timeout_ms, &msg, err);
+	int r = call(dirfd, name, "fds", NULL, "fds", timeout_ms, &msg, err);
 
 	if (r == 0 && msg.nfds < 2)
 		r = cv_fail(err, EPROTO, "the worker sent no descriptors");
@@ -558,7 +564,7 @@ int cv_worker_sync(struct cv_worker *w, unsigned timeout_ms, struct cv_err *err)
 	}
 	if (ended)
 		return cv_fail(err, EIO, "%s; what was written last may be missing", w->error);
-	return call(w->sup->socket_dir, w->socket_name, "sync", "synced",
+	return call(w->sup->socket_dir, w->socket_name, "sync", NULL, "synced",
 		    (unsigned)cv_clock_left_ms(deadline), &msg, err);
 }
 
@@ -598,23 +604,6 @@ static int spawn(struct cv_worker *w, int sock, struct cv_err *err)
 	return 0;
 }
 
-static const char *level_name(void)
-{
-	switch (cv_log_get_level()) {
-	case CV_LOG_ERROR:
-		return "error";
-	case CV_LOG_WARNING:
-		return "warning";
-	case CV_LOG_NOTICE:
-		return "notice";
-	case CV_LOG_INFO:
-		return "info";
-	case CV_LOG_DEBUG:
-		return "debug";
-	}
-	return "info";
-}
-
 /* limit_ms: for one attempt to connect. A successor gets the FUSE descriptor at once. */
 static int send_start(const struct cv_worker *w, int sock, int limit_ms, int listener,
 		      struct cv_err *err)
@@ -626,7 +615,9 @@ static int send_start(const struct cv_worker *w, int sock, int limit_ms, int lis
 	if (r == 0)
 		r = cv_dict_set(&args, "volume", w->volume);
 	if (r == 0)
-		r = cv_dict_set(&args, "log_level", level_name());
+		r = cv_dict_set(&args, "log_level", cv_log_level_name(cv_log_get_level()));
+	if (r == 0)
+		r = cv_dict_set(&args, "log_format", cv_log_get_format());
 	if (r == 0)
 		r = cv_dict_setf(&args, "mount_timeout", "%dms", limit_ms);
 	if (r == 0)
@@ -962,7 +953,7 @@ static void replace(struct cv_worker *w)
 static int ask_for_descriptors(struct cv_worker *w, struct cv_err *err)
 {
 	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
-	int r = call(w->sup->socket_dir, w->socket_name, "fds", "fds", ADOPT_MS, &msg, err);
+	int r = call(w->sup->socket_dir, w->socket_name, "fds", NULL, "fds", ADOPT_MS, &msg, err);
 
 	if (r < 0)
 		return r;

@@ -17,6 +17,7 @@
 #include "config/counters.h"
 #include "config/dict.h"
 #include "config/err.h"
+#include "config/log.h"
 #include "plugin/state.h"
 
 struct cv_supervisor;
@@ -102,8 +103,10 @@ bool cv_worker_wait(struct cv_worker *worker, int timeout_ms);
 int cv_worker_counters(int socket_dirfd, const char *socket_name, unsigned timeout_ms,
 		       struct cv_counters *ret, struct cv_err *err);
 
-/* For the process that has no supervisor, e.g. `cvol unmount`: one request over socket_dir/name. */
-int cv_worker_call(int socket_dirfd, const char *socket_name, const char *verb, unsigned timeout_ms,
-		   struct cv_dict *ret_args, struct cv_err *err);
+/* "sync" or "log", for the process that has no supervisor: one request over socket_dir/name. */
+int cv_worker_call(int socket_dirfd, const char *socket_name, const char *verb,
+		   const struct cv_dict *args, unsigned timeout_ms, struct cv_err *err);
+/* Of a running worker, until it ends. Waits for a moment at most. */
+int cv_worker_set_log_level(struct cv_worker *worker, enum cv_log_level level, struct cv_err *err);
 
 #endif

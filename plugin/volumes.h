@@ -41,6 +41,7 @@ struct cv_mounter {
 	int (*sync)(struct cv_worker *worker, unsigned timeout_ms, struct cv_err *err);
 	int (*unmount)(struct cv_worker *worker, struct cv_err *err); /* drops the reference */
 	void (*info)(struct cv_worker *worker, struct cv_worker_info *ret);
+	int (*log_level)(struct cv_worker *worker, enum cv_log_level level, struct cv_err *err);
 	struct cv_worker *(*ref)(struct cv_worker *worker);
 	void (*unref)(struct cv_worker *worker);
 	int (*prepare)(const char *mountpoint, struct cv_err *err);
@@ -104,6 +105,10 @@ int cv_volumes_list(struct cv_volumes *volumes, struct cv_view **ret_views, size
 
 /* How many there are, and how many of them have a living mount. */
 void cv_volumes_count(struct cv_volumes *volumes, size_t *ret_total, size_t *ret_mounted);
+
+/* What the worker of a mounted volume logs, until it ends. */
+int cv_volumes_log_level(struct cv_volumes *volumes, const char *name, enum cv_log_level level,
+			 struct cv_err *err);
 
 /* A new dockerd has introduced itself. */
 void cv_volumes_new_epoch(struct cv_volumes *volumes);

@@ -221,16 +221,15 @@ static void remove_socket(struct gc *gc, const char *name)
 {
 	cv_cleanup_free char *path = cv_sprintf("%s/workers", gc->vs->run_dir);
 	cv_cleanup_close int dir = path ? open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
-	struct cv_dict status = CV_DICT_INIT;
+	struct cv_counters counters;
 	struct cv_err err = { 0 };
 	unsigned limit = cv_clock_left_ms(gc->ask_until) > 0 ? CALL_MS : 0;
-	int r = dir < 0 ? -errno : cv_worker_call(dir, name, "status", limit, &status, &err);
+	int r = dir < 0 ? -errno : cv_worker_counters(dir, name, limit, &counters, &err);
 
 	if (r == 0) /* not in the mount table any more, or it would have been detached above */
 		cv_findings_add(gc->found,
-				"worker %s of no volume: left alone, it ends with its last user",
-				cv_dict_get(&status, "pid") ? cv_dict_get(&status, "pid") : "?");
-	cv_dict_release(&status);
+				"worker %llu of no volume: left alone, it ends with its last user",
+				(unsigned long long)counters.pid);
 	if (r == -ECONNREFUSED)
 		note(gc, "dead socket", name, "removed",
 		     !gc->dry_run && unlinkat(dir, name, 0) < 0 ? -errno : 0);

@@ -390,6 +390,28 @@ static struct cv_worker *worker_ref(struct cv_volumes *vs, struct volume *v)
 	return v->worker ? vs->mounter->ref(v->worker) : NULL;
 }
 
+int cv_volumes_log_level(struct cv_volumes *vs, const char *name, enum cv_log_level level,
+			 struct cv_err *err)
+{
+	struct volume *v = cv_volume_get(vs, name);
+	struct cv_worker *w;
+	int r;
+
+	if (!v)
+		return cv_volume_unknown(name, err);
+	w = worker_ref(vs, v);
+	if (w) {
+		r = vs->mounter->log_level(w, level, err);
+		vs->mounter->unref(w);
+	} else {
+		r = cv_fail(err, ENOTCONN, "it is not mounted");
+	}
+	if (r < 0)
+		(void)cv_fail_context(err, "volume '%s'", v->name);
+	cv_volume_unref(vs, v);
+	return r;
+}
+
 int cv_volume_sync(struct cv_volumes *vs, struct volume *v, unsigned timeout_ms, struct cv_err *err)
 {
 	struct cv_worker *w = worker_ref(vs, v);
