@@ -23,7 +23,7 @@ commands=$("$CVOL" help | awk '/^Commands:/ { on = 1; next } /^[^ ]/ { on = 0 } 
 check_match "help lists commands" 'daemon' "$commands"
 missing=
 for command in $commands; do
-	sed 's/\\-/-/g' "$man/cvol.1" | grep -qE "^\.B cvol $command( |\$)|^\.B cvol \\\\?\$" || missing+=" $command"
+	grep -qE "^\.B cvol $command( |\$)|^\.B cvol \\\\?\$" <(sed 's/\\-/-/g' "$man/cvol.1") || missing+=" $command"
 done
 check_equal "cvol(1) has every command in its synopsis" "" "$missing"
 
