@@ -56,7 +56,7 @@ enum cv_features {
 	CV_FEAT_LOCKS = 1 << 6,
 	/* What is started on one open file is carried out in that order, also after a reconnect: a
 	 * setattr need not wait for the writes before it. */
-	CV_FEAT_ORDERED = 1 << 6,
+	CV_FEAT_ORDERED = 1 << 7,
 };
 
 struct cv_handle {
