@@ -116,12 +116,8 @@ static const char *proc_path(int fd, char buf[PROC_PATH])
 
 static struct object **object_place(struct dir *d, const struct cv_handle *h)
 {
-	uint64_t hash = 0xcbf29ce484222325ull;
-	struct object **p;
+	struct object **p = &d->buckets[cv_hash(0, h->data, h->size) % BUCKETS];
 
-	for (size_t i = 0; i < h->size; i++)
-		hash = (hash ^ h->data[i]) * 0x100000001b3ull;
-	p = &d->buckets[(hash ^ (hash >> 32)) % BUCKETS];
 	while (*p &&
 	       ((*p)->handle.size != h->size || memcmp((*p)->handle.data, h->data, h->size) != 0))
 		p = &(*p)->next;

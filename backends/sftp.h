@@ -98,7 +98,8 @@ struct sftp_listing {
 	bool eof;
 	int error;
 	unsigned reopened;
-	uint64_t position;	 /* entries delivered by the handle as it is open now */
+	bool passing; /* entries up to off are passed over */
+	bool whole;   /* off was not found: list all */
 	uint64_t delivered;	 /* next_off of the last entry handed out */
 	struct sftp_batch *head; /* not handed out yet */
 	struct sftp_batch **tail;

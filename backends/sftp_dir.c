@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Listings. SFTP gives names with their attributes, about a hundred in an answer, and no way to
- * start anywhere but at the beginning: an offset is the number of entries before it, and going back
- * (or on, after a reconnect has cost the handle) means opening the directory again and passing over
- * as many. Answers are asked for before anybody wants them: two READDIRs follow an OPENDIR at once,
+ * start anywhere but at the beginning. An offset is made of the name it follows: going back, or on
+ * after a reconnect has cost the handle, means opening the directory again and passing over all up to
+ * that name, whatever came or went before it. If that name itself is gone, all is listed again: what
+ * was not removed meanwhile is then seen twice, which is better than not at all. Answers are asked for before anybody wants them: two READDIRs follow an OPENDIR at once,
  * the second mostly to hear that there is no more. sftp_ahead.c opens directories nobody has asked
  * for yet.
  */
@@ -16,6 +17,7 @@
 
 #include "config/cleanup.h"
 #include "config/log.h"
+#include "config/str.h"
 
 #define REOPEN_MAX 16 /* in one answer to the worker; then the connection is of no use */
 #define AHEAD_MAX  8  /* answers kept for who may come to fetch them */
@@ -47,7 +49,6 @@ static struct sftp_batch *batch_parse(struct sftp_listing *l, struct sftp_reply 
 			free(b);
 			return NULL;
 		}
-		l->position++;
 		if (!cv_sftp_name_ok(name.name, name.name_len)) {
 			if (name.name_len > 2 || name.name_len == 0 || name.name[0] != '.')
 				cv_debug("sftp: the server lists a name that is none");
@@ -57,7 +58,7 @@ static struct sftp_batch *batch_parse(struct sftp_listing *l, struct sftp_reply 
 		d->name = memcpy(names, name.name, name.name_len);
 		names[name.name_len] = '\0';
 		names += name.name_len + 1;
-		d->next_off = l->position;
+		d->next_off = cv_hash(0, name.name, name.name_len) >> 2 | 1;
 		d->have_entry = !sftp_stands_for_other(l->e, &name.attrs) &&
 				sftp_attr(l->e, &name.attrs,
 					  cv_sftp_longname_nlink(name.longname, name.longname_len,
@@ -142,7 +143,8 @@ static void open_again(struct sftp_listing *l)
 	close_handle(l);
 	batches_drop(l);
 	l->discard = l->busy; /* answers to what was asked of the handle before */
-	l->position = l->delivered = 0;
+	l->delivered = 0;
+	l->passing = l->off != 0 && !l->whole;
 	l->eof = false;
 	l->error = path ? 0 : -ENOMEM;
 	if (!path)
@@ -212,13 +214,13 @@ void sftp_listing_give(struct sftp_listing *l, struct cv_op *op)
 		answer_opendir(l, l->error);
 }
 
-/* Passes over what the worker has had; returns the entries that are left of the first batch. */
-static size_t skip_known(const struct sftp_batch *b, uint64_t off)
+/* How many entries of the batch the worker has had already. */
+static size_t passed(struct sftp_listing *l, const struct sftp_batch *b)
 {
 	size_t i = 0;
 
-	while (i < b->count && b->entries[i].next_off <= off)
-		i++;
+	while (l->passing && i < b->count)
+		l->passing = b->entries[i++].next_off != l->off;
 	return i;
 }
 
@@ -227,7 +229,7 @@ static void deliver(struct sftp_listing *l)
 {
 	while (l->readdir && l->head) {
 		struct sftp_batch *b = l->head;
-		size_t skipped = skip_known(b, l->off);
+		size_t skipped = passed(l, b);
 
 		l->head = b->next;
 		if (!l->head)
@@ -245,7 +247,12 @@ static void deliver(struct sftp_listing *l)
 	}
 	if (!l->readdir || l->opening || (l->busy & ~l->discard))
 		return;
-	if (l->eof) {
+	if (l->eof && l->passing) {
+		l->whole = true;
+		open_again(l);
+		if (!l->opening)
+			answer_readdir(l, l->error);
+	} else if (l->eof) {
 		l->readdir->eof = true;
 		answer_readdir(l, 0);
 	} else if (l->error == -ESTALE && l->reopened++ < REOPEN_MAX) {
@@ -381,6 +388,7 @@ void sftp_op_readdir(void *conn, struct cv_op *op, struct cv_file *dir, uint64_t
 	l->readdir = op;
 	l->off = off;
 	l->reopened = 0;
+	l->whole = false;
 	if (off != l->delivered || (off == 0 && l->started))
 		open_again(l);
 	l->started = true;

@@ -177,3 +177,15 @@ void cv_wipe(void *p, size_t size)
 {
 	explicit_bzero(p, size);
 }
+
+uint64_t cv_hash(uint64_t seed, const void *data, size_t size)
+{
+	const uint8_t *p = data;
+	uint64_t h = 0xcbf29ce484222325ull ^ (seed * 0x9e3779b97f4a7c15ull);
+
+	for (size_t i = 0; i < size; i++)
+		h = (h ^ p[i]) * 0x100000001b3ull;
+	h ^= h >> 32;
+	h *= 0xd6e8feb86659fd93ull;
+	return h ^ (h >> 32);
+}

@@ -7,36 +7,24 @@
 #include <sys/stat.h>
 
 #include "config/cleanup.h"
+#include "config/str.h"
 
 #define BUCKETS_MIN 1024u
 #define DEPTH_MAX   4096u
 
-/* FNV-1a with a final mix: names come from users, but a table is one volume's own affair. */
-static uint64_t hash_bytes(uint64_t seed, const void *data, size_t size)
-{
-	const uint8_t *p = data;
-	uint64_t h = 0xcbf29ce484222325ull ^ (seed * 0x9e3779b97f4a7c15ull);
-
-	for (size_t i = 0; i < size; i++)
-		h = (h ^ p[i]) * 0x100000001b3ull;
-	h ^= h >> 32;
-	h *= 0xd6e8feb86659fd93ull;
-	return h ^ (h >> 32);
-}
-
 static uint64_t hash_name(uint32_t parent, const char *name)
 {
-	return hash_bytes(parent, name, strlen(name));
+	return cv_hash(parent, name, strlen(name));
 }
 
 static uint64_t hash_handle(const struct cv_handle *h)
 {
-	return hash_bytes(h->size, h->data, h->size);
+	return cv_hash(h->size, h->data, h->size);
 }
 
 static uint64_t hash_ino(uint64_t ino)
 {
-	return hash_bytes(1, &ino, sizeof(ino));
+	return cv_hash(1, &ino, sizeof(ino));
 }
 
 /* ---- indexes ---- */
@@ -310,7 +298,7 @@ uint64_t cv_node_ino(struct cv_nodes *t, uint32_t parent, const char *name, uint
 	if (node)
 		return node->record->ino;
 	/* From the parent's number and the name: the same in every mount of the same tree. */
-	ino = hash_bytes(t->shm->nodes[parent].ino, name, strlen(name)) >> 1;
+	ino = cv_hash(t->shm->nodes[parent].ino, name, strlen(name)) >> 1;
 	return ino > 1 ? ino : ino + 2;
 }
 
@@ -381,7 +369,7 @@ static struct cv_node *node_new(struct cv_nodes *t, uint32_t parent, const char 
 	r->ino = cv_node_ino(t, parent, name, entry->attr.ino);
 	/* A file renamed away keeps its number; the next one of that name needs another. */
 	while (!t->by_handle && ino_taken(t, r->ino))
-		r->ino = hash_bytes(r->ino, name, strlen(name)) >> 1;
+		r->ino = cv_hash(r->ino, name, strlen(name)) >> 1;
 	set_name(t, r, parent, name);
 	cv_shm_barrier();
 	r->used = 1;
