@@ -35,17 +35,17 @@ class Sizes:
 	def __init__(self, full):
 		self.rounds = 5 if full else 3
 		self.schedule_s = None if full else 280  # of all on mounts; two rounds do for those behind it
-		self.seq_mib = 1024 if full else 128
-		self.seq_4k_mib = 256 if full else 64
+		self.seq_mib = 1024 if full else 96
+		self.seq_4k_mib = 256 if full else 48
 		self.stream_seconds = 15 if full else 1  # no stream goes on after that, however slow
 		self.many = 8
 		self.many_mib = 64 if full else 12
-		self.rand_mib = 256 if full else 64
+		self.rand_mib = 256 if full else 32
 		self.rand_write_mib = 64 if full else 8
 		self.rand_seconds = 10 if full else 0.5
 		self.files = 10000 if full else 500
 		self.files_p8 = 10000 if full else 800
-		self.tree = 5000 if full else 500
+		self.tree = 5000 if full else 400
 		self.tree_p8 = 8000 if full else 640
 		self.rtt_mib = 512 if full else 96
 		self.rtt_4k_mib = 128 if full else 32

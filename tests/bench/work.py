@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import random
 import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -143,14 +144,23 @@ def parallel(workers, fn):
 		start = 0
 	for p in processes:
 		p.join()
-	if any(p.exitcode for p in processes):
-		raise Differs("one of the processes failed")
+	ends = {p.exitcode for p in processes}
+	if DIFFERS in ends:
+		raise Differs("in one of the processes")
+	if ends != {0}:
+		raise OSError("one of the processes failed")
 	return time.monotonic() - start
+
+
+DIFFERS = 3  # exit status
 
 
 def _guarded(fn, i, gate):
 	try:
 		fn(i, gate.wait)
+	except Differs:
+		gate.abort()
+		sys.exit(DIFFERS)
 	except BaseException:
 		gate.abort()
 		raise
@@ -247,7 +257,8 @@ def rand(a):
 		words += ["--time_based", f"--runtime={round(a['seconds'] * 1000)}ms"]
 	got = subprocess.run(words, capture_output=True, text=True, cwd="/")
 	if got.returncode:
-		raise Differs((got.stderr or got.stdout).strip().splitlines()[-1])
+		text = (got.stderr or got.stdout).strip()
+		raise (Differs if "verify" in text else OSError)(text.splitlines()[-1])
 	job = json.loads(got.stdout[got.stdout.index("{"):])["jobs"][0]
 	side = job["write" if a["rw"] == "randwrite" else "read"]
 	# With the final fsync, which fio's own rate leaves out when it is short.
@@ -354,7 +365,7 @@ def at_once(commands, **kw):
 	seconds = time.monotonic() - start
 	for p, words, (_, err) in zip(running, commands, got):
 		if p.returncode:
-			raise Differs(f"{words[0]}: {(err.strip().splitlines() or [p.returncode])[-1]}")
+			raise OSError(f"{words[0]}: {(err.strip().splitlines() or [p.returncode])[-1]}")
 	return [out for out, _ in got], seconds
 
 
