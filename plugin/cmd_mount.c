@@ -33,16 +33,22 @@
 #define SYNC_MS	     50000
 #define CLEANUP_MS   10000 /* on top of the mount's own limit: what ending a failed one may take */
 #define FOREGROUND_S 1
+#define LOCK_MS	     60000
 
 struct mount_args {
 	const char *run_dir;
 	const char *config_dir;
 	const char *worker_path;
+	const struct cv_command *command;
 	bool foreground;
+	bool json;
+	bool idempotent; /* stage: the same mount again is fine, and the directory is made */
 	enum cv_log_level level;
 	struct cv_dict options; /* canonical */
 	char *source;		/* owned; for people */
 	char *dir;		/* owned; absolute */
+	char digest[65];	/* of options, as they were asked for */
+	int lock;		/* owned: one command at a time for dir */
 	struct cv_ownmount own;
 };
 
@@ -69,6 +75,7 @@ static int check_directory(const struct mount_args *a, struct cv_err *err)
 
 static int save_record(const struct mount_args *a, struct cv_worker *w, struct cv_err *err)
 {
+	char digest[sizeof(a->digest)];
 	struct cv_worker_info info;
 	struct cv_record rec = { .volume = a->dir, .mountpoint = a->dir, .source = a->source };
 
@@ -77,6 +84,8 @@ static int save_record(const struct mount_args *a, struct cv_worker *w, struct c
 	rec.worker = info.pid;
 	rec.worker_start = info.start;
 	rec.dev = info.dev;
+	(void)cv_strcpy(digest, sizeof(digest), a->digest);
+	rec.digest = digest;
 	rec.supervisor = getpid();
 	rec.supervisor_start = cv_process_start(getpid());
 	return cv_record_save(a->own.dir, a->own.record, &rec, err); /* rec owns nothing here */
@@ -199,7 +208,7 @@ static int run_background(struct mount_args *a, int report)
 	else
 		r = start(a, log, &sup, &w, &err);
 	if (r < 0) {
-		(void)!write(report, err.text, strlen(err.text));
+		(void)dprintf(report, "%d %s", err.code, err.text);
 		return CV_EXIT_FAILURE;
 	}
 	detach_from_terminal(log);
@@ -218,43 +227,42 @@ static int run_background(struct mount_args *a, int report)
 
 /* ---- the command's own process ---- */
 
-static int wait_for_report(int fd, unsigned timeout_ms)
+/* A byte 0, or the error's code and text. */
+static int wait_for_report(int fd, unsigned timeout_ms, struct cv_err *err)
 {
-	struct cv_err err = { 0 };
 	uint64_t deadline = cv_clock_ms() + timeout_ms;
+	char text[CV_ERR_SIZE + 16] = "";
+	int code = 0, start = 0;
 	size_t used = 0;
 	ssize_t n = 1;
 
-	while (n > 0 && used < sizeof(err.text) - 1) {
-		if (!cv_wait_readable(fd, cv_clock_left_ms(deadline))) {
-			(void)cv_fail(&err, ETIMEDOUT, "the mount's supervisor does not answer");
-			return cv_print_failure(&err);
-		}
-		n = read(fd, err.text + used, sizeof(err.text) - 1 - used);
+	while (n > 0 && used < sizeof(text) - 1) {
+		if (!cv_wait_readable(fd, cv_clock_left_ms(deadline)))
+			return cv_fail(err, ETIMEDOUT, "the mount's supervisor does not answer");
+		n = read(fd, text + used, sizeof(text) - 1 - used);
 		if (n > 0) {
 			used += (size_t)n;
-			if (err.text[0] == '\0')
-				return CV_EXIT_OK;
+			if (text[0] == '\0')
+				return 0;
 		}
 	}
-	if (used == 0)
-		(void)cv_fail(&err, EIO, "the mount's supervisor ended without a word");
-	return cv_print_failure(&err);
+	if (sscanf(text, "%d %n", &code, &start) != 1 || code >= 0)
+		return cv_fail(err, EIO, "the mount's supervisor ended without a word");
+	return cv_fail(err, code, "%s", text + start);
 }
 
-static int go_to_background(struct mount_args *a)
+static int go_to_background(struct mount_args *a, struct cv_err *err)
 {
-	struct cv_err err = { 0 };
 	int report[2];
 	pid_t pid;
 	int r;
 
 	if (pipe2(report, O_CLOEXEC) < 0 || (pid = fork()) < 0) {
-		(void)cv_fail(&err, errno, "cannot start the supervisor: %s", cv_strerror(errno));
-		return cv_print_failure(&err);
+		return cv_fail(err, errno, "cannot start the supervisor: %s", cv_strerror(errno));
 	}
 	if (pid == 0) {
 		(void)close(report[0]);
+		cv_close_fd(&a->lock); /* the command's, not the mount's */
 		/* Twice, so that it belongs to nobody and can never get a terminal. */
 		if (setsid() < 0 || (pid = fork()) < 0)
 			_exit(CV_EXIT_FAILURE);
@@ -264,11 +272,59 @@ static int go_to_background(struct mount_args *a)
 	}
 	(void)close(report[1]);
 	(void)waitpid(pid, NULL, 0); /* it only forks */
-	r = wait_for_report(report[0],
-			    (unsigned)cv_options_ms(&a->options, "mount_timeout", MOUNT_MS) +
-				    CLEANUP_MS);
+	r = wait_for_report(
+		report[0],
+		(unsigned)cv_options_ms(&a->options, "mount_timeout", MOUNT_MS) + CLEANUP_MS, err);
 	(void)close(report[0]);
 	return r;
+}
+
+/* stage: 1 if it is there as it should be, 0 if it is not there (any more). */
+static int look_at_existing(struct mount_args *a, struct cv_err *err)
+{
+	cv_cleanup_entry struct cv_mount_entry entry = { 0 };
+	cv_cleanup_record struct cv_record rec = { 0 };
+	cv_cleanup_close int worker = -1;
+	int r;
+
+	if (!a->idempotent || cv_mount_find(a->dir, &entry) < 0 ||
+	    !cv_str_eq(entry.fstype, CV_FSTYPE))
+		return 0;
+	r = cv_record_load(a->own.dir, a->own.record, &rec, err);
+	if (r < 0)
+		return r;
+	worker = cv_process_open(rec.supervisor, rec.supervisor_start);
+	if (worker < 0) {
+		cv_notice("%s: the mount is dead; it is replaced", a->dir);
+		return cv_ownmount_unmount(a->run_dir, a->dir, true, err);
+	}
+	if (cv_str_eq(rec.digest, a->digest))
+		return 1;
+	return cv_fail(err, EEXIST,
+		       "%s is staged from %s with other options; first: cvol unstage %s", a->dir,
+		       rec.source, a->dir);
+}
+
+/* 1: nothing is left to do. */
+static int prepare_directory(struct mount_args *a, const char *dir, struct cv_err *err)
+{
+	int r;
+
+	if (a->idempotent && mkdir(dir, 0755) < 0 && errno != EEXIST)
+		return cv_fail(err, errno, "cannot create directory '%s': %s", dir,
+			       cv_strerror(errno));
+	a->dir = cv_ownmount_resolve(dir, err);
+	if (!a->dir && errno == ENOENT)
+		return cv_fail(err, ENOENT, "the directory '%s' does not exist: create it first",
+			       dir);
+	if (!a->dir)
+		return -EINVAL;
+	r = cv_ownmount_open(a->run_dir, a->dir, true, &a->own, err);
+	if (r == 0)
+		r = a->lock = cv_ownmount_lock(&a->own, LOCK_MS, err);
+	if (r >= 0)
+		r = look_at_existing(a, err);
+	return r == 0 ? check_directory(a, err) : r;
 }
 
 static int prepare(struct mount_args *a, const char *source, const char *dir,
@@ -294,14 +350,8 @@ static int prepare(struct mount_args *a, const char *source, const char *dir,
 	a->source = cv_source_format(&a->options);
 	if (!a->source)
 		return cv_fail(err, ENOMEM, "out of memory");
-	a->dir = cv_ownmount_resolve(dir, err);
-	if (!a->dir && errno == ENOENT)
-		return cv_fail(err, ENOENT, "the directory '%s' does not exist: create it first",
-			       dir);
-	if (!a->dir)
-		return -EINVAL;
-	r = check_directory(a, err);
-	return r < 0 ? r : cv_ownmount_open(a->run_dir, a->dir, true, &a->own, err);
+	cv_ownmount_digest(&a->options, a->digest);
+	return prepare_directory(a, dir, err);
 }
 
 static void release(struct mount_args *a)
@@ -309,6 +359,7 @@ static void release(struct mount_args *a)
 	cv_dict_release(&a->options);
 	free(a->source);
 	free(a->dir);
+	cv_close_fd(&a->lock);
 	cv_ownmount_release(&a->own);
 }
 
@@ -321,6 +372,7 @@ static int parse(struct mount_args *a, struct cv_dict *given, int argc, char **a
 		{ "foreground", no_argument, NULL, 'f' },
 		{ "log-level", required_argument, NULL, 'l' },
 		{ "opt", required_argument, NULL, 'o' },
+		{ "json", no_argument, NULL, 'j' },
 		{ 0 },
 	};
 	struct cv_err err = { 0 };
@@ -341,45 +393,70 @@ static int parse(struct mount_args *a, struct cv_dict *given, int argc, char **a
 		case 'f':
 			a->foreground = true;
 			break;
+		case 'j':
+			a->json = true;
+			break;
 		case 'l':
 			if (cv_log_level_parse(optarg, &a->level) < 0)
-				return cv_usage_error(&cv_cmd_mount, "unknown log level '%s'",
-						      optarg);
+				return cv_usage_error(a->command, "unknown log level '%s'", optarg);
 			break;
 		case 'o':
 			if (cv_options_split(optarg, given, &err) < 0)
-				return cv_usage_error(&cv_cmd_mount, "%s", err.text);
+				return cv_usage_error(a->command, "%s", err.text);
 			break;
 		default:
-			return cv_usage_error(&cv_cmd_mount, "unknown or incomplete option %s",
+			return cv_usage_error(a->command, "unknown or incomplete option %s",
 					      argv[optind - 1]);
 		}
 	}
 	if (argc - optind != 2)
-		return cv_usage_error(&cv_cmd_mount, "expected SOURCE and DIR");
+		return cv_usage_error(a->command, "expected SOURCE and DIR");
 	return CV_EXIT_OK;
 }
 
-static int run(int argc, char **argv)
+static int run_verb(const struct cv_command *command, bool idempotent, int argc, char **argv)
 {
-	struct mount_args a = { .run_dir = CV_DEFAULT_RUN_DIR,
+	struct mount_args a = { .command = command,
+				.idempotent = idempotent,
+				.lock = -1,
+				.run_dir = CV_DEFAULT_RUN_DIR,
 				.config_dir = CV_DEFAULT_CONFIG_DIR,
 				.level = CV_LOG_INFO,
 				.options = CV_DICT_INIT,
 				.own = { .dir = -1 } };
 	cv_cleanup_dict struct cv_dict given = CV_DICT_INIT;
+	struct cv_outcome outcome = { 0 };
 	struct cv_err err = { 0 };
 	int r = parse(&a, &given, argc, argv);
 
 	if (r != CV_EXIT_OK)
 		return r;
 	cv_log_init("cvol", a.level);
-	if (prepare(&a, argv[optind], argv[optind + 1], &given, &err) < 0)
-		r = cv_print_failure(&err);
-	else
-		r = a.foreground ? run_foreground(&a) : go_to_background(&a);
+	r = prepare(&a, argv[optind], argv[optind + 1], &given, &err);
+	if (r == 0 && a.foreground) {
+		r = run_foreground(&a);
+		release(&a);
+		return r;
+	}
+	outcome.already = r == 1;
+	if (r == 0)
+		r = go_to_background(&a, &err);
+	outcome.json = a.json;
+	outcome.source = a.source;
+	outcome.mountpoint = a.dir;
+	r = cv_print_outcome(&outcome, r < 0 ? r : 0, &err);
 	release(&a);
 	return r;
+}
+
+static int run_mount(int argc, char **argv)
+{
+	return run_verb(&cv_cmd_mount, false, argc, argv);
+}
+
+static int run_stage(int argc, char **argv)
+{
+	return run_verb(&cv_cmd_stage, true, argc, argv);
 }
 
 const struct cv_command cv_cmd_mount = {
@@ -390,11 +467,23 @@ const struct cv_command cv_cmd_mount = {
 		"user@host:/path. DIR must exist. Returns when the mount can be used; otherwise\n"
 		"prints one line saying why not, and leaves nothing behind.\n\n"
 		"  -o NAME=VALUE[,…]  options (see: cvol options); may be repeated\n"
+		"  --json             the result as a JSON object on standard output\n"
 		"  --foreground       stay; SIGINT or SIGTERM unmounts\n"
 		"  --config-dir DIR   where remotes and secrets are (" CV_DEFAULT_CONFIG_DIR ")\n"
 		"  --run-dir DIR      where running mounts are remembered (" CV_DEFAULT_RUN_DIR
 		")\n"
 		"  --log-level LEVEL  error, warning, notice, info (default) or debug\n"
 		"  --worker PATH      the worker program, cvol-fuse\n",
-	.run = run,
+	.run = run_mount,
+};
+
+const struct cv_command cv_cmd_stage = {
+	.name = "stage",
+	.args = "SOURCE DIR [-o NAME=VALUE[,…]]… [--json]",
+	.summary = "Mount for a scheduler's scripts: again is fine",
+	.help = "As mount, but DIR is created when missing, what is mounted there already from "
+		"the\n"
+		"same SOURCE with the same options counts as done, and a dead mount is replaced.\n"
+		"The rest of the options is mount's.\n",
+	.run = run_stage,
 };

@@ -83,9 +83,10 @@ static const char *field(const char *line, unsigned n, size_t *ret_len)
 int cv_mount_entry_parse(const char *line, struct cv_mount_entry *ret)
 {
 	struct cv_mount_entry e = { 0 };
-	size_t device_len = 0, path_len = 0, type_len = 0, source_len = 0;
+	size_t device_len = 0, path_len = 0, type_len = 0, source_len = 0, how_len = 0;
 	const char *device = field(line, 2, &device_len);
 	const char *path = field(line, 4, &path_len);
+	const char *how = field(line, 5, &how_len);
 	const char *tail = strstr(line, " - ");
 	const char *type = tail ? field(tail + 3, 0, &type_len) : NULL;
 	const char *source = tail ? field(tail + 3, 1, &source_len) : NULL;
@@ -93,6 +94,8 @@ int cv_mount_entry_parse(const char *line, struct cv_mount_entry *ret)
 	if (!device || !path || !type || !source ||
 	    sscanf(device, "%u:%u", &e.dev_major, &e.dev_minor) != 2)
 		return -EBADMSG;
+	e.readonly =
+		how && how_len >= 2 && memcmp(how, "ro", 2) == 0 && (how_len == 2 || how[2] == ',');
 	e.path = unescape(path, path_len);
 	e.fstype = unescape(type, type_len);
 	e.source = unescape(source, source_len);
@@ -150,6 +153,31 @@ int cv_mount_find(const char *path, struct cv_mount_entry *ret)
 	else
 		*ret = finder.found;
 	return r;
+}
+
+struct elsewhere {
+	const char *path;
+	uint64_t dev;
+	char *found;
+};
+
+static bool find_elsewhere(void *ctx, struct cv_mount_entry *entry)
+{
+	struct elsewhere *e = ctx;
+
+	if (makedev(entry->dev_major, entry->dev_minor) != e->dev ||
+	    cv_str_eq(entry->path, e->path))
+		return true;
+	e->found = cv_steal(&entry->path);
+	return false;
+}
+
+char *cv_mount_elsewhere(const char *path, uint64_t dev)
+{
+	struct elsewhere e = { .path = path, .dev = dev };
+
+	(void)each_entry(find_elsewhere, &e);
+	return e.found;
 }
 
 struct below {

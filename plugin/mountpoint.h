@@ -22,6 +22,7 @@ struct cv_mount_entry {
 	char *source; /* owned */
 	unsigned dev_major;
 	unsigned dev_minor;
+	bool readonly; /* this mount, whatever the file system is */
 };
 void cv_mount_entry_release(struct cv_mount_entry *entry);
 #define cv_cleanup_entry __attribute__((cleanup(cv_mount_entry_release)))
@@ -31,6 +32,9 @@ int cv_mount_entry_parse(const char *line, struct cv_mount_entry *ret);
 
 /* The topmost mount exactly at path. 0, -ENOENT, -errno. */
 int cv_mount_find(const char *path, struct cv_mount_entry *ret);
+
+/* Where else the file system dev is mounted than at path; caller frees; NULL: nowhere. */
+char *cv_mount_elsewhere(const char *path, uint64_t dev);
 
 /* Calls each() with every mount of ours (CV_FSTYPE) below directory dir. */
 int cv_mount_each_below(const char *dir, void (*each)(void *ctx, const char *path), void *ctx);

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "config/cleanup.h"
@@ -13,6 +15,7 @@
 #include "config/str.h"
 #include "plugin/files.h"
 #include "plugin/mountpoint.h"
+#include "plugin/process.h"
 
 int cv_ownmount_open(const char *run_dir, const char *mountpoint, bool create,
 		     struct cv_ownmount *ret, struct cv_err *err)
@@ -23,6 +26,7 @@ int cv_ownmount_open(const char *run_dir, const char *mountpoint, bool create,
 	cv_name_encode(mountpoint, CV_ENCODED_MAX, own.encoded);
 	cv_name_encode(mountpoint, CV_ENCODED_SOCKET, socket_base);
 	(void)snprintf(own.record, sizeof(own.record), "%s.json", own.encoded);
+	(void)snprintf(own.lock, sizeof(own.lock), "%s.lock", own.encoded);
 	(void)snprintf(own.log, sizeof(own.log), "%s.log", own.encoded);
 	(void)snprintf(own.socket, sizeof(own.socket), "%s.sock", socket_base);
 	own.path = cv_sprintf("%s/mounts", run_dir);
@@ -43,6 +47,48 @@ int cv_ownmount_open(const char *run_dir, const char *mountpoint, bool create,
 	}
 	*ret = own;
 	return 0;
+}
+
+int cv_ownmount_lock(const struct cv_ownmount *own, unsigned timeout_ms, struct cv_err *err)
+{
+	const struct timespec pause = { .tv_nsec = 20000000 };
+	uint64_t deadline = cv_clock_ms() + timeout_ms;
+	cv_cleanup_close int fd =
+		openat(own->dir, own->lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+	while (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		if (errno != EWOULDBLOCK || cv_clock_ms() > deadline)
+			return cv_fail(err, errno == EWOULDBLOCK ? EBUSY : errno,
+				       "another command for this directory is still under way");
+		(void)nanosleep(&pause, NULL);
+	}
+	return fd < 0 ? cv_fail(err, errno, "%s/%s: %s", own->path, own->lock, cv_strerror(errno))
+		      : cv_steal_fd(&fd);
+}
+
+static int compare_items(const void *a, const void *b)
+{
+	return strcmp(((const struct cv_dict_item *)a)->key, ((const struct cv_dict_item *)b)->key);
+}
+
+void cv_ownmount_digest(const struct cv_dict *options, char ret[65])
+{
+	cv_cleanup_dict struct cv_dict sorted = CV_DICT_INIT;
+	cv_cleanup_free char *text = NULL;
+	size_t size = 0;
+	FILE *f = open_memstream(&text, &size);
+
+	if (cv_dict_copy(&sorted, options) == 0 && sorted.count)
+		qsort(sorted.items, sorted.count, sizeof(*sorted.items), compare_items);
+	for (size_t i = 0; f && i < sorted.count; i++) {
+		const struct cv_option_def *d = cv_option_find(sorted.items[i].key);
+
+		if (!d || d->type != CV_OPT_SECRET)
+			(void)fprintf(f, "%s=%s\n", sorted.items[i].key, sorted.items[i].value);
+	}
+	if (f)
+		(void)fclose(f);
+	cv_sha256_hex(text ? text : "", size, ret);
 }
 
 void cv_ownmount_release(struct cv_ownmount *own)

@@ -20,11 +20,17 @@ struct cv_ownmount {
 	char record[NAME_MAX + 1];
 	char log[NAME_MAX + 1]; /* what supervisor and worker print */
 	char socket[CV_ENCODED_SOCKET + 8];
+	char lock[NAME_MAX + 1];
 };
 
 /* create: makes the directories (0700) when missing. */
 int cv_ownmount_open(const char *run_dir, const char *mountpoint, bool create,
 		     struct cv_ownmount *ret, struct cv_err *err);
+/*
+ * One command at a time for a directory. Waits up to timeout_ms; returns a descriptor whose closing
+ * unlocks, or -errno.
+ */
+int cv_ownmount_lock(const struct cv_ownmount *own, unsigned timeout_ms, struct cv_err *err);
 void cv_ownmount_release(struct cv_ownmount *own);
 /*
  * Moves literal secrets of canonical options into 0600 files that live as long as the mount (the
@@ -33,6 +39,12 @@ void cv_ownmount_release(struct cv_ownmount *own);
 int cv_ownmount_secrets(const struct cv_ownmount *own, struct cv_dict *options, struct cv_err *err);
 /* Removes record, log, socket and secrets. */
 void cv_ownmount_forget(const struct cv_ownmount *own);
+
+/* A text that is the same for the same options; secrets left out. */
+void cv_ownmount_digest(const struct cv_dict *options, char ret[65]);
+
+/* What `cvol unmount` does. -ENOENT: there is no such mount. */
+int cv_ownmount_unmount(const char *run_dir, const char *dir, bool force, struct cv_err *err);
 
 /*
  * The directory's path as the mount table shows it, without ever asking the file system mounted

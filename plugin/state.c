@@ -331,6 +331,7 @@ void cv_record_release(struct cv_record *record)
 	free(record->mountpoint);
 	free(record->source);
 	free(record->server);
+	free(record->digest);
 	for (size_t i = 0; i < record->id_count; i++)
 		free(record->ids[i].id);
 	free(record->ids);
@@ -390,6 +391,8 @@ int cv_record_parse(const char *data, size_t size, struct cv_record *ret, struct
 		r = cv_json_get_text(root, "source", &rec.source, err);
 	if (r == 0)
 		r = cv_json_get_text(root, "server", &rec.server, err);
+	if (r == 0 && json_object_object_get_ex(root, "digest", NULL))
+		r = cv_json_get_text(root, "digest", &rec.digest, err);
 	if (r == 0)
 		r = cv_json_get_number(root, "worker", 0, INT32_MAX, &pid, err);
 	if (r == 0)
@@ -443,6 +446,7 @@ char *cv_record_format(const struct cv_record *rec)
 			cv_json_add_text(root, "mountpoint", rec->mountpoint) &&
 			cv_json_add_text(root, "source", rec->source) &&
 			cv_json_add_text(root, "server", rec->server) &&
+			(!rec->digest || cv_json_add_text(root, "digest", rec->digest)) &&
 			cv_json_add_number(root, "worker", rec->worker) &&
 			cv_json_add_number(root, "worker_start", (int64_t)rec->worker_start) &&
 			cv_json_add_number(root, "supervisor", rec->supervisor) &&

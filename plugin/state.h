@@ -94,6 +94,7 @@ struct cv_record {
 	char *mountpoint;      /* owned */
 	char *source;	       /* owned; for people */
 	char *server;	       /* owned; for people */
+	char *digest;	       /* owned; of the options, `cvol mount` only; may be NULL */
 	pid_t worker;	       /* 0: none known */
 	uint64_t worker_start; /* clock ticks since boot: tells a reused pid apart */
 	pid_t supervisor;      /* `cvol mount` only */
