@@ -78,7 +78,7 @@ int cv_mountpoint_unmount(const char *path);
 /* rmdir, if nothing is mounted there. */
 void cv_mountpoint_remove(const char *path);
 
-/* Sets one of the kernel's settings for the file system (/sys/class/bdi): read_ahead_kb, max_ratio.
+/* Sets one of the kernel's settings for a file system, in /sys/class/bdi: read_ahead_kb, max_ratio.
  * Without the right to, it stays as it is. */
 void cv_mountpoint_set_bdi(uint64_t dev, const char *name, unsigned value);
 

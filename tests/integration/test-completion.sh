@@ -25,7 +25,7 @@ offers() {
 check_equal "every command that help lists" \
 	"$("$CVOL" help | awk '/^Commands:/ { on = 1; next } /^[^ ]/ { on = 0 } on && NF { printf "%s%s", s, $1; s = " " }')" \
 	"$(offers '')"
-check_equal "a command by its beginning" "unmount" "$(offers un)"
+check_equal "a command by its beginning" "unmount" "$(offers unm)"
 check_match "sub-commands" "^create .*ls .*rm$" "$(offers volume '')"
 check_equal "volumes by name" "apple apricot" "$(offers volume inspect ap)"
 check_equal "more than one of them" "apricot" "$(offers volume rm apple apr)"
@@ -61,7 +61,7 @@ in_bash() {
 		_cvol
 		echo "${COMPREPLY[*]}"' bash "$T"
 }
-check_equal "bash: a command" "unmount" "$(in_bash 'cvol un')"
+check_equal "bash: a command" "unmount" "$(in_bash 'cvol unm')"
 check_equal "bash: only what stands behind the =" "strict default relaxed" "$(in_bash 'cvol mount a /b -o cache=')"
 check_equal "bash: after a comma and a second =" "hard" "$(in_bash 'cvol mount a /b -o cache=strict,recovery=h')"
 check_equal "bash: a name after a comma" "cache=strict,recovery=" "$(in_bash 'cvol mount a /b -o cache=strict,reco' | sed 's/^/cache=/')"
@@ -75,7 +75,7 @@ if command -v fish >/dev/null; then
 	in_fish() {
 		fish --no-config -c "source '$T/completions/cvol.fish'; complete -C '$1'" 2>&1 | cut -f 1 | tr '\n' ' ' | sed 's/ $//'
 	}
-	check_equal "fish: a command" "unmount" "$(in_fish 'cvol un')"
+	check_equal "fish: a command" "unmount" "$(in_fish 'cvol unm')"
 	check_equal "fish: values" "cache=default cache=relaxed cache=strict" "$(in_fish 'cvol mount a /b -o cache=')"
 	check_equal "fish: volumes" "apple apricot" "$(in_fish 'cvol volume rm ')"
 	check_equal "fish: directories" "$T/completions/" "$(in_fish "cvol mount a $T/compl")"
@@ -91,7 +91,7 @@ if command -v zsh >/dev/null; then
 			in_function() { source "$1/completions/_cvol" }
 			dir=$1; shift; words=("$@"); CURRENT=$#; in_function $dir' zsh "$T" "$@" 2>&1
 	}
-	check_equal "zsh: a command" "unmount" "$(in_zsh cvol un)"
+	check_equal "zsh: a command" "unmount" "$(in_zsh cvol unm)"
 	check_equal "zsh: values" "cache=strict cache=default cache=relaxed" "$(in_zsh cvol mount a /b -o cache=)"
 	check_equal "zsh: volumes" "apple apricot" "$(in_zsh cvol volume rm '')"
 	check_equal "zsh: directories" "files -/" "$(in_zsh cvol mount a '')"
