@@ -127,7 +127,7 @@ __attribute__((format(printf, 2, 3))) void cv_findings_add(struct cv_findings *f
  * counts of earlier dockerds that no process stands behind, removes empty mountpoints, sockets
  * nobody listens on and records of volumes that are no more. Nothing is removed recursively, and no
  * volume that is being mounted or unmounted is touched. dry_run: only says so. Waits for servers
- * for some 15 seconds in all at most.
+ * for some ten seconds in all at most.
  */
 int cv_volumes_gc(struct cv_volumes *volumes, bool dry_run, struct cv_findings *found,
 		  struct cv_err *err);

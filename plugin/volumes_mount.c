@@ -21,8 +21,8 @@
 #define UNMOUNT_MS     50000 /* dockerd waits 60 s */
 #define LOCK_GRACE_MS  700   /* so that a waiting Mount gets to know what the attempt's error was */
 #define REMOVE_SYNC_MS 10000
-#define TICK_SYNC_MS   5000
-#define STALE_TICKS    6 /* how often an earlier dockerd's mount must be seen unused */
+#define TICK_SYNC_MS   1000 /* per volume, and they wait for each other; the next tick is not far */
+#define STALE_TICKS    6    /* how often an earlier dockerd's mount must be seen unused */
 #define IDS_MAX	       100000
 
 /* ---- mount IDs: all with volumes->lock held ---- */

@@ -68,6 +68,26 @@ check "read-only: and they work" works two
 mount -o remount,rw "$T/state"
 check "writable again: Remove works" raw_ok Remove '{"Name":"two"}'
 
+# ---- the run directory is full: what is mounted could not be remembered
+stop_cvol
+mount -t tmpfs -o size=64k,mode=711 tmpfs "$RUN_DIR"
+defer umount -l "$RUN_DIR"
+start_cvol
+p=$(raw_ok Mount "{\"Name\":\"one\",\"ID\":\"$ID\"}" | jq -r .Mountpoint)
+i=0
+while dd if=/dev/zero of="$RUN_DIR/ballast$i" bs=4k count=1 2>/dev/null && [ -s "$RUN_DIR/ballast$i" ]; do
+	i=$((i + 1))
+done
+create two >/dev/null
+check_fails "run directory full: Mount fails" raw_ok Mount "{\"Name\":\"two\",\"ID\":\"$ID\"}"
+check_match "run directory full: and says why" "No space left" "$OUT"
+check_equal "run directory full: what is mounted stays so" "content $p" "$(cat "$p/file") $(cvol_mounts)"
+check "run directory full: Unmount works" raw_ok Unmount "{\"Name\":\"one\",\"ID\":\"$ID\"}"
+check "run directory full: nothing is left" wait_nothing_left 10
+rm "$RUN_DIR"/ballast*
+check "run directory, room again: mounts" works two
+check "run directory, room again: Remove" raw_ok Remove '{"Name":"two"}'
+
 # ---- damaged files
 create good >/dev/null
 good=$(cat "$T/state/volumes/good.json")
