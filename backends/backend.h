@@ -51,8 +51,8 @@ enum cv_features {
 	CV_FEAT_UNSTABLE_WRITES = 1 << 4,
 	/* write() is worth delaying and coalescing (a round trip to a server). */
 	CV_FEAT_WRITE_BEHIND = 1 << 5,
-	/* getlk() and setlk() exclude other clients of the server. Without it the kernel keeps locks
-	 * of this host by itself. */
+	/* getlk() and setlk() exclude other clients of the server. Without it the kernel keeps
+	 * locks of this host by itself. */
 	CV_FEAT_LOCKS = 1 << 6,
 	/* What is started on one open file is carried out in that order, also after a reconnect: a
 	 * setattr need not wait for the writes before it. */
@@ -153,8 +153,8 @@ struct cv_file; /* an engine's open file or directory */
 /* fcntl(2) or flock(2): a range of bytes, and who holds or wants it. */
 struct cv_lock {
 	uint64_t owner; /* the kernel's: a process, or an open file description */
-	bool flock;	/* of flock(2): other owners than those of fcntl(2), with the same numbers */
-	int type;	/* F_RDLCK, F_WRLCK, F_UNLCK */
+	bool flock; /* of flock(2): other owners than those of fcntl(2), with the same numbers */
+	int type;   /* F_RDLCK, F_WRLCK, F_UNLCK */
 	uint64_t start;
 	uint64_t end; /* the last byte; CV_LOCK_EOF: however long the file gets */
 	pid_t pid;    /* for people; 0: unknown, on another host */
@@ -222,7 +222,12 @@ struct cv_info {
 	uint32_t rtt_us;       /* measured round trip; 0 for local engines */
 	uint32_t time_gran_ns; /* 1 or 1000000000 */
 	bool made_subdir;      /* the last directory of `subdir` was missing and is our work */
-	char server[256];      /* for people, e.g. "nas:2049 (NFSv3)"; no secret */
+	/*
+	 * What a successor of this worker must have in common with it, in the engine's own words:
+	 * it comes back as the option "resume". "": nothing.
+	 */
+	char resume[64];
+	char server[256]; /* for people, e.g. "nas:2049 (NFSv3)"; no secret */
 };
 
 struct cv_stats {
@@ -310,8 +315,8 @@ struct cv_backend {
 		      const struct cv_lock *lock);
 	/*
 	 * Sets or releases; all of an owner's locks that were set through file go with its release.
-	 * -EAGAIN: another owner's lock is in the way; with wait: until it is not, or op->abandoned.
-	 * Fills op->attr if have_attr: of the file, read after the lock was had.
+	 * -EAGAIN: another owner's lock is in the way; with wait: until it is not, or
+	 * op->abandoned. Fills op->attr if have_attr: of the file, read after the lock was had.
 	 */
 	void (*setlk)(void *conn, struct cv_op *op, struct cv_file *file,
 		      const struct cv_lock *lock, bool wait);

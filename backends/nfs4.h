@@ -77,7 +77,8 @@ struct cv_nfs4 {
 	bool send_names; /* the server does not take numbers as owners */
 	uint64_t next_owner;
 
-	char client[96];   /* our name for the server: this mount's, and no other's */
+	uint64_t id;	   /* this mount's, and no other's */
+	char client[96];   /* the same, as the server is told */
 	uint64_t verifier; /* of this process's life */
 	uint64_t clientid;
 	uint32_t lease_ms;
@@ -135,7 +136,10 @@ void cv_nfs4_reset_slots(struct cv_nfs4 *v4);
 
 /* ---- nfs4_session.c ---- */
 
-struct cv_nfs4 *cv_nfs4_new(struct cv_nfs *nfs); /* NULL: no memory */
+/* NULL: no memory. resume: the identity of a predecessor, whose state will end; NULL: a new one. */
+struct cv_nfs4 *cv_nfs4_new(struct cv_nfs *nfs, const char *resume);
+/* cv_info.resume */
+void cv_nfs4_say_identity(const struct cv_nfs4 *v4, char *ret, size_t size);
 /* What still waits, then DESTROY_SESSION, DESTROY_CLIENTID; a second at most, with the loop. */
 void cv_nfs4_say_goodbye(struct cv_nfs4 *v4);
 void cv_nfs4_free(struct cv_nfs4 *v4); /* after the transport */

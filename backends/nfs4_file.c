@@ -98,6 +98,41 @@ static void send_open(struct cv_nfs_req *q)
 	cv_nfs4_submit(q, &c);
 }
 
+/*
+ * A successor opens what was open before and may not be opened in this way any more, like a file
+ * that was made without the right to write. It goes on without state at the server, which lets the
+ * owner read and write.
+ */
+static void send_look(struct cv_nfs_req *q)
+{
+	struct cv_nfs4_call c;
+
+	if (!cv_nfs4_start(q, &c, false))
+		return;
+	cv_nfs4_put_fh(&c, &q->obj);
+	cv_nfs4_put_getattr(&c);
+	cv_nfs4_submit(q, &c);
+}
+
+static void got_look(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	struct cv_file *file;
+
+	if (status == 0 &&
+	    !(cv_nfs4_skip(x, CV_NFS4_PUTFH) && cv_nfs4_take_attr(q, x, &q->op->attr)))
+		status = -EIO;
+	file = status == 0 ? calloc(1, sizeof(*file)) : NULL;
+	if (!file) {
+		cv_nfs_finish(q, status < 0 ? status : -ENOMEM);
+		return;
+	}
+	file->handle = q->obj;
+	file->writable = (q->flags & O_ACCMODE) != O_RDONLY;
+	q->op->have_attr = true;
+	q->op->file = file;
+	cv_nfs_finish(q, 0);
+}
+
 static void got_open(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	struct cv_op *op = q->op;
@@ -113,6 +148,10 @@ static void got_open(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 		}
 		if (!cv_nfs4_take_attr(q, x, &op->attr))
 			status = -EIO;
+	}
+	if (status == -EACCES && op->repeated) {
+		cv_nfs_step(q, send_look, got_look);
+		return;
 	}
 	if (status < 0) {
 		cv_nfs_finish(q, status);
@@ -235,8 +274,9 @@ void cv_nfs4_create(void *conn, struct cv_op *op, const struct cv_object *dir, c
 
 /* ---- close: nobody waits for it ---- */
 
-#define CLOSED_LOCKS 8 /* of different owners: there is one as a rule; the lease ends the others   \
-			*/
+#define CLOSED_LOCKS                                                                               \
+	8 /* of different owners: there is one as a rule; the lease ends the others                \
+	   */
 
 struct closing {
 	struct cv_op op;
@@ -318,6 +358,11 @@ void cv_nfs4_release(void *conn, struct cv_file *file)
 
 /* ---- read ---- */
 
+static const struct cv_nfs4_stateid *stateid_of(const struct cv_nfs_req *q)
+{
+	return q->v4.open ? &q->v4.open->stateid : &cv_nfs4_anonymous;
+}
+
 static uint32_t piece(size_t left, uint32_t max)
 {
 	return left < max ? (uint32_t)left : max;
@@ -330,7 +375,7 @@ static void send_read(struct cv_nfs_req *q)
 	if (!cv_nfs4_start(q, &c, false))
 		return;
 	cv_nfs4_put_fh(&c, &q->obj);
-	cv_nfs4_put_read(&c, &q->v4.open->stateid, q->off + q->done_bytes,
+	cv_nfs4_put_read(&c, stateid_of(q), q->off + q->done_bytes,
 			 piece(q->size - q->done_bytes, q->nfs->rsize));
 	cv_nfs4_submit(q, &c);
 }
@@ -385,7 +430,7 @@ static void send_write(struct cv_nfs_req *q)
 	if (!cv_nfs4_start(q, &c, true))
 		return;
 	cv_nfs4_put_fh(&c, &q->obj);
-	cv_nfs4_put_write(&c, &q->v4.open->stateid, q->off + q->done_bytes, size);
+	cv_nfs4_put_write(&c, stateid_of(q), q->off + q->done_bytes, size);
 	mark = c.x.p;
 	cv_nfs4_put_getattr(&c);
 	q->call.data = q->data + q->done_bytes;

@@ -280,13 +280,14 @@ static void got_unlock(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 			cv_nfs4_recover(q->nfs->v4, false);
 		status = 0;
 	}
-	cv_nfs_finish(q, status);
+	cv_nfs_finish(q, q->again ? -EINTR : status);
 }
 
 /* Nobody waits for the lock that was just had: it is given back. */
 static void give_back(struct cv_nfs_req *q)
 {
 	q->v4.range.type = F_UNLCK;
+	q->again = true;
 	cv_nfs_step(q, send_setlk, got_setlk);
 }
 
@@ -360,6 +361,10 @@ void cv_nfs4_setlk(void *conn, struct cv_op *op, struct cv_file *file, const str
 	q = cv_nfs_req_new(conn, op);
 	if (!q)
 		return;
+	if (!file->open) {
+		cv_nfs_finish(q, -ENOLCK); /* no state to stand on */
+		return;
+	}
 	if (!l)
 		l = lock_new(nfs->v4, &file->handle, lock);
 	if (!l) {

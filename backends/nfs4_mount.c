@@ -296,7 +296,7 @@ static int find_root(struct cv_nfs_mount *m)
 	int r;
 
 	if (!m->nfs->v4)
-		m->nfs->v4 = cv_nfs4_new(m->nfs);
+		m->nfs->v4 = cv_nfs4_new(m->nfs, cv_dict_get(m->options, "resume"));
 	if (!m->nfs->v4)
 		return cv_fail(m->err, ENOMEM, "nfs: out of memory");
 	r = cv_nfs_dial(m);

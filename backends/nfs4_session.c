@@ -331,7 +331,19 @@ void cv_nfs4_recover_again(struct cv_nfs_req *q)
 
 /* ---- life ---- */
 
-struct cv_nfs4 *cv_nfs4_new(struct cv_nfs *nfs)
+/*
+ * A successor is the same client after a restart, to the server: what its predecessor had open and
+ * locked goes at once, not with the lease, and is free to be had anew.
+ */
+#define IDENTITY      "NFSv4.1 %016" PRIx64
+#define IDENTITY_SCAN "NFSv4.1 %16" SCNx64
+
+void cv_nfs4_say_identity(const struct cv_nfs4 *v4, char *ret, size_t size)
+{
+	(void)snprintf(ret, size, IDENTITY, v4->id);
+}
+
+struct cv_nfs4 *cv_nfs4_new(struct cv_nfs *nfs, const char *resume)
 {
 	struct cv_nfs4 *v4 = calloc(1, sizeof(*v4));
 	uint64_t unique[2];
@@ -352,10 +364,12 @@ struct cv_nfs4 *cv_nfs4_new(struct cv_nfs *nfs)
 	v4->waiting_tail = &v4->waiting;
 	if (getrandom(unique, sizeof(unique), 0) < 0)
 		unique[0] = unique[1] = cv_now_ns();
+	if (!resume || sscanf(resume, IDENTITY_SCAN, &v4->id) != 1)
+		v4->id = unique[0];
+	v4->verifier = unique[1];
 	(void)gethostname(host, sizeof(host) - 1);
 	/* Each mount is a client of its own, so that mounts of one host exclude each other, too. */
-	(void)snprintf(v4->client, sizeof(v4->client), "cvol %s %016" PRIx64, host, unique[0]);
-	v4->verifier = unique[1];
+	(void)snprintf(v4->client, sizeof(v4->client), "cvol %s %016" PRIx64, host, v4->id);
 	return v4;
 }
 

@@ -703,9 +703,14 @@ static int mount_auto(struct cv_nfs_mount *m, struct cv_info *info)
 static int mount_wanted(struct cv_nfs_mount *m, struct cv_info *info)
 {
 	const char *version = cv_options_str(m->options, "version", "auto");
+	const char *resume = cv_dict_get(m->options, "resume");
 	bool server_locks = cv_str_eq(cv_options_str(m->options, "locks", NULL), "server");
 	bool any = cv_str_eq(version, "auto");
 
+	/* Handles of one version mean nothing to the other. */
+	if (resume)
+		return mount_version(
+			m, cv_str_eq(resume, procs3.name) ? &procs3 : &cv_nfs4_mount_procs, info);
 	if (cv_str_eq(version, "4") || cv_str_eq(version, "4.1") || (any && server_locks))
 		return mount_version(m, &cv_nfs4_mount_procs, info);
 	if (any)
@@ -733,6 +738,10 @@ static int mount_all(struct cv_nfs_mount *m, struct cv_info *info)
 			 CV_FEAT_UNSTABLE_WRITES | CV_FEAT_WRITE_BEHIND;
 	if (m->procs == &cv_nfs4_mount_procs && cv_str_eq(locks, "server"))
 		info->features |= CV_FEAT_LOCKS;
+	if (m->nfs->v4)
+		cv_nfs4_say_identity(m->nfs->v4, info->resume, sizeof(info->resume));
+	else
+		(void)cv_strcpy(info->resume, sizeof(info->resume), procs3.name);
 	(void)snprintf(info->server, sizeof(info->server), "%.200s:%u (%s, %s locks)", m->host,
 		       m->connected_port, m->procs->name,
 		       info->features & CV_FEAT_LOCKS ? "server" : "local");

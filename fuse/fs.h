@@ -133,6 +133,8 @@ struct cv_fs {
 	unsigned ttl_file_min_ms, ttl_file_max_ms, ttl_dir_min_ms, ttl_dir_max_ms, ttl_negative_ms;
 
 	struct cv_node *hidden_dir; /* held */
+	uint32_t locks_top;	    /* records below may be used */
+
 	uint32_t hidden_count;
 
 	char path[2][CV_PATH_MAX];
@@ -254,6 +256,10 @@ void cv_op_getlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, stru
 void cv_op_setlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct flock *l,
 		 int sleep);
 void cv_op_flock(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, int op);
+/* Of a handle that goes away: the engine releases what was locked through it. */
+void cv_locks_forget(struct cv_fs *fs, uint32_t handle);
+/* A successor: asks for all of them again. Returns their number. */
+uint32_t cv_locks_restore(struct cv_fs *fs);
 /* A process (owner) closes r->open's file: its fcntl(2) locks of it go. Then resume(r). */
 void cv_fs_unlock_closed(struct cv_request *r, uint64_t owner,
 			 void (*resume)(struct cv_request *r));

@@ -177,6 +177,7 @@ void cv_open_free(struct cv_fs *fs, struct cv_open *open)
 {
 	struct cv_node *node = open->node;
 
+	cv_locks_forget(fs, open->index);
 	/* First: what follows may remove the file itself. */
 	open->record->used = 0;
 	cv_shm_barrier();
@@ -339,8 +340,8 @@ static void open_done(struct cv_op *op, ssize_t result)
 			(void)fuse_lowlevel_notify_inval_inode(fs->session, r->node->id, -1, 0);
 	}
 	/* Locks of who closes it are released by its flush. */
-	r->fi.noflush = (r->fi.flags & O_ACCMODE) == O_RDONLY &&
-			!(fs->mount.info.features & CV_FEAT_LOCKS);
+	r->fi.noflush =
+		(r->fi.flags & O_ACCMODE) == O_RDONLY && !(fs->mount.info.features & CV_FEAT_LOCKS);
 	r->fi.fh = cv_open_fh(open);
 	if (fuse_reply_open(r->req, &r->fi) < 0)
 		cv_open_free(fs, open);

@@ -12,6 +12,140 @@
 #include <sys/file.h>
 
 #include "config/cleanup.h"
+#include "config/log.h"
+
+/* ---- what is held ---- */
+
+static struct cv_lock_record *free_record(struct cv_fs *fs)
+{
+	for (uint32_t i = 0; i < CV_LOCKS_MAX; i++) {
+		if (fs->shm.locks[i].used)
+			continue;
+		if (i >= fs->locks_top)
+			fs->locks_top = i + 1;
+		return &fs->shm.locks[i];
+	}
+	return NULL;
+}
+
+static void add_record(struct cv_fs *fs, uint32_t handle, const struct cv_lock *lock)
+{
+	struct cv_lock_record *rec = free_record(fs);
+
+	if (!rec)
+		return; /* has_room() was asked before */
+	rec->handle = handle;
+	rec->lock = *lock;
+	cv_shm_barrier();
+	rec->used = 1;
+}
+
+/* For the pieces of one that is cut in the middle, and the new one. */
+static bool has_room(const struct cv_fs *fs)
+{
+	unsigned room = 0;
+
+	for (uint32_t i = 0; i < CV_LOCKS_MAX && room < 2; i++)
+		room += !fs->shm.locks[i].used;
+	return room == 2;
+}
+
+static bool same_owner(const struct cv_fs *fs, const struct cv_lock_record *rec,
+		       const struct cv_open *open, const struct cv_lock *lock)
+{
+	return rec->used && rec->lock.owner == lock->owner && rec->lock.flock == lock->flock &&
+	       fs->shm.handles[rec->handle].node == open->record->node;
+}
+
+/* lock's range of rec is its own no more. */
+static void cut(struct cv_fs *fs, struct cv_lock_record *rec, const struct cv_lock *lock)
+{
+	struct cv_lock rest = rec->lock;
+
+	if (rest.end < lock->start || rest.start > lock->end)
+		return;
+	if (rest.start < lock->start && rest.end > lock->end) {
+		rest.start = lock->end + 1;
+		add_record(fs, rec->handle, &rest);
+	}
+	if (rec->lock.start < lock->start)
+		rec->lock.end = lock->start - 1;
+	else if (rec->lock.end > lock->end)
+		rec->lock.start = lock->end + 1;
+	else
+		rec->used = 0;
+}
+
+static void note_lock(struct cv_fs *fs, const struct cv_open *open, const struct cv_lock *lock)
+{
+	uint32_t top = fs->locks_top;
+
+	for (uint32_t i = 0; i < top; i++) {
+		if (same_owner(fs, &fs->shm.locks[i], open, lock))
+			cut(fs, &fs->shm.locks[i], lock);
+	}
+	if (lock->type != F_UNLCK)
+		add_record(fs, open->index, lock);
+}
+
+void cv_locks_forget(struct cv_fs *fs, uint32_t handle)
+{
+	for (uint32_t i = 0; i < fs->locks_top; i++) {
+		if (fs->shm.locks[i].used && fs->shm.locks[i].handle == handle)
+			fs->shm.locks[i].used = 0;
+	}
+}
+
+/* ---- a successor ---- */
+
+static void restored(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+
+	if (result < 0) {
+		cv_error("a lock of '%s' is lost: %s", r->node->record->name,
+			 cv_strerror((int)result));
+		note_lock(r->fs, r->open,
+			  &(struct cv_lock){ .owner = r->lock.owner,
+					     .flock = r->lock.flock,
+					     .type = F_UNLCK,
+					     .start = r->lock.start,
+					     .end = r->lock.end });
+	}
+	cv_request_end(r);
+}
+
+static bool restore(struct cv_fs *fs, struct cv_lock_record *rec)
+{
+	struct cv_open *open = rec->handle < fs->opens_size ? fs->opens[rec->handle] : NULL;
+	struct cv_request *r;
+
+	if (!open || open->record->is_dir || !open->file) {
+		rec->used = 0;
+		return false;
+	}
+	r = cv_request_internal(fs);
+	if (!r)
+		return false;
+	r->open = cv_open_hold(open);
+	r->node = open->node;
+	cv_node_hold(r->node);
+	r->cred = open->record->cred;
+	r->lock = rec->lock;
+	cv_request_op(r, restored);
+	cv_setlk(&fs->mount, &r->op, open->file, &r->lock, false);
+	return true;
+}
+
+uint32_t cv_locks_restore(struct cv_fs *fs)
+{
+	uint32_t count = 0;
+
+	fs->locks_top = CV_LOCKS_MAX;
+	for (uint32_t i = 0; i < CV_LOCKS_MAX; i++)
+		count += fs->shm.locks[i].used && restore(fs, &fs->shm.locks[i]);
+	return count;
+}
 
 /* ---- test ---- */
 
@@ -64,6 +198,8 @@ static void setlk_done(struct cv_op *op, ssize_t result)
 {
 	struct cv_request *r = cv_request_of(op);
 
+	if (result == 0)
+		note_lock(r->fs, r->open, &r->lock);
 	/* What another host has written before it let go is read from here on. */
 	if (result == 0 && op->have_attr) {
 		if (!cv_wb_pending(r->node, NULL))
@@ -82,6 +218,10 @@ static void setlk_go(struct cv_request *r)
 static void setlk(struct cv_request *r, bool wait)
 {
 	r->flags = wait;
+	if (r->lock.type != F_UNLCK && !has_room(r->fs)) {
+		cv_reply_err(r, -ENOLCK);
+		return;
+	}
 	if (r->lock.type == F_WRLCK)
 		setlk_go(r);
 	else
@@ -123,7 +263,8 @@ static void unlocked(struct cv_op *op, ssize_t result)
 {
 	struct cv_request *r = cv_request_of(op);
 
-	(void)result; /* the server takes it back with the lease, at the latest */
+	if (result == 0)
+		note_lock(r->fs, r->open, &r->lock);
 	r->resume(r);
 }
 

@@ -1368,6 +1368,7 @@ static int agree(struct cv_fs *fs, struct cv_err *err)
 	state->features = info->features;
 	state->time_gran_ns = info->time_gran_ns ? info->time_gran_ns : 1;
 	state->open_sequence = 1;
+	memcpy(state->resume, info->resume, sizeof(state->resume));
 	return 0;
 }
 

@@ -15,6 +15,7 @@
 #define MIB	   (1ull << 20)
 #define GIB	   (1ull << 30)
 #define OFF_STATE  (256 * 1024ull)
+#define OFF_LOCKS  (512 * 1024ull)
 #define OFF_SLOTS  (1 * MIB)
 #define OFF_UNDO   (3 * MIB)
 #define OFF_SMALL  (4 * MIB)
@@ -29,7 +30,8 @@ _Static_assert(sizeof(struct cv_node_record) == 512, "node layout");
 _Static_assert(sizeof(struct cv_handle_record) == 128, "handle layout");
 _Static_assert(sizeof(struct cv_extent_record) == 64, "extent layout");
 _Static_assert(CV_COUNTERS_OFFSET + CV_COUNTERS_MAX <= OFF_STATE, "counters");
-_Static_assert(OFF_STATE + sizeof(struct cv_shared_state) <= OFF_SLOTS, "state");
+_Static_assert(OFF_STATE + sizeof(struct cv_shared_state) <= OFF_LOCKS, "state");
+_Static_assert(OFF_LOCKS + CV_LOCKS_MAX * sizeof(struct cv_lock_record) <= OFF_SLOTS, "locks");
 _Static_assert(OFF_SLOTS + CV_SLOTS * sizeof(struct cv_slot) <= OFF_UNDO, "slots");
 _Static_assert(OFF_UNDO + sizeof(struct cv_undo) <= OFF_SMALL, "undo");
 _Static_assert(OFF_SMALL + CV_SLOTS * CV_SMALL_SIZE <= OFF_EXTENT, "small buffers");
@@ -199,6 +201,7 @@ int cv_shm_map(int fd, struct cv_shm *shm, struct cv_err *err)
 	shm->wb = shm->base + OFF_WB;
 	shm->nodes = (void *)(shm->base + OFF_NODES);
 	shm->handles = (void *)(shm->base + OFF_HANDLE);
+	shm->locks = (void *)(shm->base + OFF_LOCKS);
 	shm->can_lock = true;
 	shm->next_sequence = 1;
 

@@ -87,6 +87,7 @@ struct cv_shared_state {
 	uint32_t slots_ready;
 	uint32_t large_ready;
 	uint64_t resolved; /* requests that a successor found carried out, or executed again */
+	char resume[64];   /* cv_info.resume */
 };
 
 /*
@@ -145,6 +146,14 @@ struct cv_handle_record {
 	uint8_t reserved[128 - 28 - sizeof(struct cv_cred)];
 };
 
+/* A range that is locked at the server: a successor asks for it again. */
+#define CV_LOCKS_MAX 1024
+struct cv_lock_record {
+	uint32_t used;
+	uint32_t handle; /* index: what it was locked through */
+	struct cv_lock lock;
+};
+
 enum cv_extent_state {
 	CV_EXTENT_FREE = 0,
 	CV_EXTENT_DIRTY,    /* not on the server */
@@ -177,6 +186,7 @@ struct cv_shm {
 	uint8_t *wb;
 	struct cv_node_record *nodes;
 	struct cv_handle_record *handles;
+	struct cv_lock_record *locks;
 
 	/* private */
 	bool can_lock;

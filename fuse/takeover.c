@@ -29,6 +29,7 @@ enum phase {
 	PHASE_SETTLE,
 	PHASE_NAMES,
 	PHASE_FILES,
+	PHASE_LOCKS,
 };
 
 struct cv_takeover {
@@ -235,13 +236,20 @@ static void *hold_thread(void *arg)
 }
 
 /* With recovery=soft, too: a mount whose worker did not connect would be no mount at all. */
-static void connect_until_done(struct cv_fs *fs, const struct cv_dict *options)
+static void connect_until_done(struct cv_fs *fs, const struct cv_dict *given)
 {
+	cv_cleanup_dict struct cv_dict options = { 0 };
+	const char *resume = fs->shm.state->resume;
 	unsigned delay_ms = RETRY_MIN_MS;
 	struct cv_err err = { 0 };
 	char said[sizeof(err.text)] = "";
 
-	while (cv_mount_connect(options, fs->loop, &fs->mount, &err) < 0) {
+	/* Without it (no memory): a connection of its own, which is worse but not wrong. */
+	if (cv_dict_copy(&options, given) == 0 && *resume &&
+	    strnlen(resume, sizeof(fs->shm.state->resume)) < sizeof(fs->shm.state->resume) &&
+	    cv_dict_set(&options, "resume", resume) == 0)
+		given = &options;
+	while (cv_mount_connect(given, fs->loop, &fs->mount, &err) < 0) {
 		if (strcmp(said, err.text) != 0)
 			cv_warning("taking over: %s; trying again", err.text);
 		memcpy(said, err.text, sizeof(said));
@@ -398,6 +406,10 @@ static void next_step(struct cv_deferred *deferred)
 			t->files = cv_opens_reopen(fs);
 			break;
 		case PHASE_FILES:
+			t->phase = PHASE_LOCKS;
+			(void)cv_locks_restore(fs);
+			break;
+		case PHASE_LOCKS:
 			finish(t);
 			return;
 		}

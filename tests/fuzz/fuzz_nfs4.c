@@ -80,7 +80,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (size < 1 || size > 60000)
 		return 0;
 	nfs = connect_pair(CV_NFS4_VERSION, &server);
-	nfs->v4 = cv_nfs4_new(nfs);
+	nfs->v4 = cv_nfs4_new(nfs, NULL);
 	if (!nfs->v4)
 		abort();
 	nfs->v4->channel.max_slots = 16;

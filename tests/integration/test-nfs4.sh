@@ -102,6 +102,20 @@ check_fails "a lock from before still excludes the other mount" flock -n "$B/loc
 let_go
 check "and is let go as before" flock -w 30 "$B/lock" true
 
+# ---- a worker that dies
+
+hold "$A/lock"
+kill -KILL "$("$CVOL" status --json 2>/dev/null | jq -r --arg d "$A" '.Volumes[] | select(.Name == $d) | .Status.worker')"
+another_worker() {
+	grep -q 'took over' /run/cvol/mounts/*.log && timeout 5 cat "$A/dir/f"
+}
+check "another worker takes over" wait_for 20 another_worker
+check_fails "a lock from before the worker died excludes the other mount" flock -n "$B/lock" true
+sleep 12 # longer than the lease: nobody renews it for the worker that died
+check_fails "also when the lease of the old worker would be over" flock -n "$B/lock" true
+let_go
+check "and is let go as before" flock -w 30 "$B/lock" true
+
 # ---- local locks
 
 check "unmount the second" unmount_volume "$B"
