@@ -275,8 +275,10 @@ static void own_done(struct cv_op *op, ssize_t result)
 
 	if (result < 0 && result != -ENOENT && result != -ENOTEMPTY && result != -EEXIST)
 		cv_debug("removing a hidden file: %s", cv_strerror((int)result));
-	if (r->victim)
+	if (r->victim && r->then_dir)
 		removed(r->fs, r->victim);
+	else if (r->victim && r->victim != r->fs->hidden_dir) /* not made again meanwhile */
+		cv_node_unlink(&r->fs->nodes, r->victim);
 	if (r->then_dir)
 		remove_dir_if_unused(r->fs);
 	cv_request_end(r);
@@ -295,8 +297,7 @@ static void remove_dir_if_unused(struct cv_fs *fs)
 		return;
 	fs->hidden_dir = NULL;
 	remove_name(fs, cv_node_get(&fs->nodes, CV_NODE_ROOT), CV_HIDDEN_NAME, &root_cred, true,
-		    NULL);
-	cv_node_unlink(&fs->nodes, dir);
+		    dir);
 	cv_node_drop(&fs->nodes, dir);
 }
 
@@ -424,5 +425,9 @@ void cv_hidden_restore(struct cv_fs *fs)
 		if (node->open_count == 0)
 			cv_hidden_remove(fs, node, &root_cred);
 	}
+	/* Made, and not noted yet; it stays if somebody has something in it. */
+	if (!fs->hidden_dir && !(fs->mount.info.features & CV_FEAT_UNLINK_OPEN))
+		remove_name(fs, cv_node_get(&fs->nodes, CV_NODE_ROOT), CV_HIDDEN_NAME, &root_cred,
+			    true, NULL);
 	remove_dir_if_unused(fs);
 }

@@ -18,7 +18,7 @@ SRC_ENGINECHECK = $(wildcard tests/tools/engine_check.c)
 
 # ---- test programs, in whatever $(BUILD) this make was called with
 
-TEST_TOOLS = $(BUILD)/tests/delay-proxy $(BUILD)/tests/clock-jump.so
+TEST_TOOLS = $(BUILD)/tests/delay-proxy $(BUILD)/tests/storm $(BUILD)/tests/clock-jump.so
 
 # One archive per folder, without the mains: a test links what it needs and nothing else.
 define archive
@@ -58,6 +58,10 @@ $(BUILD)/tests/conformance: $(call obj,$(SRC_CONFORMANCE))
 $(BUILD)/tests/delay-proxy: $(BUILD)/obj/tests/tools/delay-proxy.o
 	@mkdir -p $(@D)
 	$(CC) $(ALL_LDFLAGS) -o $@ $<
+
+$(BUILD)/tests/storm: tests/tools/storm.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(WARNINGS) -pthread -o $@ $<
 
 $(BUILD)/tests/clock-jump.so: tests/tools/clock-jump.c
 	@mkdir -p $(@D)
