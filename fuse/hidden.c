@@ -69,6 +69,14 @@ void cv_hidden_find(struct cv_request *r, struct cv_node *dir, const char *name,
 	struct cv_node *node = cv_node_find(&fs->nodes, dir->id, name);
 	struct cv_object obj;
 
+	/* A predecessor may have taken the name away already, by which it would be found. */
+	if (r->repeated && r->slot->hiding) {
+		r->victim = cv_node_get(&fs->nodes, r->slot->hiding);
+		if (r->victim)
+			cv_node_hold(r->victim);
+		done(r);
+		return;
+	}
 	/* A node knows one of its names, and the number of them as it was when somebody asked:
 	 * where that matters, the server is asked whose name this is. */
 	if (!(fs->mount.info.features & CV_FEAT_UNLINK_OPEN) && fs->nodes.by_handle &&
@@ -228,6 +236,9 @@ void cv_hidden_hide(struct cv_request *r, struct cv_node *dir, const char *name,
 	h->name = name;
 	h->victim = victim;
 	h->done = done;
+	if (r->slot)
+		r->slot->hiding = victim->id;
+	cv_shm_barrier();
 	fs->hidden_count++; /* from here on the hidden directory stays */
 	r->hide.keep_name = keep_name;
 	r->hide.fallback = false;
@@ -274,7 +285,9 @@ static void own_done(struct cv_op *op, ssize_t result)
 	struct cv_request *r = cv_request_of(op);
 
 	if (result < 0 && result != -ENOENT && result != -ENOTEMPTY && result != -EEXIST)
-		cv_debug("removing a hidden file: %s", cv_strerror((int)result));
+		cv_warning("the hidden file '%s' stays on the server: %s",
+			   r->victim ? r->victim->record->name : CV_HIDDEN_NAME,
+			   cv_strerror((int)result));
 	if (r->victim && r->then_dir)
 		removed(r->fs, r->victim);
 	else if (r->victim && r->victim != r->fs->hidden_dir) /* not made again meanwhile */

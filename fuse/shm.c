@@ -241,7 +241,7 @@ struct cv_slot *cv_shm_slot_get(struct cv_shm *shm)
 			slot->interrupted = 0;
 			slot->handle = 0;
 			slot->forgotten = slot->forgetting = 0;
-			slot->moving[0] = slot->moving[1] = 0;
+			slot->moving[0] = slot->moving[1] = slot->hiding = 0;
 			slot->sequence = shm->next_sequence++;
 			return slot;
 		}

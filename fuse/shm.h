@@ -67,7 +67,7 @@ struct cv_slot {
 	uint64_t forget_left;
 	uint32_t moving[2]; /* nodes whose names it changes */
 	uint32_t crashes;   /* workers that crashed after they had begun it */
-	uint32_t pad;
+	uint32_t hiding;    /* node that gets a hidden name before; 0: none */
 	uint8_t reply[CV_REPLY_SAVED];
 	uint8_t reserved[1024 - 88 - CV_REPLY_SAVED];
 };
