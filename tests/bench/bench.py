@@ -35,7 +35,7 @@ class Sizes:
 	def __init__(self, full):
 		self.rounds = 5 if full else 3
 		self.schedule_s = None if full else 280  # of all on mounts; two rounds do for those behind it
-		self.seq_mib = 1024 if full else 96
+		self.seq_mib = 768 if full else 96
 		self.seq_4k_mib = 256 if full else 48
 		self.stream_seconds = 15 if full else 1  # no stream goes on after that, however slow
 		self.many = 8
