@@ -513,8 +513,6 @@ int cv_mount_connect(const struct cv_dict *options, struct cv_loop *loop, struct
 		return r;
 	if (mount->info.backend)
 		mount->backend = mount->info.backend;
-	if (cv_options_uint(options, "connections", 1) > 1)
-		cv_notice("option connections: engines use one connection so far");
 	mount->info.server[sizeof(mount->info.server) - 1] = '\0';
 	if (!info_valid(mount)) {
 		mount->backend->disconnect(mount->conn);

@@ -8,6 +8,7 @@
 #include "backends/nfs4.h"
 #include "config/cleanup.h"
 #include "config/log.h"
+#include "config/options.h"
 #include "config/str.h"
 
 #define SPARE_MAX      256
@@ -216,6 +217,8 @@ int cv_nfs_connect(const struct cv_dict *options, struct cv_loop *loop, void **r
 	if (!nfs)
 		return cv_fail(err, ENOMEM, "nfs: out of memory");
 	nfs->loop = loop;
+	if (cv_options_uint(options, "connections", 1) > 1)
+		cv_notice("option connections: an nfs volume has one connection");
 	r = cv_nfs_mount_export(options, nfs, ret_info, err);
 	if (r < 0) {
 		cv_nfs_disconnect(nfs);

@@ -77,6 +77,7 @@ static void sftp_disconnect(void *conn)
 	if (!e)
 		return;
 	sftp_link_stop(&e->link);
+	sftp_bulk_release(e);
 	sftp_ahead_release(e);
 	engine_free(e);
 }
@@ -101,6 +102,7 @@ static int sftp_connect(const struct cv_dict *options, struct cv_loop *loop, voi
 		engine_free(e);
 		return r;
 	}
+	sftp_bulk_init(e);
 	e->root = strdup(e->link.session.root);
 	r = e->root ? 0 : cv_fail(err, ENOMEM, "sftp: out of memory");
 	if (r == 0)
@@ -118,7 +120,8 @@ static int sftp_connect(const struct cv_dict *options, struct cv_loop *loop, voi
 
 static void sftp_stats(void *conn, struct cv_stats *ret)
 {
-	const struct sftp_link *link = &((struct sftp_engine *)conn)->link;
+	const struct sftp_engine *e = conn;
+	const struct sftp_link *link = &e->link;
 
 	memset(ret, 0, sizeof(*ret));
 	ret->connected = link->state == SFTP_LINK_UP;
@@ -126,6 +129,11 @@ static void sftp_stats(void *conn, struct cv_stats *ret)
 	ret->in_flight = link->in_flight;
 	ret->bytes_read = link->bytes_read;
 	ret->bytes_written = link->bytes_written;
+	for (unsigned i = 0; i < e->bulk.count; i++) {
+		ret->in_flight += e->bulk.links[i]->in_flight;
+		ret->bytes_read += e->bulk.links[i]->bytes_read;
+		ret->bytes_written += e->bulk.links[i]->bytes_written;
+	}
 	(void)cv_strcpy(ret->last_error, sizeof(ret->last_error), link->last_error);
 	ret->last_error_s = link->last_error_s;
 }

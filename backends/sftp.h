@@ -12,9 +12,10 @@
 #include "backends/sftp_ids.h"
 #include "backends/sftp_link.h"
 
-#define SFTP_IO_MAX   (128 * 1024) /* bytes per READ or WRITE, if the server takes so much */
-#define SFTP_POOL     8		   /* read buffers kept */
-#define SFTP_READDIRS 2		   /* of one directory in flight */
+#define SFTP_IO_MAX	 (128 * 1024) /* bytes per READ or WRITE, if the server takes so much */
+#define SFTP_POOL	 8	      /* read buffers kept */
+#define SFTP_FURTHER_MAX 7
+#define SFTP_READDIRS	 2 /* of one directory in flight */
 
 enum sftp_symlinks {
 	SFTP_SYMLINKS_RAW,     /* as stored: whoever reads a link follows it where he is */
@@ -22,7 +23,9 @@ enum sftp_symlinks {
 	SFTP_SYMLINKS_FOLLOW,  /* the server follows them, anywhere on it; none can be made */
 };
 
+struct sftp_joining;
 struct sftp_known;
+struct sftp_piece;
 
 /* See sftp_ahead.c. */
 struct sftp_ahead {
@@ -40,8 +43,22 @@ struct sftp_ahead {
 	} misses[8];
 };
 
+/* Further connections; see sftp_bulk.c. */
+struct sftp_bulk {
+	unsigned wanted;
+	unsigned count;
+	struct sftp_link *links[SFTP_FURTHER_MAX]; /* owned */
+	uint64_t moved;				   /* bytes since the last tick */
+	unsigned quiet;				   /* ticks without any */
+	uint64_t retry_ns;			   /* not before */
+	struct cv_timer tick;
+};
+
 struct sftp_engine {
-	struct sftp_link link; /* one for now; what belongs to a connection is in there */
+	struct sftp_link link; /* the first connection: for everything */
+	struct sftp_bulk bulk;
+	struct sftp_piece *backlog; /* of transfers: no connection has room for them */
+	struct sftp_piece **backlog_tail;
 	struct cv_dict options;
 	struct cv_loop *loop;
 	char *root; /* absolute, "" for "/" */
@@ -71,6 +88,16 @@ struct cv_file {
 	uint32_t atime;		      /* as last seen */
 	uint64_t atime_ns;	      /* when that was; 0: never */
 	struct sftp_listing *listing; /* directories; owns this file */
+
+	/* sftp_bulk.c */
+	struct sftp_open *further[SFTP_FURTHER_MAX]; /* owned; handles on further connections */
+	struct sftp_joining *joining;		     /* one on its way */
+	uint64_t moved;				     /* bytes, since the last handle was added */
+	bool alone;				     /* no further handle could be trusted */
+	bool held;				     /* no write is started now */
+	unsigned loose_writes;	  /* started, but not in the first connection's order */
+	unsigned far_writes;	  /* of these: under way on further connections */
+	struct sftp_call *parked; /* to go on when loose_writes is 0 */
 };
 
 /* Entries of one READDIR; names lie behind them. One allocation. */
@@ -137,6 +164,7 @@ struct sftp_call {
 	struct sftp_result res[SFTP_CALL_REQUESTS];
 	unsigned pending;
 	void (*then)(struct sftp_call *call);
+	struct sftp_call *next_parked;
 
 	char *path; /* owned; full remote paths */
 	char *path2;
@@ -236,6 +264,23 @@ void sftp_op_read(void *conn, struct cv_op *op, struct cv_file *file, size_t siz
 void sftp_op_write(void *conn, struct cv_op *op, struct cv_file *file, const void *data,
 		   size_t size, uint64_t off);
 void sftp_op_fsync(void *conn, struct cv_op *op, struct cv_file *file, bool datasync);
+
+/* Sends what the connections have room for, in order for each of them. */
+void sftp_backlog_go(struct sftp_engine *e);
+
+/* ---- sftp_bulk.c ---- */
+
+void sftp_bulk_init(struct sftp_engine *e);
+void sftp_bulk_release(struct sftp_engine *e); /* the first connection has been stopped before */
+/* size bytes are about to go to or from file. */
+void sftp_bulk_moved(struct sftp_engine *e, struct cv_file *file, size_t size);
+/* Where the next piece goes: 0, the first connection, n: further connection n - 1; -1: none has
+ * room. kind: SFTP_READS or SFTP_WRITES. */
+int sftp_bulk_way(const struct sftp_engine *e, const struct cv_file *file, int kind);
+/* Fewer writes of file are loose or far. */
+void sftp_bulk_settled(struct cv_file *file);
+/* Gives the file's further handles back. */
+void sftp_bulk_forget(struct sftp_engine *e, struct cv_file *file);
 
 /* ---- sftp_dir.c ---- */
 

@@ -271,16 +271,12 @@ static void deliver(struct sftp_listing *l)
 static void on_opened(struct sftp_request *req, struct sftp_reply *reply)
 {
 	struct sftp_listing *l = cv_container_of(req, struct sftp_listing, open_req);
-	struct sftp_open *open = &l->file->open;
 	int error = reply->error;
 
 	free(req->path);
 	l->opening = false;
-	if (error == 0) {
-		open->handle.size = (uint16_t)reply->size;
-		memcpy(open->handle.data, reply->body, reply->size);
-		open->generation = l->e->link.generation;
-	}
+	if (error == 0)
+		sftp_open_take(&l->file->open, reply, l->e->link.generation);
 	if (listing_unused(l))
 		return;
 	/* "failure" is for what is no directory; servers that know better say so. */

@@ -13,14 +13,18 @@
 #include "config/cleanup.h"
 #include "config/log.h"
 
-struct piece {
+#define BACKLOG_LOOK 64 /* pieces passed over in search of one that can go */
+
+struct sftp_piece {
 	struct sftp_request req;
-	size_t at; /* in the buffer */
+	struct sftp_piece *next; /* in the backlog */
+	int way;		 /* sftp_bulk_way() */
+	size_t at;		 /* in the buffer */
 	size_t want;
 	size_t got;
 };
 
-struct transfer {
+struct sftp_transfer {
 	struct sftp_engine *e;
 	struct cv_op *op;
 	struct cv_file *file;
@@ -31,7 +35,7 @@ struct transfer {
 	uint32_t status; /* that came with it */
 	size_t pending;
 	size_t count;
-	struct piece pieces[];
+	struct sftp_piece pieces[];
 };
 
 /* ---- buffers ---- */
@@ -54,11 +58,12 @@ static size_t piece_size(uint32_t server_max)
 	return server_max && server_max < SFTP_IO_MAX ? server_max : SFTP_IO_MAX;
 }
 
-static struct transfer *transfer_new(struct sftp_engine *e, struct cv_op *op, struct cv_file *file,
-				     size_t size, uint64_t off, size_t unit)
+static struct sftp_transfer *transfer_new(struct sftp_engine *e, struct cv_op *op,
+					  struct cv_file *file, size_t size, uint64_t off,
+					  size_t unit)
 {
 	size_t count = (size + unit - 1) / unit;
-	struct transfer *t = calloc(1, sizeof(*t) + count * sizeof(t->pieces[0]));
+	struct sftp_transfer *t = calloc(1, sizeof(*t) + count * sizeof(t->pieces[0]));
 
 	if (!t)
 		return NULL;
@@ -70,7 +75,7 @@ static struct transfer *transfer_new(struct sftp_engine *e, struct cv_op *op, st
 	t->count = count;
 	t->pending = count;
 	for (size_t i = 0; i < count; i++) {
-		struct piece *p = &t->pieces[i];
+		struct sftp_piece *p = &t->pieces[i];
 
 		p->at = i * unit;
 		p->want = size - p->at < unit ? size - p->at : unit;
@@ -82,18 +87,100 @@ static struct transfer *transfer_new(struct sftp_engine *e, struct cv_op *op, st
 	return t;
 }
 
-static void transfer_start(struct transfer *t)
+static int kind(const struct sftp_piece *p)
 {
-	size_t count = t->count;
+	return p->req.type == CV_FXP_WRITE ? SFTP_WRITES : SFTP_READS;
+}
 
-	/* The last answer may come during the last submit, and free t. */
-	for (size_t i = 0; i < count; i++)
-		sftp_link_submit(&t->e->link, &t->pieces[i].req);
+/* One more write of file is either done or has its place in the first connection's order. */
+static void write_placed(struct cv_file *file)
+{
+	file->loose_writes--;
+	sftp_bulk_settled(file);
+}
+
+static void piece_submit(struct sftp_transfer *t, struct sftp_piece *p, int way)
+{
+	struct cv_file *file = t->file;
+	bool write = kind(p) == SFTP_WRITES;
+
+	p->way = way;
+	p->req.open = way ? file->further[way - 1] : &file->open;
+	sftp_link_submit(way ? t->e->bulk.links[way - 1] : &t->e->link, &p->req);
+	if (write && way > 0)
+		file->far_writes++;
+	else if (write)
+		write_placed(file);
+}
+
+void sftp_backlog_go(struct sftp_engine *e)
+{
+	struct sftp_piece **at = &e->backlog;
+
+	for (unsigned passed = 0; *at && passed < BACKLOG_LOOK;) {
+		struct sftp_piece *p = *at;
+		struct sftp_transfer *t = p->req.owner;
+		bool write = kind(p) == SFTP_WRITES;
+		int way = write && t->file->held ? -1 : sftp_bulk_way(e, t->file, kind(p));
+
+		if (way < 0) {
+			at = &p->next;
+			passed++;
+			continue;
+		}
+		*at = p->next;
+		if (!*at)
+			e->backlog_tail = at;
+		piece_submit(t, p, way);
+	}
+}
+
+/* Behind those that wait already. */
+static void piece_start(struct sftp_transfer *t, struct sftp_piece *p)
+{
+	struct sftp_engine *e = t->e;
+
+	p->next = NULL;
+	if (!e->backlog)
+		e->backlog_tail = &e->backlog;
+	*e->backlog_tail = p;
+	e->backlog_tail = &p->next;
+}
+
+/*
+ * p is answered. Has its connection been lost, one of the further ones? Then it goes over the first
+ * and true is returned.
+ */
+static bool piece_again(struct sftp_transfer *t, struct sftp_piece *p,
+			const struct sftp_reply *reply)
+{
+	bool again = p->way && reply->error == -ESTALE;
+	bool far_write = p->way && kind(p) == SFTP_WRITES;
+
+	t->file->far_writes -= far_write;
+	if (again)
+		piece_submit(t, p, 0);
+	else if (far_write)
+		write_placed(t->file);
+	sftp_backlog_go(t->e);
+	return again;
+}
+
+static void transfer_start(struct sftp_transfer *t)
+{
+	struct sftp_engine *e = t->e;
+
+	sftp_bulk_moved(e, t->file, t->size);
+	if (kind(&t->pieces[0]) == SFTP_WRITES)
+		t->file->loose_writes += (unsigned)t->count;
+	for (size_t i = 0; i < t->count; i++)
+		piece_start(t, &t->pieces[i]);
+	sftp_backlog_go(e); /* the last answer may come during the last submit, and free t */
 }
 
 /* ---- read ---- */
 
-static void read_end(struct transfer *t)
+static void read_end(struct sftp_transfer *t)
 {
 	struct sftp_engine *e = t->e;
 	struct cv_op *op = t->op;
@@ -118,16 +205,18 @@ static void read_end(struct transfer *t)
  * Servers may return less than asked for, so only EOF is the end. But where OpenSSH, which reads
  * all there is, stops at the size we know, asking again would cost every small file a round trip.
  */
-static bool at_end(const struct transfer *t, const struct piece *p)
+static bool at_end(const struct sftp_transfer *t, const struct sftp_piece *p)
 {
 	return t->e->link.session.openssh && t->off + p->at + p->got >= t->file->open.size_seen;
 }
 
 static void read_done(struct sftp_request *req, struct sftp_reply *reply)
 {
-	struct piece *p = cv_container_of(req, struct piece, req);
-	struct transfer *t = req->owner;
+	struct sftp_piece *p = cv_container_of(req, struct sftp_piece, req);
+	struct sftp_transfer *t = req->owner;
 
+	if (piece_again(t, p, reply))
+		return;
 	if (reply->error && reply->error != -ENODATA && !t->error)
 		t->error = reply->error;
 	if (reply->error == 0) {
@@ -136,7 +225,8 @@ static void read_done(struct sftp_request *req, struct sftp_reply *reply)
 			req->offset += reply->size;
 			req->dest += reply->size;
 			req->size -= (uint32_t)reply->size;
-			sftp_link_submit(&t->e->link, req);
+			piece_start(t, p);
+			sftp_backlog_go(t->e);
 			return;
 		}
 	}
@@ -147,7 +237,7 @@ static void read_done(struct sftp_request *req, struct sftp_reply *reply)
 void sftp_op_read(void *conn, struct cv_op *op, struct cv_file *file, size_t size, uint64_t off)
 {
 	struct sftp_engine *e = conn;
-	struct transfer *t;
+	struct sftp_transfer *t;
 
 	if (size == 0) {
 		op->done(op, 0);
@@ -162,7 +252,7 @@ void sftp_op_read(void *conn, struct cv_op *op, struct cv_file *file, size_t siz
 		return;
 	}
 	for (size_t i = 0; i < t->count; i++) {
-		struct piece *p = &t->pieces[i];
+		struct sftp_piece *p = &t->pieces[i];
 
 		p->req.type = CV_FXP_READ;
 		p->req.dest = t->buf + p->at;
@@ -173,7 +263,7 @@ void sftp_op_read(void *conn, struct cv_op *op, struct cv_file *file, size_t siz
 
 /* ---- write ---- */
 
-static void write_end(struct transfer *t)
+static void write_end(struct sftp_transfer *t)
 {
 	struct sftp_engine *e = t->e;
 	struct cv_op *op = t->op;
@@ -205,8 +295,11 @@ static void write_end(struct transfer *t)
 
 static void write_done(struct sftp_request *req, struct sftp_reply *reply)
 {
-	struct transfer *t = req->owner;
+	struct sftp_piece *p = cv_container_of(req, struct sftp_piece, req);
+	struct sftp_transfer *t = req->owner;
 
+	if (piece_again(t, p, reply))
+		return;
 	if (reply->error && !t->error) {
 		t->error = reply->error;
 		t->status = reply->status;
@@ -219,7 +312,7 @@ void sftp_op_write(void *conn, struct cv_op *op, struct cv_file *file, const voi
 		   size_t size, uint64_t off)
 {
 	struct sftp_engine *e = conn;
-	struct transfer *t;
+	struct sftp_transfer *t;
 
 	if (size == 0) {
 		op->stable = true;
@@ -232,7 +325,7 @@ void sftp_op_write(void *conn, struct cv_op *op, struct cv_file *file, const voi
 		return;
 	}
 	for (size_t i = 0; i < t->count; i++) {
-		struct piece *p = &t->pieces[i];
+		struct sftp_piece *p = &t->pieces[i];
 
 		p->req.type = CV_FXP_WRITE;
 		p->req.payload = (const uint8_t *)data + p->at;

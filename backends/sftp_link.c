@@ -26,6 +26,7 @@
 #define WRITE_CEILING  (2 * 1024 * 1024)
 #define WINDOW_FLOOR   (2 * 1024 * 1024)
 #define WINDOW_CEILING (16 * 1024 * 1024)
+#define BACKLOG	       (512 * 1024) /* waits in a connection's queue, beyond what may be in flight */
 #define WRITE_SLOW_NS  (250 * MS)
 #define ANSWER_MAX_NS  (120 * SECOND) /* one request on a living server, e.g. an fsync */
 #define IDLE_TICK_MS   60000
@@ -36,6 +37,7 @@
 #define STEADY_NS      (500 * MS) /* a connection that lasted this long was a good one */
 #define GREETING_MS    2000	  /* a server that is there says so at once */
 #define PATIENT_EVERY  5	  /* of so many tries one waits longer than that, for a slow one */
+#define SEND_ROUNDS    4
 #define STOP_WAIT_MS   1000
 #define ID_SLOT(id)    ((id) & (SFTP_IN_FLIGHT_MAX - 1))
 #define ID_GENERATION  SFTP_IN_FLIGHT_MAX
@@ -219,24 +221,36 @@ static struct sftp_queue *queue_of(struct sftp_link *link, const struct sftp_req
 	return req->type == CV_FXP_WRITE || req->behind_writes ? &link->writes : &link->meta;
 }
 
+/* Where a request is counted that moves file data; NULL for others. */
+static size_t *bulk_count(struct sftp_link *link, const struct sftp_request *req)
+{
+	return req->type == CV_FXP_READ	   ? &link->bulk_bytes[SFTP_READS]
+	       : req->type == CV_FXP_WRITE ? &link->bulk_bytes[SFTP_WRITES]
+					   : NULL;
+}
+
 static bool queues_empty(const struct sftp_link *link)
 {
 	return !link->meta.head && !link->reads.head && !link->writes.head;
 }
 
-static void answer(struct sftp_request *req, struct sftp_reply *reply)
+static void answer(struct sftp_link *link, struct sftp_request *req, struct sftp_reply *reply)
 {
+	size_t *bulk = bulk_count(link, req);
+
+	if (bulk)
+		*bulk -= req->size;
 	if (req->type == CV_FXP_WRITE)
 		req->open->writes--;
 	req->done(req, reply);
 }
 
 /* The link's own verdict on a request. */
-static void verdict(struct sftp_request *req, int error)
+static void verdict(struct sftp_link *link, struct sftp_request *req, int error)
 {
 	struct sftp_reply reply = { .error = error };
 
-	answer(req, &reply);
+	answer(link, req, &reply);
 }
 
 /* ---- timers ---- */
@@ -316,6 +330,19 @@ static void reset_stream(struct sftp_link *link)
 	link->broken_why = NULL;
 }
 
+/* Nothing is in flight. Whoever is told may ask somebody else, not this link. */
+static void end_all(struct sftp_link *link, int error)
+{
+	struct sftp_queue *queues[] = { &link->meta, &link->reads, &link->writes };
+
+	for (size_t i = 0; i < CV_ARRAY_SIZE(queues); i++) {
+		struct sftp_request *req;
+
+		while ((req = queue_pop(queues[i])))
+			verdict(link, req, error);
+	}
+}
+
 static void lose(struct sftp_link *link, const char *why)
 {
 	char text[256];
@@ -337,6 +364,14 @@ static void lose(struct sftp_link *link, const char *why)
 		release_slot(link, req);
 		req->retried = true;
 		queue_insert(queue_of(link, req), req);
+	}
+	if (link->further) {
+		cv_notice("sftp: a further connection to %s lost: %s",
+			  cv_options_str(link->options, "host", ""), text);
+		set_error(link, text);
+		end_all(link, -ESTALE);
+		link->changed(link);
+		return;
 	}
 	link->down_since_ns = cv_now_ns();
 	link->attempt_ms = ATTEMPT_MIN_MS;
@@ -402,7 +437,12 @@ static void on_job(struct cv_posted *posted)
 	r = job->result;
 	if (r == 0)
 		r = go_up(link, &job->session);
-	if (r == 0) {
+	if (link->further) {
+		if (r < 0)
+			cv_notice("sftp: no further connection: %s",
+				  job->err.code ? job->err.text : cv_strerror(r));
+		link->changed(link);
+	} else if (r == 0) {
 		link->reconnects++;
 		cv_notice("sftp: connected to %s again after %llu ms",
 			  cv_options_str(link->options, "host", ""),
@@ -414,6 +454,13 @@ static void on_job(struct cv_posted *posted)
 									: BACKOFF_MAX_MS);
 	}
 	job_free(job);
+}
+
+void sftp_link_try(struct sftp_link *link)
+{
+	if (link->state == SFTP_LINK_DOWN && !link->job)
+		(void)job_start(link, cv_options_ms(link->options, "mount_timeout", 20000), 0,
+				link->session.root, on_job, &link->job);
 }
 
 static void on_retry(struct cv_timer *timer)
@@ -616,15 +663,15 @@ static bool handle_ready(struct sftp_link *link, struct sftp_request *req)
 	struct sftp_open *open = req->open;
 
 	if (req->type == CV_FXP_CLOSE && req->raw_generation != link->generation) {
-		verdict(req, 0); /* went with its connection */
+		verdict(link, req, 0); /* went with its connection */
 		return false;
 	}
 	if (!open || open->generation == link->generation || req == open->reopen)
 		return true;
 	if (open->gone || (link->session.open_empties && (open->pflags & CV_FXF_WRITE)))
 		open->failed = -ESTALE;
-	if (open->failed || open->is_dir) {
-		verdict(req, open->failed ? open->failed : -ESTALE);
+	if (open->failed || open->is_dir || open->elsewhere) {
+		verdict(link, req, open->failed ? open->failed : -ESTALE);
 		return false;
 	}
 	req->next = open->waiting;
@@ -687,12 +734,23 @@ static int send_all(struct sftp_link *link)
 	}
 }
 
+/* What the socket takes at once is followed by what that makes room for; bounded. */
+static int send_and_settle(struct sftp_link *link)
+{
+	int r = 1;
+
+	for (unsigned i = 0; i < SEND_ROUNDS && r > 0 && !link->broken; i++) {
+		r = send_all(link);
+		if (r == 0)
+			r = cv_ssh_settle(link->session.ssh);
+	}
+	return r < 0 ? r : 0;
+}
+
 static void after_turn(struct sftp_link *link, int r)
 {
 	if (r == 0 && !link->broken)
-		r = send_all(link);
-	if (r == 0 && !link->broken)
-		r = cv_ssh_settle(link->session.ssh);
+		r = send_and_settle(link);
 	if (r == 0 && !link->broken) {
 		(void)cv_loop_modify(link->loop, &link->watch, cv_ssh_want(link->session.ssh));
 		return;
@@ -720,15 +778,28 @@ static void on_ready(struct cv_watch *watch, uint32_t events)
 		after_turn(link, cv_ssh_turn(link->session.ssh));
 }
 
+bool sftp_link_room(const struct sftp_link *link, int kind)
+{
+	size_t limit = kind == SFTP_READS ? link->read_limit : link->write_limit;
+
+	/* A line that is down takes everything: it may have to be given up together. */
+	return link->state != SFTP_LINK_UP || link->bulk_bytes[kind] < limit + BACKLOG;
+}
+
 void sftp_link_submit(struct sftp_link *link, struct sftp_request *req)
 {
+	size_t *bulk = bulk_count(link, req);
+
 	note_busy(link);
 	req->order = ++link->order;
 	req->queued_ns = cv_loop_now_ns(link->loop);
 	req->retried = false;
-	req->behind_writes = req->open && req->open->writes > 0 && req->type != CV_FXP_READ;
+	if (req->open && req->open->writes > 0 && req->type != CV_FXP_READ)
+		req->behind_writes = true;
 	if (req->type == CV_FXP_WRITE)
 		req->open->writes++;
+	if (bulk)
+		*bulk += req->size;
 	queue_push(queue_of(link, req), req);
 	if (link->state == SFTP_LINK_UP)
 		cv_loop_defer(link->loop, &link->flush);
@@ -895,7 +966,7 @@ static int on_reply(void *user, uint8_t type, uint32_t id, uint8_t *body, size_t
 		link->bytes_read += size;
 	else if (req->type == CV_FXP_WRITE && reply.error == 0)
 		link->bytes_written += req->size;
-	answer(req, &reply);
+	answer(link, req, &reply);
 	return 0;
 }
 
@@ -914,7 +985,7 @@ static void fail_overdue_queue(struct sftp_link *link, struct sftp_queue *q, uin
 	while ((req = old.head)) {
 		old.head = req->next;
 		if (all || now - req->queued_ns >= limit)
-			verdict(req, -ETIMEDOUT); /* may submit: that lands in q */
+			verdict(link, req, -ETIMEDOUT); /* may submit: that lands in q */
 		else
 			queue_insert(q, req);
 	}
@@ -1035,7 +1106,7 @@ static void reopen_end(struct reopening *r, int error)
 		for (req = open->waiting, open->waiting = NULL; req; req = next) {
 			next = req->next;
 			if (error)
-				verdict(req, error);
+				verdict(link, req, error);
 			else
 				queue_insert(queue_of(link, req), req);
 		}
@@ -1135,7 +1206,7 @@ static void reopen_submit(struct sftp_link *link, struct sftp_open *open)
 
 		free(r);
 		open->waiting = req->next; /* the one just put there */
-		verdict(req, -ENOMEM);
+		verdict(link, req, -ENOMEM);
 		return;
 	}
 	r->link = link;
@@ -1145,6 +1216,13 @@ static void reopen_submit(struct sftp_link *link, struct sftp_open *open)
 	r->req.done = reopen_open_done;
 	open->reopen = &r->req;
 	sftp_link_submit(link, &r->req);
+}
+
+void sftp_open_take(struct sftp_open *open, const struct sftp_reply *reply, uint64_t generation)
+{
+	open->handle.size = (uint16_t)reply->size;
+	memcpy(open->handle.data, reply->body, reply->size);
+	open->generation = generation;
 }
 
 void sftp_open_release(struct sftp_link *link, struct sftp_open *open)
@@ -1158,13 +1236,8 @@ void sftp_open_release(struct sftp_link *link, struct sftp_open *open)
 
 /* ---- life ---- */
 
-int sftp_link_start(struct sftp_link *link, const struct cv_dict *options, struct cv_loop *loop,
-		    uint64_t mount_timeout_ms, struct cv_err *err)
+static void link_init(struct sftp_link *link, const struct cv_dict *options, struct cv_loop *loop)
 {
-	uint64_t deadline = cv_now_ns() + mount_timeout_ms * MS;
-	struct sftp_job *job;
-	int r;
-
 	memset(link, 0, sizeof(*link));
 	link->loop = loop;
 	link->options = options;
@@ -1182,6 +1255,35 @@ int sftp_link_start(struct sftp_link *link, const struct cv_dict *options, struc
 	queue_init(&link->writes);
 	for (size_t i = 0; i < SFTP_IN_FLIGHT_MAX; i++)
 		link->slots[i] = (uint16_t)i;
+}
+
+struct sftp_link *sftp_link_further(const struct sftp_link *first, void *owner,
+				    void (*changed)(struct sftp_link *link))
+{
+	struct sftp_link *link = malloc(sizeof(*link));
+	char *root = strdup(first->session.root);
+
+	if (!link || !root) {
+		free(link);
+		free(root);
+		return NULL;
+	}
+	link_init(link, first->options, first->loop);
+	link->further = true;
+	link->owner = owner;
+	link->changed = changed;
+	link->session.root = root;
+	return link;
+}
+
+int sftp_link_start(struct sftp_link *link, const struct cv_dict *options, struct cv_loop *loop,
+		    uint64_t mount_timeout_ms, struct cv_err *err)
+{
+	uint64_t deadline = cv_now_ns() + mount_timeout_ms * MS;
+	struct sftp_job *job;
+	int r;
+
+	link_init(link, options, loop);
 	r = job_start(link, mount_timeout_ms, 0, NULL, NULL, &job);
 	if (r < 0)
 		return cv_fail(err, r, "sftp: cannot start a thread: %s", cv_strerror(r));
@@ -1210,8 +1312,6 @@ int sftp_link_start(struct sftp_link *link, const struct cv_dict *options, struc
 
 void sftp_link_stop(struct sftp_link *link)
 {
-	struct sftp_queue *queues[] = { &link->meta, &link->reads, &link->writes };
-
 	/* The last CLOSEs; what does not go now ends with the connection. */
 	if (link->state == SFTP_LINK_UP)
 		(void)send_all(link);
@@ -1229,15 +1329,10 @@ void sftp_link_stop(struct sftp_link *link)
 
 		if (req) {
 			release_slot(link, req);
-			verdict(req, -EIO);
+			verdict(link, req, -EIO);
 		}
 	}
-	for (size_t i = 0; i < CV_ARRAY_SIZE(queues); i++) {
-		struct sftp_request *req;
-
-		while ((req = queue_pop(queues[i])))
-			verdict(req, -EIO);
-	}
+	end_all(link, -EIO);
 	reset_stream(link);
 	cv_sftp_out_release(&link->stage);
 }

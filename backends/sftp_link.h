@@ -57,11 +57,12 @@ struct sftp_handle {
 
 /* An open file or directory as the link sees it: handles die with their connection. */
 struct sftp_open {
-	char *path;		   /* owned; full remote path, for opening it again */
-	uint32_t pflags;	   /* enum cv_sftp_pflags, without CREAT, TRUNC and EXCL */
-	bool is_dir;		   /* not reopened by the link: its requests end with -ESTALE */
-	bool gone;		   /* its name was removed or replaced: it cannot be opened again */
-	int failed;		   /* -errno: it cannot be opened again, for good */
+	char *path;	 /* owned; full remote path, for opening it again */
+	uint32_t pflags; /* enum cv_sftp_pflags, without CREAT, TRUNC and EXCL */
+	bool is_dir;	 /* not reopened by the link: its requests end with -ESTALE */
+	bool elsewhere;	 /* has a twin on another connection: ends with -ESTALE when this is lost */
+	bool gone;	 /* its name was removed or replaced: it cannot be opened again */
+	int failed;	 /* -errno: it cannot be opened again, for good */
 	struct sftp_handle handle; /* of connection `generation` */
 	uint64_t generation;	   /* ready for use on that connection; 0: none */
 	unsigned writes;	   /* not answered so far */
@@ -115,6 +116,8 @@ struct sftp_queue {
 	struct sftp_request **tail;
 };
 
+enum { SFTP_READS, SFTP_WRITES }; /* kinds of bulk */
+
 enum sftp_link_state {
 	SFTP_LINK_DOWN, /* waiting to try again, or trying */
 	SFTP_LINK_UP,
@@ -124,6 +127,13 @@ enum sftp_link_state {
 struct sftp_job;
 
 struct sftp_link {
+	/* One beside the first: connects when told to, and what it has not answered when it is lost
+	 * ends with -ESTALE. */
+	bool further;
+	bool fits;	 /* further, the owner's: leads to the same server as the first */
+	uint64_t beside; /* likewise: as was seen with this generation of the first */
+	void *owner;
+	void (*changed)(struct sftp_link *link); /* further: came up, did not, or is lost */
 	struct cv_loop *loop;
 	const struct cv_dict *options;
 	bool soft;
@@ -160,7 +170,8 @@ struct sftp_link {
 	struct sftp_request *direct; /* WRITE whose data goes over without a copy */
 	size_t direct_off;
 
-	size_t read_bytes; /* in flight */
+	size_t bulk_bytes[2]; /* of READs and WRITEs submitted and not answered */
+	size_t read_bytes;    /* in flight */
 	size_t write_bytes;
 	size_t read_limit;
 	size_t write_limit;
@@ -184,12 +195,21 @@ struct sftp_link {
  */
 int sftp_link_start(struct sftp_link *link, const struct cv_dict *options, struct cv_loop *loop,
 		    uint64_t mount_timeout_ms, struct cv_err *err);
+/* One more to the same server and root, for when sftp_link_try() says. NULL: out of memory. */
+struct sftp_link *sftp_link_further(const struct sftp_link *first, void *owner,
+				    void (*changed)(struct sftp_link *link));
+/* May more of that kind be submitted, so that the line stays busy and others can have the rest? */
+bool sftp_link_room(const struct sftp_link *link, int kind);
+/* Starts to connect, unless it does already; changed() tells how that went. */
+void sftp_link_try(struct sftp_link *link);
 /* Ends everything; no request is left by contract, except our own CLOSEs. */
 void sftp_link_stop(struct sftp_link *link);
 void sftp_link_submit(struct sftp_link *link, struct sftp_request *req);
 /* Gives handle back to the server without waiting for the answer. */
 void sftp_link_close_handle(struct sftp_link *link, const struct sftp_handle *handle,
 			    uint64_t generation);
+/* The handle of an OPEN's or OPENDIR's successful answer. */
+void sftp_open_take(struct sftp_open *open, const struct sftp_reply *reply, uint64_t generation);
 /* Frees what open owns, closing its handle. Nobody waits for it. */
 void sftp_open_release(struct sftp_link *link, struct sftp_open *open);
 

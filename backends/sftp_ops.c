@@ -349,6 +349,7 @@ void sftp_file_free(struct sftp_engine *e, struct cv_file *file)
 	*file->link = file->next;
 	if (file->next)
 		file->next->link = file->link;
+	sftp_bulk_forget(e, file);
 	sftp_open_release(&e->link, &file->open);
 	free(file);
 }
@@ -689,6 +690,16 @@ static bool needs_stat(struct sftp_call *call)
 	return (m & SET_ATIME) && !(m & SET_MTIME);
 }
 
+static void setattr_start(struct sftp_call *call)
+{
+	if (needs_stat(call)) {
+		request_stat(call, 0);
+		sftp_call_send(call, 1, setattr_stat_done);
+	} else {
+		setattr_next(call);
+	}
+}
+
 void sftp_op_setattr(void *conn, struct cv_op *op, const struct cv_object *obj,
 		     struct cv_file *file, const struct cv_setattr *set)
 {
@@ -711,11 +722,13 @@ void sftp_op_setattr(void *conn, struct cv_op *op, const struct cv_object *obj,
 	if (e->have_gid && (m & CV_SET_GID) && set->gid == e->gid)
 		m &= ~(unsigned)CV_SET_GID;
 	call->mask = m & (SET_OWNER | SET_TIMES | CV_SET_SIZE | CV_SET_MODE);
-	if (needs_stat(call)) {
-		request_stat(call, 0);
-		sftp_call_send(call, 1, setattr_stat_done);
+	/* Behind the writes that were started before it. */
+	if (call->file && call->file->loose_writes) {
+		call->then = setattr_start;
+		call->next_parked = call->file->parked;
+		call->file->parked = call;
 	} else {
-		setattr_next(call);
+		setattr_start(call);
 	}
 }
 

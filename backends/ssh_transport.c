@@ -216,14 +216,6 @@ static int broken(struct cv_ssh *ssh)
 	return -ECONNRESET;
 }
 
-int cv_ssh_settle(struct cv_ssh *ssh)
-{
-	if (!(ssh_get_poll_flags(ssh->session) & SSH_WRITE_PENDING) ||
-	    (ssh_get_status(ssh->session) & SSH_WRITE_PENDING))
-		return 0;
-	return turn(ssh) < 0 ? broken(ssh) : 0;
-}
-
 /* The window is topped up once per quarter, outside the callbacks. */
 static void raise_window(struct cv_ssh *ssh)
 {
@@ -235,6 +227,17 @@ static void raise_window(struct cv_ssh *ssh)
 	n = ssh_channel_read_timeout(ssh->channel, ssh->window_buf, ssh->window, 0, 0);
 	if (n > 0 && ssh->data)
 		ssh->data(ssh->user, ssh->window_buf, (size_t)n);
+}
+
+int cv_ssh_settle(struct cv_ssh *ssh)
+{
+	if (!(ssh_get_poll_flags(ssh->session) & SSH_WRITE_PENDING) ||
+	    (ssh_get_status(ssh->session) & SSH_WRITE_PENDING))
+		return 0;
+	if (turn(ssh) < 0)
+		return broken(ssh);
+	raise_window(ssh);
+	return 1;
 }
 
 int cv_ssh_turn(struct cv_ssh *ssh)
@@ -323,6 +326,17 @@ void cv_ssh_provoke(struct cv_ssh *ssh)
 uint64_t cv_ssh_bytes_in(const struct cv_ssh *ssh)
 {
 	return ssh->counter.in_bytes;
+}
+
+bool cv_ssh_same_peer(const struct cv_ssh *a, const struct cv_ssh *b)
+{
+	struct sockaddr_storage peers[2] = { 0 };
+	socklen_t sizes[2] = { sizeof(peers[0]), sizeof(peers[1]) };
+
+	if (getpeername(a->fd, (struct sockaddr *)&peers[0], &sizes[0]) < 0 ||
+	    getpeername(b->fd, (struct sockaddr *)&peers[1], &sizes[1]) < 0)
+		return false;
+	return sizes[0] == sizes[1] && memcmp(&peers[0], &peers[1], sizes[0]) == 0;
 }
 
 const char *cv_ssh_server(const struct cv_ssh *ssh)

@@ -44,7 +44,8 @@ uint32_t cv_ssh_want(const struct cv_ssh *ssh); /* EPOLLIN, perhaps EPOLLOUT */
 int cv_ssh_turn(struct cv_ssh *ssh);
 /*
  * After sending, when all has gone out: spares the wake-up that would only tell the library so.
- * Results as cv_ssh_turn().
+ * Returns 1 when it has been told (more may be sent, or has come in, now), 0 when there was nothing
+ * to tell, or -errno as cv_ssh_turn().
  */
 int cv_ssh_settle(struct cv_ssh *ssh);
 const char *cv_ssh_error(const struct cv_ssh *ssh);
@@ -60,6 +61,8 @@ void cv_ssh_set_window(struct cv_ssh *ssh, uint32_t size_bytes);
 void cv_ssh_provoke(struct cv_ssh *ssh);
 uint64_t cv_ssh_bytes_in(const struct cv_ssh *ssh); /* of the socket */
 
+/* Do both lead to the same address and port? Through jump hosts that cannot be seen: yes. */
+bool cv_ssh_same_peer(const struct cv_ssh *a, const struct cv_ssh *b);
 const char *cv_ssh_server(const struct cv_ssh *ssh); /* identification string, "SSH-2.0-…" */
 const char *cv_ssh_cipher(const struct cv_ssh *ssh);
 

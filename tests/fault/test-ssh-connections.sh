@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# TIME LIMIT: 240
+# Large files use several connections; one of them, or all, may be lost at any time without an error
+# or a wrong byte.
+# shellcheck source=tests/lib.sh
+. "$(dirname "$0")/../lib.sh"
+sandbox "$@"
+LIMIT=90
+
+start_engine sftp
+mount_volume "$SOURCE" "$T/mnt" "$OPTIONS,connections=3" || bail "mount"
+head -c 48000000 /dev/urandom >"$T/tmp/data"
+touch -d @1500000000 "$T/tmp/data"
+
+sessions() {
+	ssh_sessions | wc -l
+}
+sessions_at_least() {
+	[ "$(sessions)" -ge "$1" ]
+}
+
+kill_one() {
+	local pid
+	pid=$(ssh_sessions | "$1" -n 1)
+	[ -z "$pid" ] || kill_tree "$pid"
+}
+
+# Reads and writes large files until told to stop; says what went wrong.
+work() {
+	local i
+	for ((i = 0; ; i++)); do
+		cp -p "$T/tmp/data" "$T/mnt/w$((i % 2))" || return 1
+		cmp "$T/tmp/data" "$SSH_ROOT/w$((i % 2))" || return 1
+		[ "$(stat -c %Y "$SSH_ROOT/w$((i % 2))")" = 1500000000 ] || {
+			echo "cp -p: the time is not kept"
+			return 1
+		}
+		echo 1 >/proc/sys/vm/drop_caches
+		cmp "$T/tmp/data" "$T/mnt/w$((i % 2))" || return 1
+		[ ! -e "$T/tmp/stop" ] || break
+	done
+	echo "fine"
+}
+check_equal "one connection before there is anything to move" 1 "$(sessions)"
+# Whatever has its name meanwhile, what goes to an open file goes to no other.
+(
+	exec 7>"$T/mnt/moved"
+	head -c 24000000 "$T/tmp/data" >&7
+	mv "$SSH_ROOT/moved" "$SSH_ROOT/moved-away"
+	echo other >"$SSH_ROOT/moved"
+	tail -c +24000001 "$T/tmp/data" >&7
+)
+check "a file renamed on the server while it is written: its bytes" cmp "$T/tmp/data" "$SSH_ROOT/moved-away"
+check_equal "a file renamed on the server while it is written: the other's" other "$(cat "$SSH_ROOT/moved")"
+work >"$T/tmp/out" 2>&1 &
+worker=$!
+check "large files get further connections" wait_for 30 sessions_at_least 3
+kills=0
+for i in {1..12}; do
+	sleep 0.7
+	# The first and the last that logged in, and now and then all of them.
+	case $((i % 3)) in
+	0) kill_ssh_sessions ;;
+	1) kill_one tail ;;
+	2) kill_one head ;;
+	esac
+	kills=$((kills + 1))
+	alive "$worker" || break
+done
+touch "$T/tmp/stop"
+check "connections lost under reading and writing: it ends" wait_for 120 gone "$worker"
+check_equal "connections lost under reading and writing: every byte and time is right" fine "$(cat "$T/tmp/out")"
+check_equal "all kills fell into it" 12 "$kills"
+
+check "unmount" unmount_volume "$T/mnt"
+check "nothing is left" wait_nothing_left 10
+finish
