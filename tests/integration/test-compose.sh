@@ -12,7 +12,7 @@ start_ganesha
 start_dockerd
 import_images || bail "docker import"
 start_cvol
-mkdir -p "$T/home/tester/data" "$SSH_ROOT/rclone" "$NFS_ROOT"/{local,netshare,trajano,csi}
+mkdir -p "$T/home/tester/data" "$SSH_ROOT/rclone" "$NFS_ROOT"/{local,local4,netshare,trajano,csi}
 chown 12345:12345 "$T/home/tester/data"
 
 # driver_opts FILE: "name=value" a line, as in the file's one volume.
@@ -46,6 +46,7 @@ works vieux-sshfs "$T/home/tester/data"
 works rclone "$SSH_ROOT/rclone"
 works rclone-remote "$SSH_ROOT/rclone"
 works local-nfs "$NFS_ROOT/local"
+works local-nfs4 "$NFS_ROOT/local4"
 works netshare "$NFS_ROOT/netshare/project_netshare"
 works trajano-nfs "$NFS_ROOT/trajano"
 works csi-nfs "$NFS_ROOT/csi/project_csi-nfs"
