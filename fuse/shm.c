@@ -97,12 +97,36 @@ static int slots_grow(struct cv_shm *shm)
 	return 0;
 }
 
+static uint8_t *large_buffer(struct cv_shm *shm, uint32_t i)
+{
+	return shm->large + (size_t)i * CV_LARGE_SIZE;
+}
+
+static int large_tighten(struct cv_shm *shm, uint32_t i)
+{
+	int r = make_resident(shm, large_buffer(shm, i), CV_LARGE_SIZE);
+
+	if (r == 0)
+		shm->large_loose[i] = false;
+	return r;
+}
+
+/* The kernel has copied what it had to; reading a page may fault. */
+static void large_loosen(struct cv_shm *shm, uint32_t i, size_t used)
+{
+	uint8_t *buf = large_buffer(shm, i);
+	size_t keep = (used + 4095) & ~(size_t)4095;
+
+	shm->large_loose[i] = true;
+	if (shm->can_lock)
+		(void)munlock(buf, keep);
+	drop_pages(shm, buf + keep, CV_LARGE_SIZE - keep);
+}
+
 static int large_grow(struct cv_shm *shm)
 {
 	uint32_t i = shm->large_ready;
-	int r = i < CV_LARGE_COUNT
-			? make_resident(shm, shm->large + (size_t)i * CV_LARGE_SIZE, CV_LARGE_SIZE)
-			: -ENOSPC;
+	int r = i < CV_LARGE_COUNT ? large_tighten(shm, i) : -ENOSPC;
 
 	if (r < 0)
 		return r;
@@ -119,8 +143,11 @@ static int buffers_grow(struct cv_shm *shm)
 
 	while (r == 0 && (shm->slots_ready == 0 || shm->slots_ready < slots))
 		r = slots_grow(shm);
-	while (r == 0 && (shm->large_ready < CV_LARGE_IDLE || shm->large_ready < large))
+	while (r == 0 && shm->large_ready < CV_LARGE_IDLE)
 		r = large_grow(shm);
+	/* What is in them is there; they are made ready when they are used again. */
+	for (; r == 0 && shm->large_ready < large && large <= CV_LARGE_COUNT; shm->large_ready++)
+		shm->large_loose[shm->large_ready] = true;
 	return r;
 }
 
@@ -267,11 +294,13 @@ void cv_shm_slot_put(struct cv_shm *shm, struct cv_slot *slot)
 uint8_t *cv_shm_receive_buffer(struct cv_shm *shm, struct cv_slot *slot)
 {
 	for (uint32_t i = 0; i < CV_LARGE_COUNT; i++) {
-		uint8_t *buf = shm->large + (size_t)i * CV_LARGE_SIZE;
+		uint8_t *buf = large_buffer(shm, i);
 
 		if (shm->large_used[i])
 			continue;
 		if (i >= shm->large_ready && large_grow(shm) < 0)
+			return NULL;
+		if (shm->large_loose[i] && large_tighten(shm, i) < 0)
 			return NULL;
 		shm->large_used[i] = true;
 		shm->large_in_use++;
@@ -307,13 +336,15 @@ uint8_t *cv_shm_slot_publish(struct cv_shm *shm, struct cv_slot *slot, size_t si
 		slot->large = -1;
 		shm->large_used[large] = false;
 		shm->large_in_use--;
+	} else if (shm->large_in_use > CV_LARGE_PINNED) {
+		large_loosen(shm, (uint32_t)large, size_bytes);
 	}
 	return buf;
 }
 
 uint8_t *cv_shm_slot_request(struct cv_shm *shm, struct cv_slot *slot)
 {
-	return slot->large >= 0 ? shm->large + (size_t)slot->large * CV_LARGE_SIZE
+	return slot->large >= 0 ? large_buffer(shm, (uint32_t)slot->large)
 				: shm->small + (size_t)(slot - shm->slots) * CV_SMALL_SIZE;
 }
 
@@ -388,8 +419,8 @@ void cv_shm_trim(struct cv_shm *shm)
 	while (shm->large_ready > CV_LARGE_IDLE && !shm->large_used[shm->large_ready - 1]) {
 		shm->large_ready--;
 		shm->state->large_ready = shm->large_ready;
-		drop_pages(shm, shm->large + (size_t)shm->large_ready * CV_LARGE_SIZE,
-			   CV_LARGE_SIZE);
+		shm->large_loose[shm->large_ready] = false;
+		drop_pages(shm, large_buffer(shm, shm->large_ready), CV_LARGE_SIZE);
 	}
 	while (shm->slots_ready > CV_SLOTS_IDLE) {
 		uint32_t first = shm->slots_ready - CV_SLOTS_IDLE;

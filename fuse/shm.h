@@ -30,7 +30,9 @@
 #define CV_LARGE_SIZE (CV_MAX_IO + 64u * 1024) /* a 1 MiB write and its header */
 /* Each writer that waits for a server holds one, and when none is left the kernel is not read any
  * more, not even that a waiting process was killed: so many that this needs that many writers. */
-#define CV_LARGE_COUNT	  512
+#define CV_LARGE_COUNT 512
+/* With more of them in use, what waits is unlocked and keeps only the pages its data fills. */
+#define CV_LARGE_PINNED	  64
 #define CV_LARGE_IDLE	  2 /* with CV_SLOTS_IDLE: under 3 MiB pinned for an idle mount */
 #define CV_WB_BUFFER_SIZE CV_MAX_IO
 #define CV_WB_BUFFERS	  128
@@ -195,6 +197,7 @@ struct cv_shm {
 	uint32_t slot_hint;
 	uint32_t slots_used;
 	bool large_used[CV_LARGE_COUNT];
+	bool large_loose[CV_LARGE_COUNT]; /* not resident as a whole, or not locked */
 	uint32_t large_in_use;
 	uint64_t next_sequence;
 	uint64_t uniques[CV_SLOTS]; /* of RECEIVED slots; 0: none */

@@ -49,9 +49,9 @@ static void hard_link_nlink(void)
 /* The last of several names goes away while the file is open, whatever order they go in. */
 static void hard_link_open(void)
 {
-	static const char *const orders[][3] = {
-		{ "a", "b", "c" }, { "c", "b", "a" }, { "b", "a", "c" }
-	};
+	static const char *const orders[][3] = { { "a", "b", "c" },
+						 { "c", "b", "a" },
+						 { "b", "a", "c" } };
 	char buf[16];
 	int fd;
 
