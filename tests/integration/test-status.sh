@@ -91,6 +91,14 @@ stop_cvol
 start_cvol
 check "a new daemon: nothing was lost" test "$(get media .operations)" -ge "$before"
 
+# So does the worker that takes over from a killed one.
+before=$(get media .operations)
+kill -KILL "$(get media .worker)"
+cp "$T/tmp/data" "$p/data3"
+replaced() { [ "$(status_of media .counters.workers)" = 2 ]; }
+check "a killed worker: replaced, and counted" wait_for 10 replaced
+check "nothing was lost" test "$(get media .operations)" -gt "$before"
+
 check "check" "$CVOL" check media "${at[@]}"
 check_match "says so" 'media: ok' "$OUT"
 check "check: a directory" "$CVOL" check "$p" --socket "$T/none"
