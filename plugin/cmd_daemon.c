@@ -195,11 +195,16 @@ static void start_history(struct daemon *d)
 /* Opt-in. A port that is taken is no reason to keep containers from their volumes. */
 static int start_monitor(struct daemon *d, struct cv_err *err)
 {
+	cv_cleanup_site struct cv_site site = CV_SITE_INIT;
+	const char *address = d->metrics_listen;
 	int fd, r;
 
-	if (!d->metrics_listen)
+	/* Whatever is wrong with the file is said by each volume that needs it. */
+	if (!address && cv_site_load(d->config_dir, &site, NULL) == 0)
+		address = site.metrics_listen;
+	if (!address)
 		return 0;
-	r = cv_server_listen_tcp(d->metrics_listen, &fd, err);
+	r = cv_server_listen_tcp(address, &fd, err);
 	if (r == 0)
 		r = cv_server_start(fd, CV_MONITOR_BODY_MAX, &cv_monitor_handler, &d->driver,
 				    &d->monitor, err);
@@ -208,7 +213,7 @@ static int start_monitor(struct daemon *d, struct cv_err *err)
 	if (r < 0)
 		cv_warning("no metrics and no status page: %s", err->text);
 	else
-		cv_info("status page and metrics on http://%s/", d->metrics_listen);
+		cv_info("status page and metrics on http://%s/", address);
 	return 0;
 }
 

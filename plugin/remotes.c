@@ -24,6 +24,7 @@
 void cv_site_release(struct cv_site *site)
 {
 	free(site->default_remote);
+	free(site->metrics_listen);
 	cv_dict_release(&site->defaults);
 	*site = (struct cv_site)CV_SITE_INIT;
 }
@@ -77,7 +78,8 @@ static int optional_dict(struct json_object *root, const char *key, struct cv_di
 
 int cv_site_parse(const char *data, size_t size, struct cv_site *ret, struct cv_err *err)
 {
-	static const char *const known[] = { "$schema", "default_remote", "defaults", NULL };
+	static const char *const known[] = { "$schema", "default_remote", "defaults",
+					     "metrics_listen", NULL };
 	cv_cleanup_json struct json_object *root = cv_json_parse(data, size, FILE_MAX, err);
 	cv_cleanup_site struct cv_site site = CV_SITE_INIT;
 	cv_cleanup_dict struct cv_dict given = CV_DICT_INIT;
@@ -91,6 +93,8 @@ int cv_site_parse(const char *data, size_t size, struct cv_site *ret, struct cv_
 	if (r == 0 && site.default_remote && !cv_remote_name_ok(site.default_remote))
 		r = cv_fail(err, EBADMSG, "default_remote: '%s' is not the name of a remote",
 			    site.default_remote);
+	if (r == 0 && json_object_object_get_ex(root, "metrics_listen", NULL))
+		r = cv_json_get_text(root, "metrics_listen", &site.metrics_listen, err);
 	if (r == 0)
 		r = optional_dict(root, "defaults", &given, err);
 	if (r == 0)

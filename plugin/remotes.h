@@ -18,10 +18,11 @@
 struct cv_site {	      /* cvol.json */
 	char *default_remote; /* owned; NULL: none */
 	struct cv_dict defaults;
+	char *metrics_listen; /* owned; as for cvol daemon --metrics-listen; NULL: nowhere */
 };
 #define CV_SITE_INIT                                                                               \
 	{                                                                                          \
-		NULL, CV_DICT_INIT                                                                 \
+		NULL, CV_DICT_INIT, NULL                                                           \
 	}
 void cv_site_release(struct cv_site *site);
 #define cv_cleanup_site __attribute__((cleanup(cv_site_release)))

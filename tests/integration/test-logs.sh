@@ -18,7 +18,7 @@ lines_of() { # LEVEL: of the worker of media
 
 raw_ok Create "{\"Name\":\"media\",\"Opts\":{\"source\":\"$SOURCE\"}}" >/dev/null || bail "create"
 p=$(raw_ok Mount '{"Name":"media","ID":"one"}' | jq -r .Mountpoint)
-check "mounted" is_mounted "$p"
+check "mounted" is_mounted "$p" || bail "nothing to look at"
 check "each line is an object with a level and a message" jq -es 'length > 2 and all(.level and .message and .time and .program)' "$log"
 check_match "of the daemon" '"program":"cvol",' "$(cat "$log")"
 check_equal "nothing at debug level" 0 "$(jq -c 'select(.level == "debug")' "$log" | wc -l)"

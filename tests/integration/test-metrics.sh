@@ -28,7 +28,7 @@ raw_ok Create "$(jq -nc --arg s "$SOURCE" '{Name: "media", Opts: {source: $s}}')
 raw_ok Create "$(jq -nc --arg n "$odd" '{Name: $n}')" >/dev/null || bail "create"
 raw_ok Create '{"Name":"away","Opts":{"source":"nfs://127.0.0.1/nowhere","password":"x"}}' >/dev/null 2>&1
 p=$(raw_ok Mount '{"Name":"media","ID":"one"}' | jq -r .Mountpoint)
-check "mounted" is_mounted "$p"
+check "mounted" is_mounted "$p" || bail "nothing to look at"
 head -c 2500000 /dev/urandom >"$p/data"
 stat "$p/missing" >/dev/null 2>&1
 dd if="$p/data" of=/dev/null bs=64k iflag=direct 2>/dev/null
@@ -145,6 +145,18 @@ check_fails "not for everybody" refused "0.0.0.0:$port"
 check_match "and says what to do" 'not a loopback address.*in front of 127.0.0.1' "$OUT"
 check_fails "nonsense" refused nowhere
 check_match "is explained" "127.0.0.1:9123" "$OUT"
+
+# From the configuration file, too; a port that is taken keeps nobody from their volumes.
+stop_cvol
+mkdir -p "$T/etc-cvol"
+echo "{\"metrics_listen\": \"127.0.0.1:$port\"}" >"$T/etc-cvol/cvol.json"
+start_cvol --config-dir "$T/etc-cvol"
+check "cvol.json: metrics" test -n "$(metric 'cvol_written_bytes_total{volume="media"}')"
+stop_cvol
+start_cvol --metrics-listen "127.0.0.1:$NFS_PORT"
+check "a port that is taken: volumes work" raw_ok Get '{"Name":"media"}'
+stop_cvol
+start_cvol --metrics-listen "127.0.0.1:$port"
 
 raw_ok Unmount '{"Name":"media","ID":"one"}' >/dev/null
 check_equal "not mounted: no series" "" "$(metric 'cvol_written_bytes_total{volume="media"}')"

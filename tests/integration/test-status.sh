@@ -30,7 +30,7 @@ raw_ok Create "{\"Name\":\"media\",\"Opts\":$opts}" >/dev/null || bail "create"
 check_equal "not mounted: idle" idle "$(get media .state)"
 check_equal "nothing was counted yet" null "$(get media .operations)"
 p=$(raw_ok Mount '{"Name":"media","ID":"one"}' | jq -r .Mountpoint)
-check "mounted" is_mounted "$p"
+check "mounted" is_mounted "$p" || bail "nothing to look at"
 
 head -c 3000000 /dev/urandom >"$T/tmp/data"
 cp "$T/tmp/data" "$p/data"
