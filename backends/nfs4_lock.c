@@ -323,8 +323,11 @@ static void got_setlk(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 		got_unlock(q, status, x);
 		return;
 	}
-	if (q->v4.status == CV_NFS4ERR_DENIED && q->v4.wait && !op->abandoned) {
-		ask_later(q);
+	if (q->v4.status == CV_NFS4ERR_DENIED && q->v4.wait) {
+		if (op->abandoned)
+			cv_nfs_finish(q, -EINTR);
+		else
+			ask_later(q);
 		return;
 	}
 	if (status == 0) {

@@ -1,0 +1,580 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * NFSv4.1 against a server played by the test, for what a real one does rarely: calls that come
+ * twice, answers that were not kept, lost sessions and lost opens, locks that are in the way. And
+ * the names of owners.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "backends/nfs4.h"
+#include "config/log.h"
+#include "tests/unit/rpc_server.h"
+
+#define OPS_AT	  64 /* of a call: RPC header with AUTH_SYS, no groups, name "cvol" */
+#define SEQ_AT	  (OPS_AT + 12)
+#define SESSION	  "SESSIONSESSIONSE"
+#define TYPE_REG  1
+#define NO_ANSWER 100 /* ms in which nothing may come */
+
+struct run {
+	struct cv_op op;
+	int count;
+	ssize_t result;
+	uint8_t data[64];
+};
+
+static struct cv_nfs *nfs;
+static const struct cv_cred cred = { .uid = 7, .gid = 8 };
+static const struct cv_handle dir_handle = { .size = 3, .data = "DIR" };
+static const struct cv_object dir = { .nodeid = 1, .handle = &dir_handle, .path = "" };
+static const struct cv_handle file_handle = { .size = 4, .data = "FILE" };
+static const struct cv_object file = { .nodeid = 2, .handle = &file_handle, .path = "" };
+static const struct cv_backend *const engine = &cv_backend_nfs4;
+
+/* ---- answers ---- */
+
+struct out {
+	uint8_t bytes[2048];
+	struct cv_xdr_out x;
+};
+
+/* A compound's head; status: of its last operation. */
+static void bare(struct out *o, uint32_t status)
+{
+	o->x = cv_xdr_out_init(o->bytes, sizeof(o->bytes));
+	cv_xdr_put_u32(&o->x, status);
+	cv_xdr_put_u32(&o->x, 0);
+	cv_xdr_put_u32(&o->x, 9);
+}
+
+static void put_op(struct out *o, uint32_t op, uint32_t status)
+{
+	cv_xdr_put_u32(&o->x, op);
+	cv_xdr_put_u32(&o->x, status);
+}
+
+/* With a SEQUENCE that is well, and PUTFH. */
+static void sequenced(struct out *o, uint32_t status)
+{
+	static const uint32_t rest[] = { 1, 0, 15, 15, 0 };
+
+	bare(o, status);
+	put_op(o, CV_NFS4_SEQUENCE, 0);
+	cv_xdr_put_fixed(&o->x, SESSION, CV_NFS4_SESSION_SIZE);
+	for (size_t i = 0; i < CV_ARRAY_SIZE(rest); i++)
+		cv_xdr_put_u32(&o->x, rest[i]);
+	put_op(o, CV_NFS4_PUTFH, 0);
+}
+
+static void put_attr(struct out *o, const char *owner)
+{
+	uint8_t values[128];
+	struct cv_xdr_out v = cv_xdr_out_init(values, sizeof(values));
+
+	cv_xdr_put_u32(&v, TYPE_REG);
+	cv_xdr_put_u64(&v, 1234); /* change */
+	cv_xdr_put_u64(&v, 5);	  /* size */
+	cv_xdr_put_u64(&v, 77);	  /* fileid */
+	cv_xdr_put_u32(&v, 0640);
+	cv_xdr_put_opaque(&v, owner, strlen(owner));
+	put_op(o, CV_NFS4_GETATTR, 0);
+	cv_xdr_put_u32(&o->x, 2);
+	cv_xdr_put_u32(&o->x, 1 << 1 | 1 << 3 | 1 << 4 | 1 << 20);
+	cv_xdr_put_u32(&o->x, 1 << (33 - 32) | 1 << (36 - 32));
+	cv_xdr_put_opaque(&o->x, values, (size_t)(v.p - values));
+}
+
+static void put_stateid(struct out *o, const char *other)
+{
+	cv_xdr_put_u32(&o->x, 1);
+	cv_xdr_put_fixed(&o->x, other, CV_NFS4_OTHER_SIZE);
+}
+
+static void put_opened(struct out *o, const char *other)
+{
+	put_op(o, CV_NFS4_OPEN, 0);
+	put_stateid(o, other);
+	for (int i = 0; i < 8; i++) /* change_info, rflags, no attributes, no delegation */
+		cv_xdr_put_u32(&o->x, 0);
+}
+
+static void put_data(struct out *o, const char *text)
+{
+	put_op(o, CV_NFS4_READ, 0);
+	cv_xdr_put_u32(&o->x, 1); /* eof */
+	cv_xdr_put_opaque(&o->x, text, strlen(text));
+}
+
+static void reply(const struct request *req, const struct out *o)
+{
+	size_t size = (size_t)(o->x.p - o->bytes);
+	const uint32_t words[] = { 0x80000000u | (uint32_t)(24 + size), req->xid, 1, 0, 0, 0, 0 };
+	uint8_t head[28];
+
+	assert_false(o->x.bad);
+	server_write(head, put_words(head, words, CV_ARRAY_SIZE(words)));
+	server_write(o->bytes, size);
+}
+
+/* The nth operation's number is not at a fixed place; the first one's is. */
+static void expect_first(struct request *req, uint32_t op)
+{
+	server_receive(req);
+	assert_int_equal(req->version, 4);
+	assert_int_equal(req->procedure, CV_NFS4_COMPOUND);
+	assert_int_equal(word(req->bytes + SEQ_AT), op);
+}
+
+static uint32_t seq_of(const struct request *req)
+{
+	return word(req->bytes + SEQ_AT + 4 + CV_NFS4_SESSION_SIZE);
+}
+
+static uint32_t slot_of(const struct request *req)
+{
+	return word(req->bytes + SEQ_AT + 8 + CV_NFS4_SESSION_SIZE);
+}
+
+/* ---- operations ---- */
+
+static void on_done(struct cv_op *op, ssize_t result)
+{
+	struct run *r = cv_container_of(op, struct run, op);
+
+	r->count++;
+	r->result = result;
+	if (result > 0 && op->data && (size_t)result <= sizeof(r->data))
+		memcpy(r->data, op->data, (size_t)result);
+}
+
+static struct cv_op *op_of(struct run *r)
+{
+	memset(r, 0, sizeof(*r));
+	r->op.done = on_done;
+	r->op.cred = &cred;
+	return &r->op;
+}
+
+static void expect(struct run *r, ssize_t result)
+{
+	uint64_t until = cv_now_ns() + LIMIT_MS * 1000000ull;
+
+	while (!r->count && cv_now_ns() < until)
+		assert_int_equal(cv_loop_turn(loop, 5), 0);
+	assert_int_equal(r->count, 1);
+	assert_int_equal(r->result, result);
+}
+
+static int setup(void **state)
+{
+	struct cv_rpc_config config = {
+		.host = "127.0.0.1", .program = CV_NFS_PROGRAM, .version = 4, .timeout_ms = 15000
+	};
+	struct cv_err err = { 0 };
+	int fd;
+
+	(void)state;
+	cv_log_set_level(CV_LOG_ERROR);
+	server_listen();
+	assert_int_equal(cv_loop_new(&loop), 0);
+	config.port = server.port;
+	nfs = calloc(1, sizeof(*nfs));
+	assert_non_null(nfs);
+	nfs->loop = loop;
+	nfs->rsize = nfs->wsize = 4096;
+	nfs->timeout_ms = 15000;
+	nfs->v4 = cv_nfs4_new(nfs, NULL);
+	assert_non_null(nfs->v4);
+	nfs->v4->clientid = 1;
+	nfs->v4->channel.max_slots = 4;
+	cv_nfs4_reset_slots(nfs->v4);
+	fd = cv_rpc_dial(&config, 0, cv_now_ns() + LIMIT_MS * 1000000ull, NULL, &err);
+	assert_true(fd >= 0);
+	assert_int_equal(cv_rpc_new(loop, &config, fd, &nfs->rpc), 0);
+	server_accept();
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	cv_rpc_free(nfs->rpc); /* the server played here does not answer a good-bye */
+	nfs->rpc = NULL;
+	engine->disconnect(nfs);
+	cv_close_fd(&server.fd);
+	cv_close_fd(&server.listener);
+	cv_loop_free(loop);
+	return 0;
+}
+
+static void open_file(struct run *r, struct cv_file **ret)
+{
+	struct request req;
+	struct out o;
+
+	engine->open(nfs, op_of(r), &file, O_RDWR);
+	expect_first(&req, CV_NFS4_SEQUENCE);
+	sequenced(&o, 0);
+	put_opened(&o, "OPEN-STATE-1");
+	put_attr(&o, "500");
+	reply(&req, &o);
+	expect(r, 0);
+	*ret = r->op.file;
+}
+
+/* ---- tests ---- */
+
+static void test_getattr(void **state)
+{
+	struct request req;
+	struct out o;
+	struct run r;
+
+	(void)state;
+	engine->getattr(nfs, op_of(&r), &file, NULL);
+	expect_first(&req, CV_NFS4_SEQUENCE);
+	sequenced(&o, 0);
+	put_attr(&o, "500");
+	reply(&req, &o);
+	expect(&r, 0);
+	assert_int_equal(r.op.attr.mode, S_IFREG | 0640);
+	assert_int_equal(r.op.attr.size, 5);
+	assert_int_equal(r.op.attr.ino, 77);
+	assert_int_equal(r.op.attr.change, 1234);
+	assert_int_equal(r.op.attr.uid, 500);
+	assert_int_equal(r.op.attr.gid, CV_OWNER_NOBODY); /* was not sent */
+}
+
+/* The same slot and number when it is sent twice; the next number when it was answered. */
+static void test_numbers(void **state)
+{
+	struct request first, second;
+	struct out o;
+	struct run r;
+
+	(void)state;
+	for (uint32_t seq = 1; seq <= 2; seq++) {
+		engine->getattr(nfs, op_of(&r), &file, NULL);
+		expect_first(&first, CV_NFS4_SEQUENCE);
+		server_drop();
+		server_accept();
+		expect_first(&second, CV_NFS4_SEQUENCE);
+		assert_int_equal(first.size, second.size);
+		assert_memory_equal(first.bytes, second.bytes, first.size);
+		assert_int_equal(seq_of(&second), seq);
+		assert_int_equal(slot_of(&second), 0);
+		sequenced(&o, 0);
+		put_attr(&o, "500");
+		reply(&second, &o);
+		expect(&r, 0);
+	}
+}
+
+static void test_answer_not_kept(void **state)
+{
+	struct request req;
+	struct out o;
+	struct run r;
+
+	(void)state;
+	engine->getattr(nfs, op_of(&r), &file, NULL);
+	expect_first(&req, CV_NFS4_SEQUENCE);
+	sequenced(&o, CV_NFS4ERR_RETRY_UNCACHED);
+	reply(&req, &o);
+	expect_first(&req, CV_NFS4_SEQUENCE);
+	assert_int_equal(seq_of(&req), 2);
+	sequenced(&o, 0);
+	put_attr(&o, "500");
+	reply(&req, &o);
+	expect(&r, 0);
+}
+
+/* What was sent twice, the second time to a server that has restarted. */
+static void test_removed_before(void **state)
+{
+	struct request req;
+	struct out o;
+	struct run r;
+
+	(void)state;
+	engine->unlink(nfs, op_of(&r), &dir, "a");
+	expect_first(&req, CV_NFS4_SEQUENCE);
+	sequenced(&o, 2);
+	reply(&req, &o);
+	expect(&r, -ENOENT);
+	engine->unlink(nfs, op_of(&r), &dir, "a");
+	expect_first(&req, CV_NFS4_SEQUENCE);
+	server_drop();
+	server_accept();
+	expect_first(&req, CV_NFS4_SEQUENCE);
+	sequenced(&o, 2);
+	reply(&req, &o);
+	expect(&r, 0);
+}
+
+static void serve_new_session(uint64_t clientid)
+{
+	struct request req;
+	struct out o;
+
+	expect_first(&req, CV_NFS4_EXCHANGE_ID);
+	bare(&o, 0);
+	put_op(&o, CV_NFS4_EXCHANGE_ID, 0);
+	cv_xdr_put_u64(&o.x, clientid);
+	for (int i = 0; i < 3; i++) /* sequence, flags, no protection */
+		cv_xdr_put_u32(&o.x, 0);
+	reply(&req, &o);
+	expect_first(&req, CV_NFS4_CREATE_SESSION);
+	bare(&o, 0);
+	put_op(&o, CV_NFS4_CREATE_SESSION, 0);
+	cv_xdr_put_fixed(&o.x, "ANOTHERSESSIONXX", CV_NFS4_SESSION_SIZE);
+	for (int i = 0; i < 9; i++)
+		cv_xdr_put_u32(&o.x, 4);
+	reply(&req, &o);
+}
+
+static void test_server_restarted(void **state)
+{
+	struct cv_file *f;
+	struct request req;
+	struct out o;
+	struct run r;
+
+	(void)state;
+	open_file(&r, &f);
+	engine->read(nfs, op_of(&r), f, 64, 0);
+	expect_first(&req, CV_NFS4_SEQUENCE);
+	bare(&o, CV_NFS4ERR_BADSESSION);
+	put_op(&o, CV_NFS4_SEQUENCE, CV_NFS4ERR_BADSESSION);
+	reply(&req, &o);
+	serve_new_session(2);
+	expect_first(&req, CV_NFS4_SEQUENCE); /* OPEN, CLAIM_PREVIOUS */
+	assert_memory_equal(req.bytes + SEQ_AT + 4, "ANOTHERSESSIONXX", CV_NFS4_SESSION_SIZE);
+	assert_int_equal(seq_of(&req), 1);
+	sequenced(&o, 0);
+	put_opened(&o, "OPEN-STATE-2");
+	reply(&req, &o);
+	expect_first(&req, CV_NFS4_SEQUENCE); /* RECLAIM_COMPLETE */
+	sequenced(&o, 0);
+	reply(&req, &o);
+	expect_first(&req, CV_NFS4_SEQUENCE);
+	assert_non_null(memmem(req.bytes, req.size, "OPEN-STATE-2", CV_NFS4_OTHER_SIZE));
+	sequenced(&o, 0);
+	put_data(&o, "hello");
+	reply(&req, &o);
+	expect(&r, 5);
+	assert_memory_equal(r.data, "hello", 5);
+	engine->release(nfs, f);
+}
+
+/* One open is lost, not the session: it is opened like new, and the call goes out again. */
+static void test_open_lost(void **state)
+{
+	struct cv_file *f;
+	struct request req;
+	struct out o;
+	struct run r;
+
+	(void)state;
+	open_file(&r, &f);
+	engine->read(nfs, op_of(&r), f, 64, 0);
+	expect_first(&req, CV_NFS4_SEQUENCE);
+	sequenced(&o, CV_NFS4ERR_BAD_STATEID);
+	reply(&req, &o);
+	expect_first(&req, CV_NFS4_SEQUENCE); /* OPEN */
+	sequenced(&o, 0);
+	put_opened(&o, "OPEN-STATE-3");
+	reply(&req, &o);
+	expect_first(&req, CV_NFS4_SEQUENCE);
+	assert_non_null(memmem(req.bytes, req.size, "OPEN-STATE-3", CV_NFS4_OTHER_SIZE));
+	sequenced(&o, 0);
+	put_data(&o, "x");
+	reply(&req, &o);
+	expect(&r, 1);
+	engine->release(nfs, f);
+}
+
+/* ---- locks ---- */
+
+static void serve_lock(uint32_t status)
+{
+	struct request req;
+	struct out o;
+
+	expect_first(&req, CV_NFS4_SEQUENCE);
+	sequenced(&o, status);
+	put_op(&o, CV_NFS4_LOCK, status);
+	if (status) {
+		cv_xdr_put_u64(&o.x, 0);
+		cv_xdr_put_u64(&o.x, CV_NFS4_TO_EOF);
+		cv_xdr_put_u32(&o.x, CV_NFS4_WRITE_LT);
+		cv_xdr_put_u64(&o.x, 99);
+		cv_xdr_put_opaque(&o.x, "other", 5);
+	} else {
+		put_stateid(&o, "LOCK-STATE-1");
+		put_attr(&o, "500");
+	}
+	reply(&req, &o);
+}
+
+static void serve_unlock(void)
+{
+	struct request req;
+	struct out o;
+
+	expect_first(&req, CV_NFS4_SEQUENCE);
+	assert_non_null(memmem(req.bytes, req.size, "LOCK-STATE-1", CV_NFS4_OTHER_SIZE));
+	sequenced(&o, 0);
+	put_op(&o, CV_NFS4_LOCKU, 0);
+	put_stateid(&o, "LOCK-STATE-1");
+	put_op(&o, CV_NFS4_FREE_STATEID, 0);
+	reply(&req, &o);
+}
+
+static void test_lock_ranges(void **state)
+{
+	struct cv_lock lock = { .owner = 1, .type = F_WRLCK, .start = 0, .end = 99 };
+	const struct cv_nfs4_lock *l;
+	struct cv_file *f;
+	struct run r;
+
+	(void)state;
+	open_file(&r, &f);
+	engine->setlk(nfs, op_of(&r), f, &lock, false);
+	serve_lock(0);
+	expect(&r, 0);
+	assert_true(r.op.have_attr);
+	l = nfs->v4->locks;
+	assert_int_equal(l->nranges, 1);
+	lock = (struct cv_lock){ .owner = 1, .type = F_RDLCK, .start = 40, .end = 59 };
+	engine->setlk(nfs, op_of(&r), f, &lock, false);
+	serve_lock(0);
+	expect(&r, 0);
+	assert_int_equal(l->nranges, 3); /* 0 to 39, 40 to 59, 60 to 99 */
+	lock.type = F_WRLCK;
+	engine->setlk(nfs, op_of(&r), f, &lock, false);
+	serve_lock(0);
+	expect(&r, 0);
+	assert_int_equal(l->nranges, 1);
+	assert_true(l->ranges[0].start == 0 && l->ranges[0].end == 99);
+	/* Nothing of another owner's: no call. */
+	lock = (struct cv_lock){ .owner = 2, .type = F_UNLCK, .end = CV_LOCK_EOF };
+	engine->setlk(nfs, op_of(&r), f, &lock, false);
+	expect(&r, 0);
+	lock.owner = 1;
+	engine->setlk(nfs, op_of(&r), f, &lock, false);
+	serve_unlock();
+	expect(&r, 0);
+	assert_null(nfs->v4->locks);
+	engine->release(nfs, f);
+}
+
+static void test_lock_in_the_way(void **state)
+{
+	const struct cv_lock lock = { .owner = 1, .type = F_WRLCK, .end = CV_LOCK_EOF };
+	struct cv_file *f;
+	struct run r;
+
+	(void)state;
+	open_file(&r, &f);
+	engine->setlk(nfs, op_of(&r), f, &lock, false);
+	serve_lock(CV_NFS4ERR_DENIED);
+	expect(&r, -EAGAIN);
+	assert_null(nfs->v4->locks);
+	/* Who waits asks again, and has it. */
+	engine->setlk(nfs, op_of(&r), f, &lock, true);
+	serve_lock(CV_NFS4ERR_DENIED);
+	serve_lock(CV_NFS4ERR_DENIED);
+	serve_lock(0);
+	expect(&r, 0);
+	engine->setlk(nfs, op_of(&r), f,
+		      &(struct cv_lock){ .owner = 1, .type = F_UNLCK, .end = CV_LOCK_EOF }, false);
+	serve_unlock();
+	expect(&r, 0);
+	/* Who does not wait any more asks no more. */
+	engine->setlk(nfs, op_of(&r), f, &lock, true);
+	serve_lock(CV_NFS4ERR_DENIED);
+	r.op.abandoned = true;
+	expect(&r, -EINTR);
+	assert_false(client_turns(server.fd, NO_ANSWER));
+	/* Or gives back what came too late. */
+	engine->setlk(nfs, op_of(&r), f, &lock, true);
+	r.op.abandoned = true;
+	serve_lock(0);
+	serve_unlock();
+	expect(&r, -EINTR);
+	assert_null(nfs->v4->locks);
+	engine->release(nfs, f);
+}
+
+/* ---- owners ---- */
+
+static void write_file(char *path, const char *text)
+{
+	int fd = mkstemp(path);
+
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, text, strlen(text)), (ssize_t)strlen(text));
+	(void)close(fd);
+}
+
+static void test_owners(void **state)
+{
+	char passwd[] = "/tmp/test-nfs4-XXXXXX", group[] = "/tmp/test-nfs4-XXXXXX", text[64];
+	struct cv_owners *o;
+
+	(void)state;
+	write_file(passwd, "root:x:0:0::/:\n# no line\nalice:x:1000:1000::/:\nbad:x:abc:1::/:\n\n");
+	write_file(group, "root:x:0:\nstaff:x:50:alice\n");
+	o = cv_owners_new(passwd, group);
+	assert_non_null(o);
+	assert_int_equal(cv_owners_uid(o, "4711"), 4711);
+	assert_int_equal(cv_owners_uid(o, "4294967296"), CV_OWNER_NOBODY);
+	assert_int_equal(cv_owners_uid(o, "alice@example.org"), 1000);
+	assert_int_equal(cv_owners_uid(o, "alice"), 1000);
+	assert_int_equal(cv_owners_uid(o, "12@example.org"), 12);
+	assert_int_equal(cv_owners_uid(o, "mallory@example.org"), CV_OWNER_NOBODY);
+	assert_int_equal(cv_owners_uid(o, "bad@example.org"), CV_OWNER_NOBODY);
+	assert_int_equal(cv_owners_uid(o, ""), CV_OWNER_NOBODY);
+	assert_int_equal(cv_owners_gid(o, "staff@example.org"), 50);
+	assert_int_equal(cv_owners_gid(o, "alice@example.org"), CV_OWNER_NOBODY);
+	cv_owners_format(o, false, false, 1000, text, sizeof(text));
+	assert_string_equal(text, "1000");
+	cv_owners_format(o, false, true, 1000, text, sizeof(text));
+	assert_string_equal(text, "alice@example.org");
+	cv_owners_format(o, true, true, 50, text, sizeof(text));
+	assert_string_equal(text, "staff@example.org");
+	cv_owners_format(o, true, true, 51, text, sizeof(text));
+	assert_string_equal(text, "51");
+	cv_owners_free(o);
+	(void)unlink(passwd);
+	(void)unlink(group);
+}
+
+int main(void)
+{
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		TEST(test_getattr),
+		TEST(test_numbers),
+		TEST(test_answer_not_kept),
+		TEST(test_removed_before),
+		TEST(test_server_restarted),
+		TEST(test_open_lost),
+		TEST(test_lock_ranges),
+		TEST(test_lock_in_the_way),
+		cmocka_unit_test(test_owners),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
