@@ -24,8 +24,10 @@
 #define IDLE_MS	    1000
 #define STACK_BYTES (256 * 1024)
 
-/* What one thread owns. */
-struct tunnel {
+/* The thread's own while it runs, but for `thread`. */
+struct cv_ssh_tunnel {
+	pthread_t thread;
+	struct cv_ssh_tunnel *below; /* what the session leads through */
 	ssh_session session;
 	ssh_channel channel;
 	ssh_event event;
@@ -37,7 +39,7 @@ struct tunnel {
 	} in, out; /* from the channel, to the channel */
 };
 
-static void tunnel_free(struct tunnel *t)
+static void tunnel_close(struct cv_ssh_tunnel *t)
 {
 	if (t->event) {
 		(void)ssh_event_remove_session(t->event, t->session);
@@ -45,11 +47,19 @@ static void tunnel_free(struct tunnel *t)
 	}
 	cv_ssh_session_free(t->session);
 	cv_close_fd(&t->fd);
+	cv_ssh_tunnel_end(t->below);
+}
+
+void cv_ssh_tunnel_end(struct cv_ssh_tunnel *t)
+{
+	if (!t)
+		return;
+	(void)pthread_join(t->thread, NULL);
 	free(t);
 }
 
 /* Returns whether anything moved, or -1 at the end of either side. */
-static int carry_in(struct tunnel *t)
+static int carry_in(struct cv_ssh_tunnel *t)
 {
 	struct carry *c = &t->in;
 	ssize_t n;
@@ -71,7 +81,7 @@ static int carry_in(struct tunnel *t)
 	return n > 0;
 }
 
-static int carry_out(struct tunnel *t)
+static int carry_out(struct cv_ssh_tunnel *t)
 {
 	struct carry *c = &t->out;
 	uint32_t window = ssh_channel_window_size(t->channel);
@@ -100,7 +110,7 @@ static int carry_out(struct tunnel *t)
 }
 
 /* Waits until there may be something to do. */
-static void tunnel_wait(struct tunnel *t)
+static void tunnel_wait(struct cv_ssh_tunnel *t)
 {
 	bool pending = ssh_get_poll_flags(t->session) & SSH_WRITE_PENDING;
 	struct pollfd p[2] = {
@@ -114,7 +124,7 @@ static void tunnel_wait(struct tunnel *t)
 	(void)poll(p, 2, IDLE_MS);
 }
 
-static bool tunnel_turn(struct tunnel *t)
+static bool tunnel_turn(struct cv_ssh_tunnel *t)
 {
 	int in;
 	int out;
@@ -140,18 +150,19 @@ static bool tunnel_turn(struct tunnel *t)
 
 static void *tunnel_main(void *arg)
 {
-	struct tunnel *t = arg;
+	struct cv_ssh_tunnel *t = arg;
 
 	while (tunnel_turn(t))
 		;
 	cv_debug("sftp: a tunnel through a jump host ended: %s", ssh_get_error(t->session));
-	tunnel_free(t);
+	tunnel_close(t);
 	return NULL;
 }
 
 /* ---- setting up ---- */
 
-static int open_tunnel(struct cv_ssh_login *l, const struct cv_ssh_target *to, struct tunnel *t)
+static int open_tunnel(struct cv_ssh_login *l, const struct cv_ssh_target *to,
+		       struct cv_ssh_tunnel *t)
 {
 	int r;
 
@@ -180,10 +191,9 @@ static int open_tunnel(struct cv_ssh_login *l, const struct cv_ssh_target *to, s
 	return 0;
 }
 
-static int start_thread(struct tunnel *t)
+static int start_thread(struct cv_ssh_tunnel *t)
 {
 	pthread_attr_t attr;
-	pthread_t thread;
 	sigset_t all;
 	sigset_t before;
 	int r;
@@ -191,29 +201,30 @@ static int start_thread(struct tunnel *t)
 	(void)sigfillset(&all);
 	(void)pthread_sigmask(SIG_SETMASK, &all, &before);
 	(void)pthread_attr_init(&attr);
-	(void)pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	(void)pthread_attr_setstacksize(&attr, STACK_BYTES);
-	r = -pthread_create(&thread, &attr, tunnel_main, t);
+	r = -pthread_create(&t->thread, &attr, tunnel_main, t);
 	(void)pthread_attr_destroy(&attr);
 	(void)pthread_sigmask(SIG_SETMASK, &before, NULL);
 	return r;
 }
 
 /* From a login at the jump host to a socket. Takes the session over. */
-static int tunnel_new(struct cv_ssh_login *l, const struct cv_ssh_target *to, int *ret_fd)
+static int tunnel_new(struct cv_ssh_login *l, const struct cv_ssh_target *to, int *ret_fd,
+		      struct cv_ssh_tunnel **ret_tunnel)
 {
-	struct tunnel *t = calloc(1, sizeof(*t));
+	struct cv_ssh_tunnel *t = calloc(1, sizeof(*t));
 	cv_cleanup_close int far = -1;
 	int pair[2];
 	int r;
 
 	if (!t) {
-		cv_ssh_session_free(l->session);
+		cv_ssh_login_undo(l);
 		return cv_fail(l->err, ENOMEM, "sftp: out of memory");
 	}
 	t->fd = -1;
 	t->session = l->session;
 	t->session_fd = l->fd;
+	t->below = l->tunnel;
 	r = open_tunnel(l, to, t);
 	if (r == 0 && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0)
 		r = cv_fail(l->err, errno, "sftp: socketpair: %s", cv_strerror(errno));
@@ -225,15 +236,17 @@ static int tunnel_new(struct cv_ssh_login *l, const struct cv_ssh_target *to, in
 			(void)cv_fail(l->err, r, "sftp: cannot start a thread: %s", cv_strerror(r));
 	}
 	if (r < 0) {
-		tunnel_free(t);
+		tunnel_close(t);
+		free(t);
 		return r;
 	}
 	*ret_fd = cv_steal_fd(&far);
+	*ret_tunnel = t;
 	return 0;
 }
 
 int cv_ssh_jump(const struct cv_ssh_target *target, unsigned hops, struct cv_ssh_limit *limit,
-		int *ret_fd, struct cv_err *err)
+		int *ret_fd, struct cv_ssh_tunnel **ret_tunnel, struct cv_err *err)
 {
 	const char *comma = strrchr(target->via, ',');
 	struct cv_ssh_target hop;
@@ -257,7 +270,7 @@ int cv_ssh_jump(const struct cv_ssh_target *target, unsigned hops, struct cv_ssh
 	if (r == 0)
 		r = cv_ssh_login(&l);
 	if (r == 0)
-		r = tunnel_new(&l, target, ret_fd);
+		r = tunnel_new(&l, target, ret_fd, ret_tunnel);
 	cv_ssh_target_release(&hop);
 	return r;
 }

@@ -39,6 +39,15 @@ void cv_ssh_session_free(ssh_session session)
 	ssh_free(session);
 }
 
+void cv_ssh_login_undo(struct cv_ssh_login *l)
+{
+	cv_ssh_session_free(l->session);
+	l->session = NULL;
+	l->fd = -1;
+	cv_ssh_tunnel_end(l->tunnel);
+	l->tunnel = NULL;
+}
+
 /* Keeps the first line that a peer sends, for people, in case it turns out not to be SSH. */
 static void note_first(struct cv_ssh_login *l)
 {
@@ -160,7 +169,7 @@ static int connect_socket(struct cv_ssh_login *l)
 	uint64_t timeout_ms = cv_options_ms(t->options, "timeout", TIMEOUT_MS);
 
 	if (t->via)
-		return cv_ssh_jump(t, l->hops, l->limit, &l->fd, l->err);
+		return cv_ssh_jump(t, l->hops, l->limit, &l->fd, &l->tunnel, l->err);
 	return cv_ssh_tcp_connect(t->host, t->port, (unsigned)(timeout_ms * 2 / 3), l->limit,
 				  &l->fd, l->err);
 }
@@ -333,6 +342,7 @@ static int reach(struct cv_ssh_login *l)
 	l->session = ssh_new();
 	if (!l->session) {
 		cv_close_fd(&l->fd);
+		cv_ssh_login_undo(l);
 		return cv_fail(l->err, ENOMEM, "sftp: out of memory");
 	}
 	if (l->counter) {
@@ -346,11 +356,8 @@ static int reach(struct cv_ssh_login *l)
 		r = key_exchange(l);
 	if (r == 0)
 		r = check_host_key(l);
-	if (r < 0) {
-		cv_ssh_session_free(l->session);
-		l->session = NULL;
-		l->fd = -1;
-	}
+	if (r < 0)
+		cv_ssh_login_undo(l);
 	return r;
 }
 
@@ -387,6 +394,7 @@ int cv_ssh_login(struct cv_ssh_login *l)
 
 	l->session = NULL;
 	l->fd = -1;
+	l->tunnel = NULL;
 	r = cv_ssh_hosts_read(l->target, &l->hosts, l->err);
 	if (r < 0)
 		return r;
@@ -396,10 +404,7 @@ int cv_ssh_login(struct cv_ssh_login *l)
 	if (r == 0)
 		r = cv_ssh_authenticate(l);
 	cv_ssh_hosts_release(&l->hosts);
-	if (r < 0) {
-		cv_ssh_session_free(l->session);
-		l->session = NULL;
-		l->fd = -1;
-	}
+	if (r < 0)
+		cv_ssh_login_undo(l);
 	return r;
 }

@@ -27,8 +27,9 @@ struct cv_ssh_login {
 	struct ssh_counter_struct *counter; /* of the socket; may be NULL */
 	unsigned hops;			    /* how many jump hosts stand behind this login */
 
-	ssh_session session; /* the result; NULL before and after a failure */
-	int fd;		     /* the session's socket */
+	ssh_session session;	      /* the result; NULL before and after a failure */
+	int fd;			      /* the session's socket */
+	struct cv_ssh_tunnel *tunnel; /* what it leads through; NULL: nothing. Goes with session */
 
 	struct cv_ssh_hosts hosts;
 	const char *algorithms; /* host key algorithms to ask for; NULL: what is known first */
@@ -48,15 +49,19 @@ int cv_ssh_login_failed(struct cv_ssh_login *l, int code);
 
 /* Closes session and socket, whatever their state. */
 void cv_ssh_session_free(ssh_session session);
+/* The same for all that a login has made. */
+void cv_ssh_login_undo(struct cv_ssh_login *l);
 /* libssh takes O_NONBLOCK off sockets. */
 void cv_ssh_set_nonblocking(int fd);
 
 /*
  * ssh_jump.c: a socket that leads to target's host through target->via. A thread of its own carries
- * the bytes until either end closes; closing the socket ends it.
+ * the bytes until either end closes. The caller closes the socket, then ends the tunnel.
  */
 int cv_ssh_jump(const struct cv_ssh_target *target, unsigned hops, struct cv_ssh_limit *limit,
-		int *ret_fd, struct cv_err *err);
+		int *ret_fd, struct cv_ssh_tunnel **ret_tunnel, struct cv_err *err);
+/* Waits for the thread, which is done at once when the socket is closed. NULL is fine. */
+void cv_ssh_tunnel_end(struct cv_ssh_tunnel *tunnel);
 
 /* ssh_auth.c: proves to the server who we are. */
 int cv_ssh_authenticate(struct cv_ssh_login *l);

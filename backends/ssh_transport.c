@@ -36,6 +36,7 @@ struct cv_ssh {
 	struct ssh_channel_callbacks_struct callbacks;
 	struct ssh_counter_struct counter; /* of the socket */
 	int fd;				   /* libssh's */
+	struct cv_ssh_tunnel *tunnel;	   /* through jump hosts, or NULL */
 	bool ended;			   /* peer sent EOF or closed the channel */
 	void (*data)(void *user, const uint8_t *p, size_t n);
 	void *user;
@@ -122,6 +123,7 @@ static void note_session(struct cv_ssh *ssh, const struct cv_ssh_login *l)
 
 	ssh->session = l->session;
 	ssh->fd = l->fd;
+	ssh->tunnel = l->tunnel;
 	(void)cv_strcpy(ssh->server, sizeof(ssh->server), server ? server : "");
 	(void)cv_strcpy(ssh->cipher, sizeof(ssh->cipher), cipher ? cipher : "");
 }
@@ -167,6 +169,7 @@ void cv_ssh_close(struct cv_ssh *ssh)
 		ssh_event_free(ssh->event);
 	}
 	cv_ssh_session_free(ssh->session); /* and its channel */
+	cv_ssh_tunnel_end(ssh->tunnel);
 	free(ssh->window_buf);
 	free(ssh);
 }

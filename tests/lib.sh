@@ -936,6 +936,10 @@ start_engine() {
 		SOURCE=sftp://root@127.0.0.1:$SSH_PORT$SSH_ROOT
 		OPTIONS=$(ssh_options)
 		;;
+	sftp-jump)
+		start_engine sftp
+		OPTIONS+=,proxy_jump=tester@127.0.0.1:$SSH_PORT
+		;;
 	sftp-rclone | sftp-dropbear | sftp-proftpd)
 		[ -n "${SSH_PATH:-}" ] || "start_${1#sftp-}"
 		SERVER_DIR=$SSH_ROOT
