@@ -658,7 +658,7 @@ static uint64_t get_ino(const uint64_t fsid[2], const struct cv_nfs4_names *name
 	return fileid ? fileid : 1;
 }
 
-/* The values of ATTRS or ENTRY_ATTRS. handle: NULL where not asked for. Returns the bits there. */
+/* The values of ATTRS or ENTRY_ATTRS. handle: filled in where asked for. Returns the bits there. */
 static uint64_t get_values(struct cv_xdr *x, uint64_t asked, struct cv_nfs4_names *names,
 			   struct cv_attr *a, struct cv_handle *handle)
 {
@@ -730,8 +730,10 @@ static bool attrs_usable(uint64_t bits, const struct cv_attr *a)
 
 bool cv_nfs4_get_attr(struct cv_xdr *x, struct cv_nfs4_names *names, struct cv_attr *ret)
 {
+	struct cv_handle none; /* not asked for */
+
 	return begin_ok(x, CV_NFS4_GETATTR) &&
-	       attrs_usable(get_values(x, ATTRS, names, ret, NULL), ret);
+	       attrs_usable(get_values(x, ATTRS, names, ret, &none), ret);
 }
 
 bool cv_nfs4_get_fh(struct cv_xdr *x, struct cv_handle *ret)
