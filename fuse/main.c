@@ -249,6 +249,9 @@ int main(int argc, char **argv)
 
 	if (argc > 1 && cv_str_eq(argv[1], "--version"))
 		return print_versions();
+	/* Before it replaces a worker of another version: can it go on with that one's memory? */
+	if (argc == 3 && cv_str_eq(argv[1], CV_CHECK_LAYOUT))
+		return strtoul(argv[2], NULL, 10) == CV_SHM_VERSION ? EXIT_SUCCESS : EXIT_FAILURE;
 	if (!w || fcntl(sock, F_SETFD, FD_CLOEXEC) < 0) {
 		(void)fprintf(stderr,
 			      "%s is started by cvol; to mount something, use: cvol mount\n",

@@ -106,6 +106,7 @@ static const struct cv_mounter supervisor_mounter = {
 	.sync = cv_worker_sync,
 	.unmount = cv_worker_unmount,
 	.info = cv_worker_info,
+	.upgrade = cv_worker_upgrade,
 	.log_level = cv_worker_set_log_level,
 	.ref = cv_worker_ref,
 	.unref = cv_worker_unref,

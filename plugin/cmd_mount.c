@@ -91,12 +91,23 @@ static int save_record(const struct mount_args *a, struct cv_worker *w, struct c
 	return cv_record_save(a->own.dir, a->own.record, &rec, err); /* rec owns nothing here */
 }
 
+/* The record says whom `cvol unmount` waits for. */
+static void replaced(void *arg, struct cv_worker *w)
+{
+	struct cv_err err = { 0 };
+
+	if (save_record(arg, w, &err) < 0)
+		cv_error("%s", err.text);
+}
+
 static int start(struct mount_args *a, int worker_stderr, struct cv_supervisor **ret_sup,
 		 struct cv_worker **ret, struct cv_err *err)
 {
 	struct cv_supervisor_config config = { .worker_path = a->worker_path,
 					       .socket_dir = a->own.path,
-					       .worker_stderr = worker_stderr };
+					       .worker_stderr = worker_stderr,
+					       .replaced = replaced,
+					       .arg = a };
 	struct cv_mount_spec spec = {
 		.volume = a->dir,
 		.socket_name = a->own.socket,

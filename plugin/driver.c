@@ -201,6 +201,18 @@ RUN(status)
 	return 0;
 }
 
+RUN(upgrade_workers)
+{
+	struct cv_findings found = { 0 };
+
+	UNUSED;
+	(void)err;
+	cv_volumes_upgrade(d->volumes, &found);
+	reply->body = cv_message_lines("Found", found.lines, found.count);
+	cv_findings_release(&found);
+	return 0;
+}
+
 RUN(gc)
 {
 	bool dry_run = cv_str_eq(cv_dict_get(&request->opts, "dry_run"), "true");
@@ -265,6 +277,7 @@ static const struct endpoint endpoints[] = {
 	{ "/metrics", "GET", false, metrics },
 	{ "/cvol/log-level", "POST", false, log_level },
 	{ "/cvol/gc", "POST", false, gc },
+	{ "/cvol/upgrade-workers", "POST", false, upgrade_workers },
 	{ "/cvol/ping", "GET", false, ping },
 };
 

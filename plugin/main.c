@@ -12,10 +12,11 @@
 #include "plugin/cmd.h"
 
 static const struct cv_command *const commands[] = {
-	&cv_cmd_daemon, &cv_cmd_status,	   &cv_cmd_top,	    &cv_cmd_check,     &cv_cmd_doctor,
-	&cv_cmd_volume, &cv_cmd_mount,	   &cv_cmd_unmount, &cv_cmd_options,   &cv_cmd_remote,
-	&cv_cmd_secret, &cv_cmd_stage,	   &cv_cmd_publish, &cv_cmd_unpublish, &cv_cmd_unstage,
-	&cv_cmd_gc,	&cv_cmd_log_level,
+	&cv_cmd_daemon,	   &cv_cmd_status,	    &cv_cmd_top,     &cv_cmd_check,
+	&cv_cmd_doctor,	   &cv_cmd_volume,	    &cv_cmd_mount,   &cv_cmd_unmount,
+	&cv_cmd_options,   &cv_cmd_remote,	    &cv_cmd_secret,  &cv_cmd_stage,
+	&cv_cmd_publish,   &cv_cmd_unpublish,	    &cv_cmd_unstage, &cv_cmd_gc,
+	&cv_cmd_log_level, &cv_cmd_upgrade_workers,
 };
 
 int cv_usage_error(const struct cv_command *command, const char *fmt, ...)

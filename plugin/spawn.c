@@ -6,13 +6,18 @@
 #include <signal.h>
 #include <spawn.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "config/cleanup.h"
 #include "config/handoff.h"
 #include "config/str.h"
+#include "plugin/process.h"
+
+#define CHECK_MS 5000
 
 char *cv_worker_find(const char *given)
 {
@@ -90,5 +95,31 @@ int cv_worker_spawn(const char *path, const char *label, int sock, int out, pid_
 	(void)posix_spawnattr_destroy(&attr);
 	if (r != 0)
 		return cv_fail(err, r, "cannot start %s: %s", path, cv_strerror(r));
+	return 0;
+}
+
+int cv_worker_check_layout(const char *path, unsigned version, struct cv_err *err)
+{
+	char program[] = CV_WORKER_PROGRAM, option[] = CV_CHECK_LAYOUT, number[16];
+	char *argv[] = { program, option, number, NULL };
+	char *env[] = { NULL };
+	cv_cleanup_close int pidfd = -1;
+	siginfo_t info = { 0 };
+	pid_t pid;
+	int r;
+
+	(void)snprintf(number, sizeof(number), "%u", version);
+	r = posix_spawn(&pid, path, NULL, NULL, argv, env);
+	if (r != 0)
+		return cv_fail(err, r, "cannot start %s: %s", path, cv_strerror(r));
+	pidfd = cv_pidfd_open(pid); /* not reaped yet, so the number is its own */
+	if (pidfd < 0 || !cv_wait_readable(pidfd, CHECK_MS))
+		(void)kill(pid, SIGKILL);
+	if (waitid(P_PID, (id_t)pid, &info, WEXITED) < 0 || info.si_code != CLD_EXITED ||
+	    info.si_status != 0)
+		return cv_fail(err, EPROTO,
+			       "%s cannot go on with what the present worker keeps in memory; the "
+			       "volume gets it when it is mounted next",
+			       path);
 	return 0;
 }

@@ -21,4 +21,7 @@ char *cv_worker_find(const char *given);
 int cv_worker_spawn(const char *path, const char *label, int sock, int out, pid_t *ret_pid,
 		    struct cv_err *err);
 
+/* Can the program go on with shared memory of that layout? Waits for it, a few seconds at most. */
+int cv_worker_check_layout(const char *path, unsigned version, struct cv_err *err);
+
 #endif

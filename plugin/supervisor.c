@@ -86,6 +86,8 @@ struct cv_supervisor {
 	pthread_mutex_t lock;
 	pthread_cond_t ended; /* a worker's state became WORKER_ENDED; stopping; replacing is 0 */
 	struct cv_worker *workers;
+	void (*replaced)(void *arg, struct cv_worker *worker);
+	void *arg;
 	unsigned replacing; /* threads that start successors; protected by lock */
 	bool stopping;	    /* protected by lock */
 };
@@ -358,6 +360,8 @@ int cv_supervisor_new(const struct cv_supervisor_config *config, struct cv_super
 		return cv_fail(err, ENOMEM, "out of memory");
 	(void)init_locks(sup);
 	sup->worker_stderr = config->worker_stderr;
+	sup->replaced = config->replaced;
+	sup->arg = config->arg;
 	sup->socket_dir = -1;
 	sup->epoll = epoll_create1(EPOLL_CLOEXEC);
 	sup->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -915,8 +919,11 @@ static void *replace_thread(void *arg)
 
 		if (before && !pause_unless_stopping(sup, backoff_ms(before)))
 			break;
-		if (try_successor(w, tries))
+		if (try_successor(w, tries)) {
+			if (sup->replaced)
+				sup->replaced(sup->arg, w);
 			break;
+		}
 	}
 	CV_SCOPED_LOCK(&sup->lock);
 	unref_locked(w);
@@ -1027,6 +1034,50 @@ int cv_supervisor_adopt(struct cv_supervisor *sup, const struct cv_record *recor
 	}
 	*ret = w;
 	return 0;
+}
+
+/* ---- upgrade ---- */
+
+/* True when a successor serves, or is not needed any more. */
+static bool wait_replaced(struct cv_worker *w, unsigned before)
+{
+	struct timespec until = cv_clock_timespec(cv_clock_ms() + SERVE_MS);
+	int r = 0;
+
+	CV_SCOPED_LOCK(&w->sup->lock);
+	while ((w->state == WORKER_REPLACING || w->replaced == before) &&
+	       w->state != WORKER_ENDED && r == 0)
+		r = pthread_cond_timedwait(&w->sup->ended, &w->sup->lock, &until);
+	return r == 0;
+}
+
+int cv_worker_upgrade(struct cv_worker *w, struct cv_err *err)
+{
+	struct cv_shm_header header;
+	unsigned before;
+	int r;
+
+	{
+		CV_SCOPED_LOCK(&w->sup->lock);
+		if (w->state != WORKER_SERVING || !read_header(w->shm_fd, &header) ||
+		    !header.replaceable)
+			return cv_fail(err, EBUSY, "its worker cannot be replaced %s",
+				       w->state == WORKER_SERVING ? "while it is mounted"
+								  : "just now");
+	}
+	r = cv_worker_check_layout(w->sup->worker_path, header.version, err);
+	if (r < 0)
+		return r;
+	{
+		/* The way of a crash: no other is tested as well. */
+		CV_SCOPED_LOCK(&w->sup->lock);
+		before = w->replaced;
+		if (w->state == WORKER_SERVING)
+			(void)cv_pidfd_signal(w->pidfd, SIGKILL);
+	}
+	return wait_replaced(w, before)
+		       ? 0
+		       : cv_fail(err, ETIMEDOUT, "no new worker serves yet; cvol goes on trying");
 }
 
 /* ---- the end of one ---- */

@@ -27,6 +27,9 @@ struct cv_supervisor_config {
 	const char *worker_path; /* NULL: cvol-fuse beside this program, else the installed one */
 	const char *socket_dir;	 /* absolute; created 0700 */
 	int worker_stderr;	 /* descriptor for the workers' messages; -1: ours */
+	/* Another worker has taken over a mount; on a thread of ours, no lock held. May be NULL. */
+	void (*replaced)(void *arg, struct cv_worker *worker);
+	void *arg;
 };
 
 int cv_supervisor_new(const struct cv_supervisor_config *config, struct cv_supervisor **ret,
@@ -73,6 +76,13 @@ int cv_supervisor_adopt(struct cv_supervisor *sup, const struct cv_record *recor
 
 /* Every byte written so far is on the server. Blocks for timeout_ms at most. */
 int cv_worker_sync(struct cv_worker *worker, unsigned timeout_ms, struct cv_err *err);
+
+/*
+ * Lets the worker program as it is installed now take over from the one that runs; users of the
+ * mount see a pause. Waits until it serves, for a few seconds. -EPROTO: it cannot, and the old one
+ * goes on.
+ */
+int cv_worker_upgrade(struct cv_worker *worker, struct cv_err *err);
 
 /*
  * Detaches the mountpoint, gives the worker a moment to end, removes the bare mountpoint. A worker

@@ -41,6 +41,7 @@ struct cv_mounter {
 	int (*sync)(struct cv_worker *worker, unsigned timeout_ms, struct cv_err *err);
 	int (*unmount)(struct cv_worker *worker, struct cv_err *err); /* drops the reference */
 	void (*info)(struct cv_worker *worker, struct cv_worker_info *ret);
+	int (*upgrade)(struct cv_worker *worker, struct cv_err *err);
 	int (*log_level)(struct cv_worker *worker, enum cv_log_level level, struct cv_err *err);
 	struct cv_worker *(*ref)(struct cv_worker *worker);
 	void (*unref)(struct cv_worker *worker);
@@ -131,6 +132,9 @@ __attribute__((format(printf, 2, 3))) void cv_findings_add(struct cv_findings *f
  */
 int cv_volumes_gc(struct cv_volumes *volumes, bool dry_run, struct cv_findings *found,
 		  struct cv_err *err);
+
+/* Lets the installed worker program take over every mount, one after the other; a line for each. */
+void cv_volumes_upgrade(struct cv_volumes *volumes, struct cv_findings *found);
 
 /* Now and then: ends mounts that nobody uses and whose data has reached the server at last. */
 void cv_volumes_tick(struct cv_volumes *volumes);

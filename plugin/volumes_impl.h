@@ -129,6 +129,8 @@ struct volume **cv_volumes_snapshot(struct cv_volumes *vs,
 				    size_t *ret_count);
 /* With op held: writes the record; a failure is logged. */
 void cv_volume_record(struct cv_volumes *vs, struct volume *v);
+/* Referenced, so that it can be talked to without op; NULL: not mounted. */
+struct cv_worker *cv_volume_worker(struct cv_volumes *vs, struct volume *v);
 void cv_volume_forget_ids(struct cv_volumes *vs, struct volume *v);
 /* Its worker lives and its mountpoint shows the mount. */
 bool cv_volume_is_mounted(struct cv_volumes *vs, struct volume *v);

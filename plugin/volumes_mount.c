@@ -384,7 +384,7 @@ int cv_volumes_mount(struct cv_volumes *vs, const char *name, const char *id, ch
 /* ---- unmount ---- */
 
 /* A reference to the worker, so that it can be talked to without op. */
-static struct cv_worker *worker_ref(struct cv_volumes *vs, struct volume *v)
+struct cv_worker *cv_volume_worker(struct cv_volumes *vs, struct volume *v)
 {
 	CV_SCOPED_LOCK(&vs->lock);
 	return v->worker ? vs->mounter->ref(v->worker) : NULL;
@@ -399,7 +399,7 @@ int cv_volumes_log_level(struct cv_volumes *vs, const char *name, enum cv_log_le
 
 	if (!v)
 		return cv_volume_unknown(name, err);
-	w = worker_ref(vs, v);
+	w = cv_volume_worker(vs, v);
 	if (w) {
 		r = vs->mounter->log_level(w, level, err);
 		vs->mounter->unref(w);
@@ -414,7 +414,7 @@ int cv_volumes_log_level(struct cv_volumes *vs, const char *name, enum cv_log_le
 
 int cv_volume_sync(struct cv_volumes *vs, struct volume *v, unsigned timeout_ms, struct cv_err *err)
 {
-	struct cv_worker *w = worker_ref(vs, v);
+	struct cv_worker *w = cv_volume_worker(vs, v);
 	struct cv_worker_info info = { 0 };
 	int r = 0;
 
