@@ -695,9 +695,8 @@ static void dir_rename(void *conn, struct cv_op *op, const struct cv_object *obj
 		r = -errno;
 	else
 		victim_forget(d, &victim);
-	finish(op, flags & RENAME_EXCHANGE
-			   ? r
-			   : was_renamed(op, r, dirfd, name, newdirfd, newname));
+	finish(op,
+	       flags & RENAME_EXCHANGE ? r : was_renamed(op, r, dirfd, name, newdirfd, newname));
 }
 
 static void dir_readlink(void *conn, struct cv_op *op, const struct cv_object *obj)
@@ -900,8 +899,8 @@ static void dir_create(void *conn, struct cv_op *op, const struct cv_object *obj
 	fd = open_at(d, dirfd, name,
 		     (flags & (O_ACCMODE | O_TRUNC)) | O_CREAT | O_EXCL | O_NOFOLLOW, mode & 07777);
 	act_as_self(d, op->cred);
-	if (fd == -EEXIST && (!(flags & O_EXCL) ||
-			      was_made(op, fd, dirfd, name, S_IFREG | mode, NULL) == 0)) {
+	if (fd == -EEXIST &&
+	    (!(flags & O_EXCL) || was_made(op, fd, dirfd, name, S_IFREG | mode, NULL) == 0)) {
 		finish(op, create_existing(d, op, dirfd, name, flags));
 		return;
 	}

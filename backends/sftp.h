@@ -75,7 +75,7 @@ struct sftp_engine {
 	bool said_no_fsync;
 	bool said_no_rename;
 	bool said_no_update;
-	bool keeps_owner; /* the server refused to give what we made to whom it belongs */
+	bool keeps_owner;      /* the server refused to give what we made to whom it belongs */
 	struct cv_file *files; /* open ones */
 	void *pool[SFTP_POOL]; /* buffers of CV_MAX_IO bytes */
 	size_t pooled;
@@ -125,8 +125,8 @@ struct sftp_listing {
 	bool eof;
 	int error;
 	unsigned reopened;
-	bool passing; /* entries up to off are passed over */
-	bool whole;   /* off was not found: list all */
+	bool passing;		 /* entries up to off are passed over */
+	bool whole;		 /* off was not found: list all */
 	uint64_t delivered;	 /* next_off of the last entry handed out */
 	struct sftp_batch *head; /* not handed out yet */
 	struct sftp_batch **tail;

@@ -2,11 +2,11 @@
 /*
  * Listings. SFTP gives names with their attributes, about a hundred in an answer, and no way to
  * start anywhere but at the beginning. An offset is made of the name it follows: going back, or on
- * after a reconnect has cost the handle, means opening the directory again and passing over all up to
- * that name, whatever came or went before it. If that name itself is gone, all is listed again: what
- * was not removed meanwhile is then seen twice, which is better than not at all. Answers are asked for before anybody wants them: two READDIRs follow an OPENDIR at once,
- * the second mostly to hear that there is no more. sftp_ahead.c opens directories nobody has asked
- * for yet.
+ * after a reconnect has cost the handle, means opening the directory again and passing over all up
+ * to that name, whatever came or went before it. If that name itself is gone, all is listed again:
+ * what was not removed meanwhile is then seen twice, which is better than not at all. Answers are
+ * asked for before anybody wants them: two READDIRs follow an OPENDIR at once, the second mostly to
+ * hear that there is no more. sftp_ahead.c opens directories nobody has asked for yet.
  */
 #include "backends/sftp.h"
 

@@ -26,8 +26,8 @@ int cv_parse_duration_ms(const char *text, uint64_t *ret_ms);
 /* "4096", "64K", "64KiB", "1M", "1MiB", "2G"; all binary. */
 int cv_parse_size(const char *text, uint64_t *ret_bytes);
 
-/* FNV-1a with a final mix, for tables and for numbers that are the same in every run. Not against an
- * opponent who chooses the data. */
+/* FNV-1a with a final mix, for tables and for numbers that are the same in every run. Not against
+ * an opponent who chooses the data. */
 uint64_t cv_hash(uint64_t seed, const void *data, size_t size_bytes);
 
 /* Overwrites memory that held a secret; not optimised away. */

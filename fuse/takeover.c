@@ -341,7 +341,7 @@ static void execute(struct cv_takeover *t, struct cv_slot *slot)
 static void execute_all(struct cv_takeover *t, bool names_only)
 {
 	struct cv_shm *shm = &t->fs->shm;
-	struct cv_slot *slots[CV_SLOTS];
+	struct cv_slot *slots[CV_SLOTS] = { NULL };
 	size_t count = 0;
 
 	for (uint32_t i = 0; i < shm->slots_ready; i++) {

@@ -796,7 +796,7 @@ static void extent_restore(struct extent *e)
 
 void cv_wb_restore(struct cv_wb *wb)
 {
-	struct extent *found[CV_WB_BUFFERS];
+	struct extent *found[CV_WB_BUFFERS] = { NULL };
 	uint32_t count = 0;
 
 	wb->nfree = 0;

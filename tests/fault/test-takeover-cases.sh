@@ -56,7 +56,7 @@ for engine in $(engines nfs nfs4 sftp); do
 		start_proxy "$engine" "$NFS_PORT"
 		opts=$(jq -nc --arg s "nfs://127.0.0.1:$PROXY_PORT$NFS_EXPORT" --arg m "$MNT_PORT" \
 			'{source: $s, mountport: $m, version: "3"}')
-		[ "$engine" = nfs ] || opts=$(jq -nc --arg s "nfs://127.0.0.1:$PROXY_PORT$NFS_EXPORT" \
+		[ "$engine" = nfs ] || opts=$(jq -nc --arg s "nfs://127.0.0.1:$PROXY_PORT$NFS_PSEUDO" \
 			'{source: $s, version: "4.1"}')
 	fi
 	raw_ok Create "{\"Name\":\"v-$engine\",\"Opts\":$opts}" >/dev/null || bail "create: $OUT"

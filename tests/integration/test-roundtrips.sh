@@ -87,7 +87,8 @@ touch tree/a/c/new
 check_match "nfs: our own change is in it" new "$(ls tree/a/c)"
 rm tree/a/c/2
 check_equal "nfs: also a removal" "1 3 new" "$(ls tree/a/c | xargs)"
-mkdir work && cd work || bail "mkdir"
+mkdir work || bail "mkdir"
+cd work || bail "cd"
 : >first
 asks "nfs: creating does not ask for the directory" 0 nfs getattr create_files
 asks "nfs: nor does making directories" 0 nfs getattr make_dirs
@@ -114,5 +115,5 @@ mount_volume "$SOURCE" "$T/mnt2" "$OPTIONS,attr_timeout=1s" || bail "mount"
 ls "$T/mnt2/tree/b/d" >/dev/null
 touch "$T/mnt/tree/b/d/theirs"
 check "nfs: others do when the directory's time is checked again" \
-	wait_for 3 test -n "$(sleep 1.2 && ls "$T/mnt2/tree/b/d" | grep theirs)"
+	wait_for 5 sh -c 'sleep 1.2; ls "$1" | grep -q theirs' sh "$T/mnt2/tree/b/d"
 finish

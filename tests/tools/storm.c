@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * storm DIR SECONDS THREADS SEED: changes names and files below DIR as fast as it can, and takes
- * every error and every wrong content for a failure. Each thread works in directories of its own, so
- * that it knows what has to be there. For tests that kill what serves DIR meanwhile.
+ * every error and every wrong content for a failure. Each thread works in directories of its own,
+ * so that it knows what has to be there. For tests that kill what serves DIR meanwhile.
  *
  * Prints one line: rounds, failed calls, wrong contents, and how long calls took. Exits 1 if
  * anything was wrong.
