@@ -1051,8 +1051,9 @@ static bool wait_replaced(struct cv_worker *w, unsigned before)
 	return r == 0;
 }
 
-int cv_worker_upgrade(struct cv_worker *w, struct cv_err *err)
+int cv_worker_upgrade(struct cv_worker *w, const struct cv_dict *options, struct cv_err *err)
 {
+	cv_cleanup_dict struct cv_dict copy = CV_DICT_INIT;
 	struct cv_shm_header header;
 	unsigned before;
 	int r;
@@ -1066,12 +1067,20 @@ int cv_worker_upgrade(struct cv_worker *w, struct cv_err *err)
 								  : "just now");
 	}
 	r = cv_worker_check_layout(w->sup->worker_path, header.version, err);
+	if (r == 0 && options && cv_dict_copy(&copy, options) < 0)
+		r = cv_fail(err, ENOMEM, "out of memory");
 	if (r < 0)
 		return r;
 	{
 		/* The way of a crash: no other is tested as well. */
 		CV_SCOPED_LOCK(&w->sup->lock);
 		before = w->replaced;
+		if (options) {
+			struct cv_dict old = w->options;
+
+			w->options = copy;
+			copy = old;
+		}
 		if (w->state == WORKER_SERVING)
 			(void)cv_pidfd_signal(w->pidfd, SIGKILL);
 	}

@@ -79,10 +79,10 @@ int cv_worker_sync(struct cv_worker *worker, unsigned timeout_ms, struct cv_err 
 
 /*
  * Lets the worker program as it is installed now take over from the one that runs; users of the
- * mount see a pause. Waits until it serves, for a few seconds. -EPROTO: it cannot, and the old one
- * goes on.
+ * mount see a pause. options: other ones from now on, of the same place; NULL: the same. Waits
+ * until it serves, for a few seconds. -EPROTO: it cannot, and the old one goes on.
  */
-int cv_worker_upgrade(struct cv_worker *worker, struct cv_err *err);
+int cv_worker_upgrade(struct cv_worker *worker, const struct cv_dict *options, struct cv_err *err);
 
 /*
  * Detaches the mountpoint, gives the worker a moment to end, removes the bare mountpoint. A worker

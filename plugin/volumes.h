@@ -41,7 +41,7 @@ struct cv_mounter {
 	int (*sync)(struct cv_worker *worker, unsigned timeout_ms, struct cv_err *err);
 	int (*unmount)(struct cv_worker *worker, struct cv_err *err); /* drops the reference */
 	void (*info)(struct cv_worker *worker, struct cv_worker_info *ret);
-	int (*upgrade)(struct cv_worker *worker, struct cv_err *err);
+	int (*upgrade)(struct cv_worker *worker, const struct cv_dict *options, struct cv_err *err);
 	int (*log_level)(struct cv_worker *worker, enum cv_log_level level, struct cv_err *err);
 	struct cv_worker *(*ref)(struct cv_worker *worker);
 	void (*unref)(struct cv_worker *worker);

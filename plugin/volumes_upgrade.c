@@ -12,7 +12,7 @@ static void upgrade(struct cv_volumes *vs, struct volume *v, struct cv_findings 
 
 	if (!w)
 		return;
-	if (vs->mounter->upgrade(w, &err) < 0)
+	if (vs->mounter->upgrade(w, NULL, &err) < 0)
 		cv_findings_add(found, "volume '%s': not upgraded: %s", v->name, err.text);
 	else
 		cv_findings_add(found, "volume '%s': served by the installed version", v->name);

@@ -132,6 +132,15 @@ check "update: a container" d run -d --name up -v web:/data cvol-test sleep 300
 check "update: an option of a mounted volume" volume update web -o readonly=true -o on_delete=retain
 check_match "update: says when it counts" 'changed now: on_delete; changed from the next mount on.*readonly' "$OUT"
 check "update: not yet" d exec up sh -c 'echo y >/data/y'
+before=$(cvol_workers)
+check "update: how long it waits" volume update web -o timeout=7s
+check_match "update: counts at once" 'changed now: timeout$' "$OUT"
+check "update: by another worker" test "$before" != "$(cvol_workers)"
+check "update: which nobody notices" d exec up sh -c 'echo n >/data/n && grep -q y /data/y'
+check "update: a port where nobody listens" volume update web -o port=1
+check_match "update: not now, and why" 'next mount.*: port \(not now: .*refused' "$OUT"
+check "update: the mount goes on" d exec up sh -c 'echo m >/data/m'
+check "update: back" volume update web --unset port,timeout
 d rm -f up >/dev/null
 check_fails "update: at the next mount" run web 'echo z >/data/z'
 check "update: back" volume update web --unset readonly

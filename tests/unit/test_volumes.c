@@ -33,7 +33,7 @@ struct cv_worker {
 static struct {
 	pthread_mutex_t lock;
 	int mount_result, sync_result;
-	unsigned mount_delay_ms, mounts, probes, syncs, unmounts, living;
+	unsigned mount_delay_ms, mounts, probes, upgrades, syncs, unmounts, living;
 	unsigned fail_until; /* mount number from which mount_result counts no more; 0: never */
 	bool adopt_fails, mounted, in_use, made;
 	struct cv_worker *last;
@@ -81,6 +81,15 @@ static int fake_adopt(void *ctx, const struct cv_record *record, const struct cv
 		return cv_fail(err, ESRCH, "its worker is gone");
 	*ret = worker_new(record->worker);
 	fake.mounted = true;
+	return 0;
+}
+
+static int fake_upgrade(struct cv_worker *w, const struct cv_dict *options, struct cv_err *err)
+{
+	(void)options;
+	(void)err;
+	assert_true(w->refs > 0);
+	fake.upgrades++;
 	return 0;
 }
 
@@ -180,6 +189,7 @@ static bool fake_in_use(const char *mountpoint, uint64_t dev)
 static const struct cv_mounter fake_mounter = {
 	.mount = fake_mount,
 	.probe = fake_probe,
+	.upgrade = fake_upgrade,
 	.adopt = fake_adopt,
 	.sync = fake_sync,
 	.unmount = fake_unmount,
@@ -235,7 +245,7 @@ static int setup(void **state)
 	fake.mount_result = fake.sync_result = 0;
 	fake.mount_delay_ms = fake.mounts = fake.syncs = fake.unmounts = fake.fail_until = 0;
 	fake.adopt_fails = fake.mounted = fake.in_use = fake.made = false;
-	fake.probes = 0;
+	fake.probes = fake.upgrades = 0;
 	(void)strcpy(f->dir, "/tmp/cvol-test-XXXXXX");
 	assert_non_null(mkdtemp(f->dir));
 	(void)snprintf(f->state_dir, sizeof(f->state_dir), "%s/state", f->dir);
