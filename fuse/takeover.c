@@ -264,7 +264,7 @@ int cv_takeover_connect(struct cv_fs *fs, const struct cv_dict *options, int fus
 {
 	struct holding h = { .fuse_fd = fuse_fd, .listen_fd = listen_fd, .abandon = abandon };
 	uint64_t one = 1;
-	pthread_t thread;
+	pthread_t thread = 0;
 	int r;
 
 	/* Before anything new comes in: the numbers of new requests begin again behind those left.

@@ -962,11 +962,20 @@ static void test_update(void **state)
 	expect_option(f, "v", "timeout", "3000ms");
 	expect_option(f, "v", "uid", NULL);
 	assert_int_equal(mount_id(f, "v", "a", NULL), 0);
-	assert_int_equal(update(f, "v", "cache=strict,on_delete=retain", NULL,
+	assert_int_equal(update(f, "v", "readonly=true,on_delete=retain", NULL,
 				"changed now: on_delete; changed from the next mount on", &err),
 			 0);
+	assert_int_equal(fake.upgrades, 0);
+	/* what a successor of the worker can do, if the server takes it */
+	assert_int_equal(update(f, "v", "cache=strict", NULL, "changed now: cache", &err), 0);
+	assert_int_equal(fake.upgrades, 1);
 	assert_int_equal(update(f, "v", "cache=strict", NULL, "nothing", &err), 0);
-	assert_int_equal(update(f, "v", "password=two", NULL, "a secret", &err), 0);
+	assert_int_equal(update(f, "v", "password=two", NULL, "changed now: a secret", &err), 0);
+	assert_int_equal(fake.upgrades, 2);
+	fake.mount_result = EHOSTUNREACH;
+	assert_int_equal(update(f, "v", "timeout=9", NULL, "timeout (not now: ", &err), 0);
+	assert_int_equal(fake.upgrades, 2);
+	fake.mount_result = 0;
 	/* refused as a whole */
 	assert_int_equal(update(f, "v", "cache=relaxed,rsize=1M", NULL, "", &err), -EINVAL);
 	assert_non_null(strstr(err.text, "is as it was"));
