@@ -284,7 +284,7 @@ static void own_done(struct cv_op *op, ssize_t result)
 {
 	struct cv_request *r = cv_request_of(op);
 
-	if (result < 0 && result != -ENOENT && result != -ENOTEMPTY && result != -EEXIST)
+	if (result < 0 && result != -ENOENT && r->then_dir)
 		cv_warning("the hidden file '%s' stays on the server: %s",
 			   r->victim ? r->victim->record->name : CV_HIDDEN_NAME,
 			   cv_strerror((int)result));
