@@ -111,6 +111,48 @@ bool cv_nfs_set_name(struct cv_nfs_req *q, char dst[CV_NAME_MAX + 1], const char
 	return false;
 }
 
+bool cv_nfs_same_handle(const struct cv_handle *a, const struct cv_handle *b)
+{
+	return a->size == b->size && memcmp(a->data, b->data, a->size) == 0;
+}
+
+struct cv_nfs_req *cv_nfs_on_object(void *conn, struct cv_op *op, const struct cv_object *obj)
+{
+	struct cv_nfs_req *q = cv_nfs_req_new(conn, op);
+
+	if (q)
+		q->obj = *obj->handle;
+	return q;
+}
+
+struct cv_nfs_req *cv_nfs_on_name(void *conn, struct cv_op *op, const struct cv_object *dir,
+				  const char *name)
+{
+	struct cv_nfs_req *q = cv_nfs_req_new(conn, op);
+
+	if (!q)
+		return NULL;
+	q->dir = *dir->handle;
+	return cv_nfs_set_name(q, q->name, name) ? q : NULL;
+}
+
+struct cv_nfs_req *cv_nfs_on_names(void *conn, struct cv_op *op, const struct cv_object *dir,
+				   const char *name, const struct cv_object *newdir,
+				   const char *newname)
+{
+	struct cv_nfs_req *q = cv_nfs_on_name(conn, op, dir, name);
+
+	if (!q)
+		return NULL;
+	q->dir2 = *newdir->handle;
+	return cv_nfs_set_name(q, q->name2, newname) ? q : NULL;
+}
+
+void cv_nfs_finish_ok(struct cv_nfs_req *q)
+{
+	cv_nfs_finish(q, 0);
+}
+
 /* ---- steps ---- */
 
 void cv_nfs_wait(struct cv_nfs_req *q)

@@ -134,7 +134,31 @@ void cv_nfs_show(const struct cv_nfs *nfs, struct cv_attr *attr);
 /* Copies a component. False: too long, and q is finished. */
 bool cv_nfs_set_name(struct cv_nfs_req *q, char dst[CV_NAME_MAX + 1], const char *name);
 
+bool cv_nfs_same_handle(const struct cv_handle *a, const struct cv_handle *b);
+/* Requests about obj, about name in dir, and about that and newname in newdir, with these arguments
+ * copied. NULL: op is completed already. */
+struct cv_nfs_req *cv_nfs_on_object(void *conn, struct cv_op *op, const struct cv_object *obj);
+struct cv_nfs_req *cv_nfs_on_name(void *conn, struct cv_op *op, const struct cv_object *dir,
+				  const char *name);
+struct cv_nfs_req *cv_nfs_on_names(void *conn, struct cv_op *op, const struct cv_object *dir,
+				   const char *name, const struct cv_object *newdir,
+				   const char *newname);
+/* A then: nothing is left to be done. */
+void cv_nfs_finish_ok(struct cv_nfs_req *q);
+
 /* ---- nfs_names.c ---- */
+
+/* For both versions. A request with what is to be set in q->set; the mask may be 0. */
+struct cv_nfs_req *cv_nfs_on_attr(void *conn, struct cv_op *op, const struct cv_object *obj,
+				  struct cv_file *file, const struct cv_setattr *set);
+/* chown=ignore, and status refuses the owner: q->set is without one now. */
+bool cv_nfs_ignore_owner(struct cv_nfs_req *q, int status);
+/* READLINK's target, NULL when spoilt: finishes q with it, or by whether it is q->target. */
+void cv_nfs_finish_target(struct cv_nfs_req *q, int status, const uint8_t *target, size_t size);
+void cv_nfs_finish_same_target(struct cv_nfs_req *q, const uint8_t *target, size_t size);
+/* Thens of a fetched entry: is it what q was to make, or to link? */
+void cv_nfs_check_made(struct cv_nfs_req *q);
+void cv_nfs_check_linked(struct cv_nfs_req *q);
 
 /* GETATTR of q->obj into op->attr, then q->then; or q finishes with the error. */
 void cv_nfs_fetch_attr(struct cv_nfs_req *q, void (*then)(struct cv_nfs_req *));
@@ -168,14 +192,24 @@ void cv_nfs_statfs(void *conn, struct cv_op *op, const struct cv_object *obj);
 
 /* ---- nfs_file.c ---- */
 
-/* For both versions. READ's data: finishes q, or asks for the rest by the same step. */
+/* For both versions. */
+void cv_nfs_begin_read(void *conn, struct cv_op *op, struct cv_file *file, size_t size_bytes,
+		       uint64_t off, void (*send)(struct cv_nfs_req *),
+		       void (*got)(struct cv_nfs_req *, int, struct cv_xdr *));
+void cv_nfs_begin_write(void *conn, struct cv_op *op, struct cv_file *file, const void *data,
+			size_t size_bytes, uint64_t off, void (*send)(struct cv_nfs_req *),
+			void (*got)(struct cv_nfs_req *, int, struct cv_xdr *));
+/* Size of the piece of a read or write that comes next. */
+uint32_t cv_nfs_piece(const struct cv_nfs_req *q, uint32_t max);
+/* READ's data: finishes q, or asks for the rest by the same step. */
 void cv_nfs_take_data(struct cv_nfs_req *q, const uint8_t *data, size_t size, bool eof);
 /* WRITE's count (checked) and verifier: into op, and q->done_bytes. */
 void cv_nfs_take_written(struct cv_nfs_req *q, uint32_t count, bool stable, const uint8_t *verf);
+/* READDIR: BAD_COOKIE, as the directory has changed; asks again by the same step. */
+bool cv_nfs_forgot_cookies(struct cv_nfs_req *q, int status);
 /* READDIR: hands on what get finds in the reply, or asks again by the same step. */
-typedef size_t cv_nfs_get_entries_fn(struct cv_nfs_req *q, struct cv_xdr *x,
-				     struct cv_dirent *entries, size_t max, char *names,
-				     size_t names_size, uint64_t *ret_last, bool *ret_eof);
+typedef void cv_nfs_get_entries_fn(struct cv_nfs_req *q, struct cv_xdr *x,
+				   struct cv_nfs_entries *entries);
 void cv_nfs_take_entries(struct cv_nfs_req *q, struct cv_xdr *x, cv_nfs_get_entries_fn *get);
 void cv_nfs_begin_readdir(void *conn, struct cv_op *op, struct cv_file *dir, uint64_t off,
 			  void (*send)(struct cv_nfs_req *),

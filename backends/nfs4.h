@@ -161,6 +161,8 @@ struct cv_nfs4_open *cv_nfs4_open_new(struct cv_nfs4 *v4, const struct cv_cred *
 
 /* LOOKUP of q->name in q->dir into op->entry, then q->then; or q finishes with the error. */
 void cv_nfs4_fetch_entry(struct cv_nfs_req *q, void (*then)(struct cv_nfs_req *));
+/* Asks for the attributes of q->obj. */
+void cv_nfs4_send_getattr(struct cv_nfs_req *q);
 /* GETATTR, shown as this mount shows it. */
 bool cv_nfs4_take_attr(struct cv_nfs_req *q, struct cv_xdr *x, struct cv_attr *ret);
 /* GETFH and GETATTR into op->entry. */

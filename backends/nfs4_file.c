@@ -101,19 +101,8 @@ static void send_open(struct cv_nfs_req *q)
 /*
  * A successor opens what was open before and may not be opened in this way any more, like a file
  * that was made without the right to write. It goes on without state at the server, which lets the
- * owner read and write.
+ * owner read and write: that it is there is all that is asked.
  */
-static void send_look(struct cv_nfs_req *q)
-{
-	struct cv_nfs4_call c;
-
-	if (!cv_nfs4_start(q, &c, false))
-		return;
-	cv_nfs4_put_fh(&c, &q->obj);
-	cv_nfs4_put_getattr(&c);
-	cv_nfs4_submit(q, &c);
-}
-
 static void got_look(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	struct cv_file *file;
@@ -150,7 +139,7 @@ static void got_open(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 			status = -EIO;
 	}
 	if (status == -EACCES && op->repeated) {
-		cv_nfs_step(q, send_look, got_look);
+		cv_nfs_step(q, cv_nfs4_send_getattr, got_look);
 		return;
 	}
 	if (status < 0) {
@@ -166,11 +155,10 @@ static void got_open(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 void cv_nfs4_open_file(void *conn, struct cv_op *op, const struct cv_object *obj, int flags)
 {
 	struct cv_nfs *nfs = conn;
-	struct cv_nfs_req *q = cv_nfs_req_new(conn, op);
+	struct cv_nfs_req *q = cv_nfs_on_object(conn, op, obj);
 
 	if (!q)
 		return;
-	q->obj = *obj->handle;
 	q->flags = flags;
 	q->v4.made = cv_nfs4_open_new(nfs->v4, op->cred, flags);
 	if (q->v4.made)
@@ -256,12 +244,9 @@ void cv_nfs4_create(void *conn, struct cv_op *op, const struct cv_object *dir, c
 		    int flags, uint32_t mode)
 {
 	struct cv_nfs *nfs = conn;
-	struct cv_nfs_req *q = cv_nfs_req_new(conn, op);
+	struct cv_nfs_req *q = cv_nfs_on_name(conn, op, dir, name);
 
 	if (!q)
-		return;
-	q->dir = *dir->handle;
-	if (!cv_nfs_set_name(q, q->name, name))
 		return;
 	q->flags = flags;
 	q->mode = mode;
@@ -363,11 +348,6 @@ static const struct cv_nfs4_stateid *stateid_of(const struct cv_nfs_req *q)
 	return q->v4.open ? &q->v4.open->stateid : &cv_nfs4_anonymous;
 }
 
-static uint32_t piece(size_t left, uint32_t max)
-{
-	return left < max ? (uint32_t)left : max;
-}
-
 static void send_read(struct cv_nfs_req *q)
 {
 	struct cv_nfs4_call c;
@@ -375,14 +355,13 @@ static void send_read(struct cv_nfs_req *q)
 	if (!cv_nfs4_start(q, &c, false))
 		return;
 	cv_nfs4_put_fh(&c, &q->obj);
-	cv_nfs4_put_read(&c, stateid_of(q), q->off + q->done_bytes,
-			 piece(q->size - q->done_bytes, q->nfs->rsize));
+	cv_nfs4_put_read(&c, stateid_of(q), q->off + q->done_bytes, cv_nfs_piece(q, q->nfs->rsize));
 	cv_nfs4_submit(q, &c);
 }
 
 static void got_read(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
-	size_t asked = piece(q->size - q->done_bytes, q->nfs->rsize), size = 0;
+	size_t asked = cv_nfs_piece(q, q->nfs->rsize), size = 0;
 	const uint8_t *data = NULL;
 	bool eof = false;
 
@@ -403,27 +382,14 @@ static void got_read(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 void cv_nfs4_read(void *conn, struct cv_op *op, struct cv_file *file, size_t size_bytes,
 		  uint64_t off)
 {
-	struct cv_nfs_req *q = cv_nfs_req_new(conn, op);
-
-	if (!q)
-		return;
-	q->obj = file->handle;
-	q->v4.open = file->open;
-	q->size = size_bytes;
-	q->off = off;
-	if (size_bytes == 0) {
-		op->data = "";
-		cv_nfs_finish(q, 0);
-		return;
-	}
-	cv_nfs_step(q, send_read, got_read);
+	cv_nfs_begin_read(conn, op, file, size_bytes, off, send_read, got_read);
 }
 
 /* ---- write, commit ---- */
 
 static void send_write(struct cv_nfs_req *q)
 {
-	uint32_t size = piece(q->size - q->done_bytes, q->nfs->wsize);
+	uint32_t size = cv_nfs_piece(q, q->nfs->wsize);
 	const uint8_t *mark;
 	struct cv_nfs4_call c;
 
@@ -469,25 +435,7 @@ static void got_write(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 void cv_nfs4_write(void *conn, struct cv_op *op, struct cv_file *file, const void *data,
 		   size_t size_bytes, uint64_t off)
 {
-	struct cv_nfs_req *q = cv_nfs_req_new(conn, op);
-
-	if (!q)
-		return;
-	q->obj = file->handle;
-	q->v4.open = file->open;
-	q->data = data;
-	q->size = size_bytes;
-	q->off = off;
-	if (!file->writable) {
-		cv_nfs_finish(q, -EBADF);
-		return;
-	}
-	if (size_bytes == 0) {
-		op->stable = true;
-		cv_nfs_finish(q, 0);
-		return;
-	}
-	cv_nfs_step(q, send_write, got_write);
+	cv_nfs_begin_write(conn, op, file, data, size_bytes, off, send_write, got_write);
 }
 
 static void send_commit(struct cv_nfs_req *q)
@@ -545,30 +493,21 @@ static void send_readdir(struct cv_nfs_req *q)
 	cv_nfs4_submit(q, &c);
 }
 
-static size_t get_entries(struct cv_nfs_req *q, struct cv_xdr *x, struct cv_dirent *entries,
-			  size_t max, char *names, size_t names_size, uint64_t *ret_last,
-			  bool *ret_eof)
+static void get_entries(struct cv_nfs_req *q, struct cv_xdr *x, struct cv_nfs_entries *entries)
 {
 	(void)cv_nfs4_skip(x, CV_NFS4_PUTFH);
 	(void)cv_nfs4_skip(x, CV_NFS4_READDIR);
-	return cv_nfs4_get_entries(x, &q->nfs->v4->names, entries, max, names, names_size,
-				   q->data_dir->verf, ret_last, ret_eof);
+	cv_nfs4_get_entries(x, &q->nfs->v4->names, entries, q->data_dir->verf);
 }
 
 static void got_readdir(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
-	struct cv_file *dir = q->data_dir;
-
-	if (status == -ESTALE && q->off != 0 && !q->again) {
-		/* BAD_COOKIE: the directory has changed. Its cookies are usually good still. */
-		q->again = true;
-		memset(dir->verf, 0, sizeof(dir->verf));
-		cv_nfs_step(q, send_readdir, got_readdir);
-	} else if (status < 0) {
+	if (cv_nfs_forgot_cookies(q, status))
+		return;
+	if (status < 0)
 		cv_nfs_finish(q, status);
-	} else {
+	else
 		cv_nfs_take_entries(q, x, get_entries);
-	}
 }
 
 void cv_nfs4_readdir(void *conn, struct cv_op *op, struct cv_file *dir, uint64_t off)

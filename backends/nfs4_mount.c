@@ -266,16 +266,18 @@ static int make_dir(struct cv_nfs_mount *m, const struct cv_handle *dir, const c
 static void list_names(struct cv_nfs_mount *m, char *list, size_t list_size)
 {
 	static const uint8_t verf[CV_NFS_VERF_SIZE];
-	struct cv_nfs4_names *names = &m->nfs->v4->names;
 	cv_cleanup_free struct cv_dirent *entries = malloc(LISTED_ENTRIES * sizeof(*entries));
 	cv_cleanup_free char *text = malloc(LISTED_REPLY);
+	struct cv_nfs_entries e = {
+		.list = entries,
+		.max = LISTED_ENTRIES,
+		.names = text,
+		.names_size = LISTED_REPLY,
+	};
 	cv_cleanup_free uint8_t *reply = NULL;
 	uint8_t ignored[CV_NFS_VERF_SIZE];
 	struct cv_nfs4_call c;
-	uint64_t last;
 	struct cv_xdr x;
-	size_t n = 0;
-	bool eof;
 
 	list[0] = '\0';
 	begin(m, &c);
@@ -284,9 +286,8 @@ static void list_names(struct cv_nfs_mount *m, char *list, size_t list_size)
 	if (!entries || !text || call(m, &c, &reply, &x) < 0)
 		return;
 	if (cv_nfs4_skip(&x, CV_NFS4_PUTFH) && cv_nfs4_skip(&x, CV_NFS4_READDIR))
-		n = cv_nfs4_get_entries(&x, names, entries, LISTED_ENTRIES, text, LISTED_REPLY,
-					ignored, &last, &eof);
-	for (size_t i = 0; i < n; i++)
+		cv_nfs4_get_entries(&x, &m->nfs->v4->names, &e, ignored);
+	for (size_t i = 0; i < e.count && !x.bad; i++)
 		cv_nfs_add_listed(list, list_size, entries[i].name);
 }
 

@@ -34,27 +34,6 @@ void cv_nfs4_take_dir(struct cv_nfs_req *q, struct cv_xdr *x, struct cv_dir_afte
 	dir->have = cv_nfs4_take_attr(q, x, &dir->attr);
 }
 
-static struct cv_nfs_req *on_object(void *conn, struct cv_op *op, const struct cv_object *obj)
-{
-	struct cv_nfs_req *q = cv_nfs_req_new(conn, op);
-
-	if (q)
-		q->obj = *obj->handle;
-	return q;
-}
-
-/* NULL: completed already. */
-static struct cv_nfs_req *on_name(void *conn, struct cv_op *op, const struct cv_object *dir,
-				  const char *name)
-{
-	struct cv_nfs_req *q = cv_nfs_req_new(conn, op);
-
-	if (!q)
-		return NULL;
-	q->dir = *dir->handle;
-	return cv_nfs_set_name(q, q->name, name) ? q : NULL;
-}
-
 /* ---- lookup, getattr, setattr, readlink, statfs ---- */
 
 static void send_lookup(struct cv_nfs_req *q)
@@ -87,20 +66,15 @@ void cv_nfs4_fetch_entry(struct cv_nfs_req *q, void (*then)(struct cv_nfs_req *)
 	cv_nfs_step(q, send_lookup, got_lookup);
 }
 
-static void finish_ok(struct cv_nfs_req *q)
-{
-	cv_nfs_finish(q, 0);
-}
-
 void cv_nfs4_lookup(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name)
 {
-	struct cv_nfs_req *q = on_name(conn, op, dir, name);
+	struct cv_nfs_req *q = cv_nfs_on_name(conn, op, dir, name);
 
 	if (q)
-		cv_nfs4_fetch_entry(q, finish_ok);
+		cv_nfs4_fetch_entry(q, cv_nfs_finish_ok);
 }
 
-static void send_getattr(struct cv_nfs_req *q)
+void cv_nfs4_send_getattr(struct cv_nfs_req *q)
 {
 	struct cv_nfs4_call c;
 
@@ -126,13 +100,13 @@ static void got_getattr(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 void cv_nfs4_getattr(void *conn, struct cv_op *op, const struct cv_object *obj,
 		     struct cv_file *file)
 {
-	struct cv_nfs_req *q = on_object(conn, op, obj);
+	struct cv_nfs_req *q = cv_nfs_on_object(conn, op, obj);
 
 	if (!q)
 		return;
 	if (file)
 		q->obj = file->handle;
-	cv_nfs_step(q, send_getattr, got_getattr);
+	cv_nfs_step(q, cv_nfs4_send_getattr, got_getattr);
 }
 
 static void send_setattr(struct cv_nfs_req *q)
@@ -157,7 +131,6 @@ static void send_setattr(struct cv_nfs_req *q)
 
 static void got_setattr(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
-	const unsigned owner = CV_SET_UID | CV_SET_GID;
 	struct cv_attr attr;
 
 	if (q->v4.status == CV_NFS4ERR_BADOWNER && !q->nfs->v4->send_names) {
@@ -165,13 +138,11 @@ static void got_setattr(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 		cv_nfs_step(q, send_setattr, got_setattr);
 		return;
 	}
-	if (q->nfs->chown_ignore && q->set.mask & owner &&
-	    (status == -EPERM || status == -EACCES || status == -EINVAL)) {
-		q->set.mask &= ~owner;
+	if (cv_nfs_ignore_owner(q, status)) {
 		if (q->set.mask)
 			cv_nfs_step(q, send_setattr, got_setattr);
 		else
-			cv_nfs_step(q, send_getattr, got_getattr);
+			cv_nfs_step(q, cv_nfs4_send_getattr, got_getattr);
 		return;
 	}
 	if (status == 0) {
@@ -190,25 +161,16 @@ static void got_setattr(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 void cv_nfs4_setattr(void *conn, struct cv_op *op, const struct cv_object *obj,
 		     struct cv_file *file, const struct cv_setattr *set)
 {
-	struct cv_nfs *nfs = conn;
-	struct cv_nfs_req *q = on_object(conn, op, obj);
+	struct cv_nfs_req *q = cv_nfs_on_attr(conn, op, obj, file, set);
 
 	if (!q)
 		return;
-	if (file)
-		q->obj = file->handle;
 	if (file && file->writable && set->mask & CV_SET_SIZE)
 		q->v4.open = file->open;
-	q->set = *set;
-	/* Under uid= and gid= an owner that is shown already is no change. */
-	if (nfs->set_uid && q->set.uid == nfs->uid)
-		q->set.mask &= ~(unsigned)CV_SET_UID;
-	if (nfs->set_gid && q->set.gid == nfs->gid)
-		q->set.mask &= ~(unsigned)CV_SET_GID;
 	if (q->set.mask)
 		cv_nfs_step(q, send_setattr, got_setattr);
 	else
-		cv_nfs_step(q, send_getattr, got_getattr);
+		cv_nfs_step(q, cv_nfs4_send_getattr, got_getattr);
 }
 
 static void send_readlink(struct cv_nfs_req *q)
@@ -233,18 +195,14 @@ static const uint8_t *get_target(struct cv_xdr *x, size_t *ret_size)
 static void got_readlink(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	size_t size = 0;
+	const uint8_t *target = status == 0 ? get_target(x, &size) : NULL;
 
-	if (status == 0) {
-		q->op->data = get_target(x, &size);
-		if (!q->op->data || size == 0 || memchr(q->op->data, '\0', size))
-			status = -EIO;
-	}
-	cv_nfs_finish(q, status < 0 ? status : (ssize_t)size);
+	cv_nfs_finish_target(q, status, target, size);
 }
 
 void cv_nfs4_readlink(void *conn, struct cv_op *op, const struct cv_object *obj)
 {
-	struct cv_nfs_req *q = on_object(conn, op, obj);
+	struct cv_nfs_req *q = cv_nfs_on_object(conn, op, obj);
 
 	if (q)
 		cv_nfs_step(q, send_readlink, got_readlink);
@@ -272,7 +230,7 @@ static void got_statfs(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 
 void cv_nfs4_statfs(void *conn, struct cv_op *op, const struct cv_object *obj)
 {
-	struct cv_nfs_req *q = on_object(conn, op, obj);
+	struct cv_nfs_req *q = cv_nfs_on_object(conn, op, obj);
 
 	if (q)
 		cv_nfs_step(q, send_statfs, got_statfs);
@@ -283,15 +241,6 @@ void cv_nfs4_statfs(void *conn, struct cv_op *op, const struct cv_object *obj)
  * The slot makes a repetition harmless unless the server has restarted and forgotten it: then
  * EEXIST may mean our own success, and the object is looked at.
  */
-
-static void check_made(struct cv_nfs_req *q)
-{
-	const struct cv_attr *attr = &q->op->entry.attr;
-	bool same_type = (attr->mode & S_IFMT) == (q->mode & S_IFMT);
-	bool same_mode = (attr->mode & 0777) == (q->mode & 0777);
-
-	cv_nfs_finish(q, same_type && same_mode && attr->rdev == q->rdev ? 0 : -EEXIST);
-}
 
 /* After RESTOREFH: the directory. */
 static void take_changed_dir(struct cv_nfs_req *q, struct cv_xdr *x)
@@ -319,7 +268,7 @@ static void send_create(struct cv_nfs_req *q)
 static void got_create(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	if (status == -EEXIST && q->resent) {
-		cv_nfs4_fetch_entry(q, check_made);
+		cv_nfs4_fetch_entry(q, cv_nfs_check_made);
 		return;
 	}
 	if (status == 0) {
@@ -362,7 +311,7 @@ static void got_create_file(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 	struct cv_nfs4_stateid ignored;
 
 	if (status == -EEXIST && q->resent) {
-		cv_nfs4_fetch_entry(q, check_made);
+		cv_nfs4_fetch_entry(q, cv_nfs_check_made);
 		return;
 	}
 	if (status == 0) {
@@ -385,7 +334,7 @@ void cv_nfs4_mknod(void *conn, struct cv_op *op, const struct cv_object *dir, co
 		   uint32_t mode, uint64_t rdev)
 {
 	struct cv_nfs *nfs = conn;
-	struct cv_nfs_req *q = on_name(conn, op, dir, name);
+	struct cv_nfs_req *q = cv_nfs_on_name(conn, op, dir, name);
 
 	if (!q)
 		return;
@@ -405,7 +354,7 @@ void cv_nfs4_mknod(void *conn, struct cv_op *op, const struct cv_object *dir, co
 void cv_nfs4_mkdir(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
 		   uint32_t mode)
 {
-	struct cv_nfs_req *q = on_name(conn, op, dir, name);
+	struct cv_nfs_req *q = cv_nfs_on_name(conn, op, dir, name);
 
 	if (!q)
 		return;
@@ -418,9 +367,8 @@ static void got_made_target(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	size_t size = 0;
 	const uint8_t *target = status == 0 ? get_target(x, &size) : NULL;
-	bool same = target && size == strlen(q->target) && memcmp(target, q->target, size) == 0;
 
-	cv_nfs_finish(q, same ? 0 : -EEXIST);
+	cv_nfs_finish_same_target(q, target, size);
 }
 
 static void check_made_symlink(struct cv_nfs_req *q)
@@ -444,7 +392,7 @@ static void got_symlink(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 void cv_nfs4_symlink(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
 		     const char *target)
 {
-	struct cv_nfs_req *q = on_name(conn, op, dir, name);
+	struct cv_nfs_req *q = cv_nfs_on_name(conn, op, dir, name);
 
 	if (!q)
 		return;
@@ -458,11 +406,6 @@ void cv_nfs4_symlink(void *conn, struct cv_op *op, const struct cv_object *dir, 
 }
 
 /* ---- links ---- */
-
-static bool same_handle(const struct cv_handle *a, const struct cv_handle *b)
-{
-	return a->size == b->size && memcmp(a->data, b->data, a->size) == 0;
-}
 
 /* The object q->obj gets the name. */
 static void send_link(struct cv_nfs_req *q)
@@ -481,17 +424,12 @@ static void send_link(struct cv_nfs_req *q)
 	cv_nfs4_submit(q, &c);
 }
 
-static void check_linked(struct cv_nfs_req *q)
-{
-	cv_nfs_finish(q, same_handle(&q->op->entry.handle, &q->obj) ? 0 : -EEXIST);
-}
-
 static void got_link(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	struct cv_attr attr;
 
 	if (status == -EEXIST && q->resent) {
-		cv_nfs4_fetch_entry(q, check_linked);
+		cv_nfs4_fetch_entry(q, cv_nfs_check_linked);
 		return;
 	}
 	if (status == 0) {
@@ -515,7 +453,7 @@ static void got_link(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 void cv_nfs4_link(void *conn, struct cv_op *op, const struct cv_object *obj,
 		  const struct cv_object *dir, const char *name)
 {
-	struct cv_nfs_req *q = on_name(conn, op, dir, name);
+	struct cv_nfs_req *q = cv_nfs_on_name(conn, op, dir, name);
 
 	if (!q)
 		return;
@@ -569,7 +507,7 @@ static void got_remove(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 static void remove_name(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
 			uint32_t type)
 {
-	struct cv_nfs_req *q = on_name(conn, op, dir, name);
+	struct cv_nfs_req *q = cv_nfs_on_name(conn, op, dir, name);
 
 	if (!q)
 		return;
@@ -609,7 +547,7 @@ static void got_rename(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 	if (status == -ENOENT && q->resent) {
 		q->dir = q->dir2;
 		memcpy(q->name, q->name2, sizeof(q->name));
-		cv_nfs4_fetch_entry(q, finish_ok);
+		cv_nfs4_fetch_entry(q, cv_nfs_finish_ok);
 		return;
 	}
 	if (status == 0 && cv_nfs4_skip(x, CV_NFS4_PUTFH) && cv_nfs4_skip(x, CV_NFS4_SAVEFH) &&
@@ -671,7 +609,7 @@ static void swap_names(struct cv_nfs_req *q)
 /* The new name is there: is it ours? Then only the old one is left to remove. */
 static void check_renamed(struct cv_nfs_req *q)
 {
-	if (!same_handle(&q->op->entry.handle, &q->obj)) {
+	if (!cv_nfs_same_handle(&q->op->entry.handle, &q->obj)) {
 		cv_nfs_finish(q, -EEXIST);
 		return;
 	}
@@ -713,12 +651,9 @@ static void rename_noreplace(struct cv_nfs_req *q)
 void cv_nfs4_rename(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
 		    const struct cv_object *newdir, const char *newname, unsigned flags)
 {
-	struct cv_nfs_req *q = on_name(conn, op, dir, name);
+	struct cv_nfs_req *q = cv_nfs_on_names(conn, op, dir, name, newdir, newname);
 
 	if (!q)
-		return;
-	q->dir2 = *newdir->handle;
-	if (!cv_nfs_set_name(q, q->name2, newname))
 		return;
 	if (flags == 0)
 		cv_nfs_step(q, send_rename, got_rename);

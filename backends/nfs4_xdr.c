@@ -871,19 +871,10 @@ void cv_nfs4_get_denied(struct cv_xdr *x, struct cv_nfs4_denied *ret)
 	}
 }
 
-static bool is_name(const uint8_t *p, size_t n)
-{
-	if (!p || n == 0 || n > CV_NAME_MAX || memchr(p, '/', n) || memchr(p, '\0', n))
-		return false;
-	return !(p[0] == '.' && (n == 1 || (n == 2 && p[1] == '.')));
-}
-
-size_t cv_nfs4_get_entries(struct cv_xdr *x, struct cv_nfs4_names *names, struct cv_dirent *entries,
-			   size_t max, char *text, size_t text_size, uint8_t verf[CV_NFS_VERF_SIZE],
-			   uint64_t *ret_last, bool *ret_eof)
+void cv_nfs4_get_entries(struct cv_xdr *x, struct cv_nfs4_names *names,
+			 struct cv_nfs_entries *entries, uint8_t verf[CV_NFS_VERF_SIZE])
 {
 	const uint8_t *p = cv_xdr_take(x, CV_NFS_VERF_SIZE);
-	size_t count = 0, used = 0;
 
 	if (p)
 		memcpy(verf, p, CV_NFS_VERF_SIZE);
@@ -896,26 +887,13 @@ size_t cv_nfs4_get_entries(struct cv_xdr *x, struct cv_nfs4_names *names, struct
 		p = cv_xdr_opaque(x, 4096, &n);
 		bits = get_values(x, ENTRY_ATTRS, names, &d.entry.attr, &d.entry.handle);
 		if (x->bad)
-			return 0;
+			return;
 		d.ino = d.entry.attr.ino;
 		d.mode = d.entry.attr.mode;
 		d.have_entry = attrs_usable(bits, &d.entry.attr) && d.entry.handle.size;
-		*ret_last = d.next_off;
-		if (!is_name(p, n) || d.next_off == 0)
-			continue;
-		if (count == max || used + n + 1 > text_size) {
-			/* cannot be: the tables are sized by the reply */
-			x->bad = true;
-			return 0;
-		}
-		memcpy(text + used, p, n);
-		text[used + n] = '\0';
-		d.name = text + used;
-		used += n + 1;
-		entries[count++] = d;
+		cv_nfs_keep_entry(x, entries, &d, p, n);
 	}
-	*ret_eof = cv_xdr_bool(x);
-	return x->bad ? 0 : count;
+	entries->eof = cv_xdr_bool(x);
 }
 
 bool cv_nfs4_get_exchange_id(struct cv_xdr *x, struct cv_nfs4_client *ret)

@@ -229,9 +229,8 @@ struct cv_nfs4_denied {
 };
 void cv_nfs4_get_denied(struct cv_xdr *x, struct cv_nfs4_denied *ret);
 /* READDIR after its head, as cv_nfs_get_entries(). */
-size_t cv_nfs4_get_entries(struct cv_xdr *x, struct cv_nfs4_names *names, struct cv_dirent *entries,
-			   size_t max, char *text, size_t text_size, uint8_t verf[CV_NFS_VERF_SIZE],
-			   uint64_t *ret_last, bool *ret_eof);
+void cv_nfs4_get_entries(struct cv_xdr *x, struct cv_nfs4_names *names,
+			 struct cv_nfs_entries *entries, uint8_t verf[CV_NFS_VERF_SIZE]);
 struct cv_nfs4_client {
 	uint64_t id;
 	uint32_t seq;

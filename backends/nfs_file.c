@@ -142,11 +142,10 @@ static void open_object(struct cv_nfs_req *q)
 
 void cv_nfs_open(void *conn, struct cv_op *op, const struct cv_object *obj, int flags)
 {
-	struct cv_nfs_req *q = cv_nfs_req_new(conn, op);
+	struct cv_nfs_req *q = cv_nfs_on_object(conn, op, obj);
 
 	if (!q)
 		return;
-	q->obj = *obj->handle;
 	q->flags = flags;
 	open_object(q);
 }
@@ -296,12 +295,9 @@ void cv_nfs_create(void *conn, struct cv_op *op, const struct cv_object *dir, co
 		   int flags, uint32_t mode)
 {
 	struct cv_nfs *nfs = conn;
-	struct cv_nfs_req *q = cv_nfs_req_new(conn, op);
+	struct cv_nfs_req *q = cv_nfs_on_name(conn, op, dir, name);
 
 	if (!q)
-		return;
-	q->dir = *dir->handle;
-	if (!cv_nfs_set_name(q, q->name, name))
 		return;
 	q->flags = flags;
 	q->mode = mode;
@@ -317,17 +313,18 @@ void cv_nfs_release(void *conn, struct cv_file *file)
 
 /* ---- read ---- */
 
-static size_t piece(size_t left, uint32_t max)
+uint32_t cv_nfs_piece(const struct cv_nfs_req *q, uint32_t max)
 {
-	return left < max ? left : max;
+	size_t left = q->size - q->done_bytes;
+
+	return left < max ? (uint32_t)left : max;
 }
 
 static void send_read(struct cv_nfs_req *q)
 {
 	struct cv_nfs_args a;
 
-	cv_nfs_put_read(&a, &q->obj, q->off + q->done_bytes,
-			(uint32_t)piece(q->size - q->done_bytes, q->nfs->rsize));
+	cv_nfs_put_read(&a, &q->obj, q->off + q->done_bytes, cv_nfs_piece(q, q->nfs->rsize));
 	cv_nfs_submit(q, CV_NFS_READ, &a);
 }
 
@@ -358,7 +355,7 @@ void cv_nfs_take_data(struct cv_nfs_req *q, const uint8_t *data, size_t size, bo
 
 static void got_read(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
-	size_t asked = piece(q->size - q->done_bytes, q->nfs->rsize), size = 0;
+	size_t asked = cv_nfs_piece(q, q->nfs->rsize), size = 0;
 	const uint8_t *data = NULL;
 	struct cv_attr attr;
 	bool eof = false, have = false;
@@ -384,14 +381,16 @@ static void got_read(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 	cv_nfs_take_data(q, data, size, eof);
 }
 
-void cv_nfs_read(void *conn, struct cv_op *op, struct cv_file *file, size_t size_bytes,
-		 uint64_t off)
+void cv_nfs_begin_read(void *conn, struct cv_op *op, struct cv_file *file, size_t size_bytes,
+		       uint64_t off, void (*send)(struct cv_nfs_req *),
+		       void (*got)(struct cv_nfs_req *, int, struct cv_xdr *))
 {
 	struct cv_nfs_req *q = cv_nfs_req_new(conn, op);
 
 	if (!q)
 		return;
 	q->obj = file->handle;
+	q->v4.open = file->open;
 	q->size = size_bytes;
 	q->off = off;
 	if (size_bytes == 0) {
@@ -399,17 +398,23 @@ void cv_nfs_read(void *conn, struct cv_op *op, struct cv_file *file, size_t size
 		cv_nfs_finish(q, 0);
 		return;
 	}
-	cv_nfs_step(q, send_read, got_read);
+	cv_nfs_step(q, send, got);
+}
+
+void cv_nfs_read(void *conn, struct cv_op *op, struct cv_file *file, size_t size_bytes,
+		 uint64_t off)
+{
+	cv_nfs_begin_read(conn, op, file, size_bytes, off, send_read, got_read);
 }
 
 /* ---- write, commit ---- */
 
 static void send_write(struct cv_nfs_req *q)
 {
-	size_t size = piece(q->size - q->done_bytes, q->nfs->wsize);
+	uint32_t size = cv_nfs_piece(q, q->nfs->wsize);
 	struct cv_nfs_args a;
 
-	cv_nfs_put_write(&a, &q->obj, q->off + q->done_bytes, (uint32_t)size);
+	cv_nfs_put_write(&a, &q->obj, q->off + q->done_bytes, size);
 	q->call.data = q->data + q->done_bytes;
 	q->call.data_size = size;
 	cv_nfs_submit(q, CV_NFS_WRITE, &a);
@@ -465,14 +470,16 @@ static void got_write(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 		cv_nfs_finish(q, (ssize_t)q->size);
 }
 
-void cv_nfs_write(void *conn, struct cv_op *op, struct cv_file *file, const void *data,
-		  size_t size_bytes, uint64_t off)
+void cv_nfs_begin_write(void *conn, struct cv_op *op, struct cv_file *file, const void *data,
+			size_t size_bytes, uint64_t off, void (*send)(struct cv_nfs_req *),
+			void (*got)(struct cv_nfs_req *, int, struct cv_xdr *))
 {
 	struct cv_nfs_req *q = cv_nfs_req_new(conn, op);
 
 	if (!q)
 		return;
 	q->obj = file->handle;
+	q->v4.open = file->open;
 	q->data = data;
 	q->size = size_bytes;
 	q->off = off;
@@ -485,7 +492,13 @@ void cv_nfs_write(void *conn, struct cv_op *op, struct cv_file *file, const void
 		cv_nfs_finish(q, 0);
 		return;
 	}
-	cv_nfs_step(q, send_write, got_write);
+	cv_nfs_step(q, send, got);
+}
+
+void cv_nfs_write(void *conn, struct cv_op *op, struct cv_file *file, const void *data,
+		  size_t size_bytes, uint64_t off)
+{
+	cv_nfs_begin_write(conn, op, file, data, size_bytes, off, send_write, got_write);
 }
 
 static void send_commit(struct cv_nfs_req *q)
@@ -549,58 +562,64 @@ static void send_readdir(struct cv_nfs_req *q)
 
 void cv_nfs_take_entries(struct cv_nfs_req *q, struct cv_xdr *x, cv_nfs_get_entries_fn *get)
 {
-	size_t max = x->left / ENTRY_WIRE_MIN + 1, names_size = x->left + 1, count;
-	cv_cleanup_free struct cv_dirent *entries = malloc(max * sizeof(*entries));
-	cv_cleanup_free char *names = malloc(names_size);
-	struct cv_file *dir = q->data_dir;
-	uint64_t last = q->off;
-	bool eof = false;
+	struct cv_nfs_entries e = {
+		.max = x->left / ENTRY_WIRE_MIN + 1,
+		.names_size = x->left + 1,
+		.last = q->off,
+	};
+	cv_cleanup_free struct cv_dirent *list = malloc(e.max * sizeof(*list));
+	cv_cleanup_free char *names = malloc(e.names_size);
 
-	if (!entries || !names) {
+	if (!list || !names) {
 		cv_nfs_finish(q, -ENOMEM);
 		return;
 	}
-	count = get(q, x, entries, max, names, names_size, &last, &eof);
-	if (x->bad || (last == q->off && !eof)) {
+	e.list = list;
+	e.names = names;
+	get(q, x, &e);
+	if (x->bad || (e.last == q->off && !e.eof)) {
 		cv_nfs_finish(q, -EIO);
 		return;
 	}
-	dir->reply_bytes = DIR_REPLY_NEXT;
-	if (count == 0 && !eof) {
+	q->data_dir->reply_bytes = DIR_REPLY_NEXT;
+	if (e.count == 0 && !e.eof) {
 		/* "." and ".." only */
-		q->off = last;
+		q->off = e.last;
 		cv_nfs_step(q, q->send, q->got);
 		return;
 	}
-	for (size_t i = 0; i < count; i++) {
-		if (entries[i].have_entry)
-			cv_nfs_show(q->nfs, &entries[i].entry.attr);
+	for (size_t i = 0; i < e.count; i++) {
+		if (list[i].have_entry)
+			cv_nfs_show(q->nfs, &list[i].entry.attr);
 	}
-	q->op->dirents = entries;
-	q->op->eof = eof;
-	cv_nfs_finish(q, (ssize_t)count);
+	q->op->dirents = list;
+	q->op->eof = e.eof;
+	cv_nfs_finish(q, (ssize_t)e.count);
 }
 
-static size_t get_entries(struct cv_nfs_req *q, struct cv_xdr *x, struct cv_dirent *entries,
-			  size_t max, char *names, size_t names_size, uint64_t *ret_last,
-			  bool *ret_eof)
+static void get_entries(struct cv_nfs_req *q, struct cv_xdr *x, struct cv_nfs_entries *entries)
 {
-	return cv_nfs_get_entries(x, q->plus, entries, max, names, names_size, q->data_dir->verf,
-				  ret_last, ret_eof);
+	cv_nfs_get_entries(x, q->plus, entries, q->data_dir->verf);
+}
+
+bool cv_nfs_forgot_cookies(struct cv_nfs_req *q, int status)
+{
+	if (status != -ESTALE || q->off == 0 || q->again)
+		return false;
+	/* They are usually good still. */
+	q->again = true;
+	memset(q->data_dir->verf, 0, sizeof(q->data_dir->verf));
+	cv_nfs_step(q, q->send, q->got);
+	return true;
 }
 
 static void got_readdir(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
-	struct cv_file *dir = q->data_dir;
-
 	if (status == -EOPNOTSUPP && q->plus) {
 		q->nfs->no_readdirplus = true;
 		cv_nfs_step(q, send_readdir, got_readdir);
-	} else if (status == -ESTALE && q->off != 0 && !q->again) {
-		/* BAD_COOKIE: the directory has changed. Its cookies are usually good still. */
-		q->again = true;
-		memset(dir->verf, 0, sizeof(dir->verf));
-		cv_nfs_step(q, send_readdir, got_readdir);
+	} else if (cv_nfs_forgot_cookies(q, status)) {
+		return;
 	} else if (status < 0) {
 		cv_nfs_finish(q, status);
 	} else {

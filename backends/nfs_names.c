@@ -131,51 +131,55 @@ void cv_nfs_got_new(struct cv_nfs_req *q, struct cv_xdr *x, void (*then)(struct 
 	}
 }
 
-static void finish_ok(struct cv_nfs_req *q)
-{
-	cv_nfs_finish(q, 0);
-}
-
-static struct cv_nfs_req *on_object(void *conn, struct cv_op *op, const struct cv_object *obj)
-{
-	struct cv_nfs_req *q = cv_nfs_req_new(conn, op);
-
-	if (q)
-		q->obj = *obj->handle;
-	return q;
-}
-
-/* NULL: completed already. */
-static struct cv_nfs_req *on_name(void *conn, struct cv_op *op, const struct cv_object *dir,
-				  const char *name)
-{
-	struct cv_nfs_req *q = cv_nfs_req_new(conn, op);
-
-	if (!q)
-		return NULL;
-	q->dir = *dir->handle;
-	return cv_nfs_set_name(q, q->name, name) ? q : NULL;
-}
-
 /* ---- lookup, getattr, setattr, readlink, statfs ---- */
 
 void cv_nfs_lookup(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name)
 {
-	struct cv_nfs_req *q = on_name(conn, op, dir, name);
+	struct cv_nfs_req *q = cv_nfs_on_name(conn, op, dir, name);
 
 	if (q)
-		cv_nfs_fetch_entry(q, finish_ok);
+		cv_nfs_fetch_entry(q, cv_nfs_finish_ok);
 }
 
 void cv_nfs_getattr(void *conn, struct cv_op *op, const struct cv_object *obj, struct cv_file *file)
 {
-	struct cv_nfs_req *q = on_object(conn, op, obj);
+	struct cv_nfs_req *q = cv_nfs_on_object(conn, op, obj);
 
 	if (!q)
 		return;
 	if (file)
 		q->obj = file->handle;
-	cv_nfs_fetch_attr(q, finish_ok);
+	cv_nfs_fetch_attr(q, cv_nfs_finish_ok);
+}
+
+bool cv_nfs_ignore_owner(struct cv_nfs_req *q, int status)
+{
+	const unsigned owner = CV_SET_UID | CV_SET_GID;
+
+	if (!q->nfs->chown_ignore || !(q->set.mask & owner) ||
+	    (status != -EPERM && status != -EACCES && status != -EINVAL))
+		return false;
+	q->set.mask &= ~owner;
+	return true;
+}
+
+struct cv_nfs_req *cv_nfs_on_attr(void *conn, struct cv_op *op, const struct cv_object *obj,
+				  struct cv_file *file, const struct cv_setattr *set)
+{
+	struct cv_nfs *nfs = conn;
+	struct cv_nfs_req *q = cv_nfs_on_object(conn, op, obj);
+
+	if (!q)
+		return NULL;
+	if (file)
+		q->obj = file->handle;
+	q->set = *set;
+	/* Under uid= and gid= an owner that is shown already is no change. */
+	if (nfs->set_uid && q->set.uid == nfs->uid)
+		q->set.mask &= ~(unsigned)CV_SET_UID;
+	if (nfs->set_gid && q->set.gid == nfs->gid)
+		q->set.mask &= ~(unsigned)CV_SET_GID;
+	return q;
 }
 
 static void send_setattr(struct cv_nfs_req *q)
@@ -188,17 +192,14 @@ static void send_setattr(struct cv_nfs_req *q)
 
 static void got_setattr(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
-	const unsigned owner = CV_SET_UID | CV_SET_GID;
 	struct cv_attr attr;
 	bool have = false;
 
-	if (q->nfs->chown_ignore && q->set.mask & owner &&
-	    (status == -EPERM || status == -EACCES || status == -EINVAL)) {
-		q->set.mask &= ~owner;
+	if (cv_nfs_ignore_owner(q, status)) {
 		if (q->set.mask)
 			cv_nfs_step(q, send_setattr, got_setattr);
 		else
-			cv_nfs_fetch_attr(q, finish_ok);
+			cv_nfs_fetch_attr(q, cv_nfs_finish_ok);
 		return;
 	}
 	if (status == 0)
@@ -210,30 +211,36 @@ static void got_setattr(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 		cv_nfs_show(q->nfs, &attr);
 		cv_nfs_finish_attr(q, &attr);
 	} else {
-		cv_nfs_fetch_attr(q, finish_ok);
+		cv_nfs_fetch_attr(q, cv_nfs_finish_ok);
 	}
 }
 
 void cv_nfs_setattr(void *conn, struct cv_op *op, const struct cv_object *obj, struct cv_file *file,
 		    const struct cv_setattr *set)
 {
-	struct cv_nfs *nfs = conn;
-	struct cv_nfs_req *q = on_object(conn, op, obj);
+	struct cv_nfs_req *q = cv_nfs_on_attr(conn, op, obj, file, set);
 
 	if (!q)
 		return;
-	if (file)
-		q->obj = file->handle;
-	q->set = *set;
-	/* Under uid= and gid= an owner that is shown already is no change. */
-	if (nfs->set_uid && q->set.uid == nfs->uid)
-		q->set.mask &= ~(unsigned)CV_SET_UID;
-	if (nfs->set_gid && q->set.gid == nfs->gid)
-		q->set.mask &= ~(unsigned)CV_SET_GID;
 	if (q->set.mask)
 		cv_nfs_step(q, send_setattr, got_setattr);
 	else
-		cv_nfs_fetch_attr(q, finish_ok);
+		cv_nfs_fetch_attr(q, cv_nfs_finish_ok);
+}
+
+void cv_nfs_finish_target(struct cv_nfs_req *q, int status, const uint8_t *target, size_t size)
+{
+	if (status == 0 && (!target || size == 0 || memchr(target, '\0', size)))
+		status = -EIO;
+	q->op->data = target;
+	cv_nfs_finish(q, status < 0 ? status : (ssize_t)size);
+}
+
+void cv_nfs_finish_same_target(struct cv_nfs_req *q, const uint8_t *target, size_t size)
+{
+	bool same = target && size == strlen(q->target) && memcmp(target, q->target, size) == 0;
+
+	cv_nfs_finish(q, same ? 0 : -EEXIST);
 }
 
 static void send_readlink(struct cv_nfs_req *q)
@@ -256,18 +263,14 @@ static const uint8_t *get_target(struct cv_xdr *x, size_t *ret_size)
 static void got_readlink(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	size_t size = 0;
+	const uint8_t *target = status == 0 ? get_target(x, &size) : NULL;
 
-	if (status == 0) {
-		q->op->data = get_target(x, &size);
-		if (!q->op->data || size == 0 || memchr(q->op->data, '\0', size))
-			status = -EIO;
-	}
-	cv_nfs_finish(q, status < 0 ? status : (ssize_t)size);
+	cv_nfs_finish_target(q, status, target, size);
 }
 
 void cv_nfs_readlink(void *conn, struct cv_op *op, const struct cv_object *obj)
 {
-	struct cv_nfs_req *q = on_object(conn, op, obj);
+	struct cv_nfs_req *q = cv_nfs_on_object(conn, op, obj);
 
 	if (q)
 		cv_nfs_step(q, send_readlink, got_readlink);
@@ -303,7 +306,7 @@ static void got_statfs(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 
 void cv_nfs_statfs(void *conn, struct cv_op *op, const struct cv_object *obj)
 {
-	struct cv_nfs_req *q = on_object(conn, op, obj);
+	struct cv_nfs_req *q = cv_nfs_on_object(conn, op, obj);
 
 	if (q)
 		cv_nfs_step(q, send_statfs, got_statfs);
@@ -316,7 +319,7 @@ void cv_nfs_statfs(void *conn, struct cv_op *op, const struct cv_object *obj)
  * if it is what we asked for, it is taken as ours.
  */
 
-static void check_made(struct cv_nfs_req *q)
+void cv_nfs_check_made(struct cv_nfs_req *q)
 {
 	const struct cv_attr *attr = &q->op->entry.attr;
 	bool same_type = (attr->mode & S_IFMT) == (q->mode & S_IFMT);
@@ -328,11 +331,11 @@ static void check_made(struct cv_nfs_req *q)
 static void got_made(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	if (status == -EEXIST && q->resent)
-		cv_nfs_fetch_entry(q, check_made);
+		cv_nfs_fetch_entry(q, cv_nfs_check_made);
 	else if (status < 0)
 		cv_nfs_finish(q, status);
 	else
-		cv_nfs_got_new(q, x, finish_ok);
+		cv_nfs_got_new(q, x, cv_nfs_finish_ok);
 }
 
 static void send_mknod(struct cv_nfs_req *q)
@@ -353,7 +356,7 @@ static void send_mknod(struct cv_nfs_req *q)
 void cv_nfs_mknod(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
 		  uint32_t mode, uint64_t rdev)
 {
-	struct cv_nfs_req *q = on_name(conn, op, dir, name);
+	struct cv_nfs_req *q = cv_nfs_on_name(conn, op, dir, name);
 
 	if (!q)
 		return;
@@ -374,7 +377,7 @@ static void send_mkdir(struct cv_nfs_req *q)
 void cv_nfs_mkdir(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
 		  uint32_t mode)
 {
-	struct cv_nfs_req *q = on_name(conn, op, dir, name);
+	struct cv_nfs_req *q = cv_nfs_on_name(conn, op, dir, name);
 
 	if (!q)
 		return;
@@ -395,9 +398,8 @@ static void got_made_target(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	size_t size = 0;
 	const uint8_t *target = status == 0 ? get_target(x, &size) : NULL;
-	bool same = target && size == strlen(q->target) && memcmp(target, q->target, size) == 0;
 
-	cv_nfs_finish(q, same ? 0 : -EEXIST);
+	cv_nfs_finish_same_target(q, target, size);
 }
 
 static void check_made_symlink(struct cv_nfs_req *q)
@@ -421,7 +423,7 @@ static void got_symlink(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 void cv_nfs_symlink(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
 		    const char *target)
 {
-	struct cv_nfs_req *q = on_name(conn, op, dir, name);
+	struct cv_nfs_req *q = cv_nfs_on_name(conn, op, dir, name);
 
 	if (!q)
 		return;
@@ -441,15 +443,10 @@ static void send_link(struct cv_nfs_req *q)
 	cv_nfs_submit(q, CV_NFS_LINK, &a);
 }
 
-static bool same_handle(const struct cv_handle *a, const struct cv_handle *b)
-{
-	return a->size == b->size && memcmp(a->data, b->data, a->size) == 0;
-}
-
 /* XXX: a server may give one object handles of different bytes; then this says EEXIST. */
-static void check_linked(struct cv_nfs_req *q)
+void cv_nfs_check_linked(struct cv_nfs_req *q)
 {
-	cv_nfs_finish(q, same_handle(&q->op->entry.handle, &q->obj) ? 0 : -EEXIST);
+	cv_nfs_finish(q, cv_nfs_same_handle(&q->op->entry.handle, &q->obj) ? 0 : -EEXIST);
 }
 
 static void finish_linked(struct cv_nfs_req *q)
@@ -464,7 +461,7 @@ static void got_link(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 	bool have;
 
 	if (status == -EEXIST && q->resent) {
-		cv_nfs_fetch_entry(q, check_linked);
+		cv_nfs_fetch_entry(q, cv_nfs_check_linked);
 		return;
 	}
 	if (status < 0) {
@@ -486,7 +483,7 @@ static void got_link(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 void cv_nfs_link(void *conn, struct cv_op *op, const struct cv_object *obj,
 		 const struct cv_object *dir, const char *name)
 {
-	struct cv_nfs_req *q = on_name(conn, op, dir, name);
+	struct cv_nfs_req *q = cv_nfs_on_name(conn, op, dir, name);
 
 	if (!q)
 		return;
@@ -517,7 +514,7 @@ static void got_remove(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 
 void cv_nfs_unlink(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name)
 {
-	struct cv_nfs_req *q = on_name(conn, op, dir, name);
+	struct cv_nfs_req *q = cv_nfs_on_name(conn, op, dir, name);
 
 	if (!q)
 		return;
@@ -527,7 +524,7 @@ void cv_nfs_unlink(void *conn, struct cv_op *op, const struct cv_object *dir, co
 
 void cv_nfs_rmdir(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name)
 {
-	struct cv_nfs_req *q = on_name(conn, op, dir, name);
+	struct cv_nfs_req *q = cv_nfs_on_name(conn, op, dir, name);
 
 	if (!q)
 		return;
@@ -586,7 +583,7 @@ static void got_removed_new(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 static void got_removed_old(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	take_dir(q, x, &q->op->dir);
-	if (same_handle(&q->dir, &q->dir2))
+	if (cv_nfs_same_handle(&q->dir, &q->dir2))
 		q->op->dir.before = 0; /* our link has changed it since */
 	if (status == 0 || (status == -ENOENT && q->resent)) {
 		cv_nfs_finish(q, 0);
@@ -624,7 +621,7 @@ static void got_lookup_new(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 
 	if (status == 0)
 		cv_nfs_get_handle(x, &handle);
-	if (status == 0 && !x->bad && same_handle(&handle, &q->obj))
+	if (status == 0 && !x->bad && cv_nfs_same_handle(&handle, &q->obj))
 		remove_old(q);
 	else
 		cv_nfs_finish(q, -EEXIST);
@@ -659,12 +656,9 @@ static void rename_noreplace(struct cv_nfs_req *q)
 void cv_nfs_rename(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
 		   const struct cv_object *newdir, const char *newname, unsigned flags)
 {
-	struct cv_nfs_req *q = on_name(conn, op, dir, name);
+	struct cv_nfs_req *q = cv_nfs_on_names(conn, op, dir, name, newdir, newname);
 
 	if (!q)
-		return;
-	q->dir2 = *newdir->handle;
-	if (!cv_nfs_set_name(q, q->name2, newname))
 		return;
 	if (flags == 0)
 		cv_nfs_step(q, send_rename, got_rename);

@@ -369,13 +369,27 @@ static bool is_name(const uint8_t *p, size_t n)
 	return !(p[0] == '.' && (n == 1 || (n == 2 && p[1] == '.')));
 }
 
-size_t cv_nfs_get_entries(struct cv_xdr *x, bool plus, struct cv_dirent *entries, size_t max,
-			  char *names, size_t names_size, uint8_t verf[CV_NFS_VERF_SIZE],
-			  uint64_t *ret_last, bool *ret_eof)
+void cv_nfs_keep_entry(struct cv_xdr *x, struct cv_nfs_entries *e, struct cv_dirent *d,
+		       const uint8_t *name, size_t size)
+{
+	e->last = d->next_off;
+	if (!is_name(name, size) || d->next_off == 0)
+		return;
+	if (e->count == e->max || e->names_used + size + 1 > e->names_size) {
+		x->bad = true; /* cannot be: the tables are sized by the reply */
+		return;
+	}
+	d->name = memcpy(e->names + e->names_used, name, size);
+	e->names[e->names_used + size] = '\0';
+	e->names_used += size + 1;
+	e->list[e->count++] = *d;
+}
+
+void cv_nfs_get_entries(struct cv_xdr *x, bool plus, struct cv_nfs_entries *entries,
+			uint8_t verf[CV_NFS_VERF_SIZE])
 {
 	struct cv_attr ignored;
 	const uint8_t *p;
-	size_t count = 0, used = 0;
 
 	(void)cv_nfs_get_post_attr(x, &ignored);
 	p = cv_xdr_take(x, CV_NFS_VERF_SIZE);
@@ -396,21 +410,8 @@ size_t cv_nfs_get_entries(struct cv_xdr *x, bool plus, struct cv_dirent *entries
 				d.mode = d.entry.attr.mode;
 		}
 		if (x->bad)
-			return 0;
-		*ret_last = d.next_off;
-		if (!is_name(p, n) || d.next_off == 0)
-			continue;
-		if (count == max || used + n + 1 > names_size) {
-			/* cannot be: the tables are sized by the reply */
-			x->bad = true;
-			return 0;
-		}
-		memcpy(names + used, p, n);
-		names[used + n] = '\0';
-		d.name = names + used;
-		used += n + 1;
-		entries[count++] = d;
+			return;
+		cv_nfs_keep_entry(x, entries, &d, p, n);
 	}
-	*ret_eof = cv_xdr_bool(x);
-	return x->bad ? 0 : count;
+	entries->eof = cv_xdr_bool(x);
 }

@@ -106,13 +106,20 @@ bool cv_nfs_get_post_attr(struct cv_xdr *x, struct cv_attr *ret); /* true: attri
 bool cv_nfs_get_wcc(struct cv_xdr *x, struct cv_attr *ret, uint64_t *ret_before);
 void cv_nfs_get_handle(struct cv_xdr *x, struct cv_handle *ret);
 bool cv_nfs_get_post_handle(struct cv_xdr *x, struct cv_handle *ret);
-/*
- * READDIR(PLUS) results after the status into entries (at most max, names copied to names); "." and
- * ".." and names that are no names are left out. *ret_last: cookie of the last one seen, also when
- * left out.
- */
-size_t cv_nfs_get_entries(struct cv_xdr *x, bool plus, struct cv_dirent *entries, size_t max,
-			  char *names, size_t names_size, uint8_t verf[CV_NFS_VERF_SIZE],
-			  uint64_t *ret_last, bool *ret_eof);
+/* The entries of a reply; both tables are the caller's, and sized by the reply. */
+struct cv_nfs_entries {
+	struct cv_dirent *list; /* names point into names */
+	size_t count, max;
+	char *names;
+	size_t names_used, names_size; /* bytes */
+	uint64_t last;		       /* cookie of the last one seen, also when left out */
+	bool eof;
+};
+/* Adds one with that name; "." and ".." and names that are no names are left out. */
+void cv_nfs_keep_entry(struct cv_xdr *x, struct cv_nfs_entries *entries, struct cv_dirent *d,
+		       const uint8_t *name, size_t size);
+/* READDIR(PLUS) results after the status. */
+void cv_nfs_get_entries(struct cv_xdr *x, bool plus, struct cv_nfs_entries *entries,
+			uint8_t verf[CV_NFS_VERF_SIZE]);
 
 #endif
