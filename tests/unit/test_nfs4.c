@@ -17,28 +17,13 @@
 #include <sys/stat.h>
 
 #include "backends/nfs4.h"
-#include "config/log.h"
-#include "tests/unit/rpc_server.h"
+#include "tests/unit/nfs_server.h"
 
 #define OPS_AT	  64 /* of a call: RPC header with AUTH_SYS, no groups, name "cvol" */
 #define SEQ_AT	  (OPS_AT + 12)
 #define SESSION	  "SESSIONSESSIONSE"
-#define TYPE_REG  1
 #define NO_ANSWER 100 /* ms in which nothing may come */
 
-struct run {
-	struct cv_op op;
-	int count;
-	ssize_t result;
-	uint8_t data[64];
-};
-
-static struct cv_nfs *nfs;
-static const struct cv_cred cred = { .uid = 7, .gid = 8 };
-static const struct cv_handle dir_handle = { .size = 3, .data = "DIR" };
-static const struct cv_object dir = { .nodeid = 1, .handle = &dir_handle, .path = "" };
-static const struct cv_handle file_handle = { .size = 4, .data = "FILE" };
-static const struct cv_object file = { .nodeid = 2, .handle = &file_handle, .path = "" };
 static const struct cv_backend *const engine = &cv_backend_nfs4;
 
 /* ---- answers ---- */
@@ -145,63 +130,15 @@ static uint32_t slot_of(const struct request *req)
 	return word(req->bytes + SEQ_AT + 8 + CV_NFS4_SESSION_SIZE);
 }
 
-/* ---- operations ---- */
-
-static void on_done(struct cv_op *op, ssize_t result)
-{
-	struct run *r = cv_container_of(op, struct run, op);
-
-	r->count++;
-	r->result = result;
-	if (result > 0 && op->data && (size_t)result <= sizeof(r->data))
-		memcpy(r->data, op->data, (size_t)result);
-}
-
-static struct cv_op *op_of(struct run *r)
-{
-	memset(r, 0, sizeof(*r));
-	r->op.done = on_done;
-	r->op.cred = &cred;
-	return &r->op;
-}
-
-static void expect(struct run *r, ssize_t result)
-{
-	uint64_t until = cv_now_ns() + LIMIT_MS * 1000000ull;
-
-	while (!r->count && cv_now_ns() < until)
-		assert_int_equal(cv_loop_turn(loop, 5), 0);
-	assert_int_equal(r->count, 1);
-	assert_int_equal(r->result, result);
-}
-
 static int setup(void **state)
 {
-	struct cv_rpc_config config = {
-		.host = "127.0.0.1", .program = CV_NFS_PROGRAM, .version = 4, .timeout_ms = 15000
-	};
-	struct cv_err err = { 0 };
-	int fd;
-
 	(void)state;
-	cv_log_set_level(CV_LOG_ERROR);
-	server_listen();
-	assert_int_equal(cv_loop_new(&loop), 0);
-	config.port = server.port;
-	nfs = calloc(1, sizeof(*nfs));
-	assert_non_null(nfs);
-	nfs->loop = loop;
-	nfs->rsize = nfs->wsize = 4096;
-	nfs->timeout_ms = 15000;
+	nfs_connect(4);
 	nfs->v4 = cv_nfs4_new(nfs, NULL);
 	assert_non_null(nfs->v4);
 	nfs->v4->clientid = 1;
 	nfs->v4->channel.max_slots = 4;
 	cv_nfs4_reset_slots(nfs->v4);
-	fd = cv_rpc_dial(&config, 0, cv_now_ns() + LIMIT_MS * 1000000ull, NULL, &err);
-	assert_true(fd >= 0);
-	assert_int_equal(cv_rpc_new(loop, &config, fd, &nfs->rpc), 0);
-	server_accept();
 	return 0;
 }
 
@@ -210,10 +147,7 @@ static int teardown(void **state)
 	(void)state;
 	cv_rpc_free(nfs->rpc); /* the server played here does not answer a good-bye */
 	nfs->rpc = NULL;
-	engine->disconnect(nfs);
-	cv_close_fd(&server.fd);
-	cv_close_fd(&server.listener);
-	cv_loop_free(loop);
+	nfs_close();
 	return 0;
 }
 
