@@ -30,12 +30,13 @@ static void do_not_wait(uint8_t *status)
 		(void)put(status, CV_NFS4ERR_BADSESSION);
 }
 
-static void answer4(int fd, const uint8_t xid[4], bool whole, const uint8_t *data, size_t size)
+static void answer4(int fd, const uint8_t xid[4], const uint8_t *head, const uint8_t *data,
+		    size_t size)
 {
 	static uint8_t reply[HEAD_MAX + 65536];
 	uint8_t *p = reply;
 
-	if (whole) {
+	if (head[0] & 1) {
 		size_t n = size < 4 ? size : 4;
 
 		memset(p, 0, HEAD_MAX);
@@ -70,11 +71,9 @@ static struct cv_nfs4_open *open_in(struct cv_nfs4 *v4)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static const struct cv_cred cred;
 	struct cv_nfs4_open *open;
 	struct cv_nfs *nfs;
 	struct cv_op op;
-	uint8_t xid[4];
 	int server;
 
 	if (size < 1 || size > 60000)
@@ -86,27 +85,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	nfs->v4->channel.max_slots = 16;
 	cv_nfs4_reset_slots(nfs->v4);
 	open = open_in(nfs->v4);
-	memset(&op, 0, sizeof(op));
-	op.done = on_done;
-	op.cred = &cred;
-	completions = 0;
-	opened = NULL;
 	start(&cv_backend_nfs4, nfs, &op, data[0], open);
-	data++;
-	size--;
-	for (;;) {
-		size_t n;
-
-		(void)cv_loop_turn(nfs->loop, 0);
-		if (completions || size < 3 || !receive_call(server, xid))
-			break;
-		n = (size_t)data[1] << 8 | data[2];
-		n = n < size - 3 ? n : size - 3;
-		answer4(server, xid, data[0] & 1, data + 3, n);
-		data += 3 + n;
-		size -= 3 + n;
-		(void)cv_loop_turn(nfs->loop, 0);
-	}
+	play(nfs, server, data + 1, size - 1, 1, answer4);
 	if (opened)
 		cv_backend_nfs4.release(nfs, opened);
 	cv_rpc_free(nfs->rpc); /* no good-bye to who does not answer */

@@ -64,8 +64,14 @@ static void start(const struct cv_backend *b, struct cv_nfs *nfs, struct cv_op *
 	static const struct cv_object obj = { .nodeid = 1, .handle = &handle, .path = "" };
 	static const struct cv_setattr set = { .mask = CV_SET_MODE | CV_SET_UID, .mode = 0644 };
 	static struct cv_file file, dir;
+	static const struct cv_cred cred;
 	static const uint8_t data[IO_SIZE];
 
+	memset(op, 0, sizeof(*op));
+	op->done = on_done;
+	op->cred = &cred;
+	completions = 0;
+	opened = NULL;
 	file.handle = dir.handle = handle;
 	file.writable = true;
 	file.open = open;
@@ -174,6 +180,35 @@ static void answer(int fd, const uint8_t xid[4], const uint8_t *results, size_t 
 	    (reply[REPLY_HEAD + 2] << 8 | reply[REPLY_HEAD + 3]) == CV_NFS_JUKEBOX)
 		reply[REPLY_HEAD + 2] = 0;
 	(void)!send(fd, reply, size + REPLY_HEAD, MSG_NOSIGNAL);
+}
+
+/*
+ * Answers the operation's calls with data's pieces, until it ends or data does: answer(fd, xid,
+ * piece, size) for each, whose first `head` bytes are the answer's own and followed by the length
+ * of what follows.
+ */
+static void play(struct cv_nfs *nfs, int server, const uint8_t *data, size_t size, size_t head,
+		 void (*answer_piece)(int fd, const uint8_t xid[4], const uint8_t *head,
+				      const uint8_t *results, size_t size))
+{
+	uint8_t xid[4];
+
+	for (;;) {
+		const uint8_t *results;
+		size_t n;
+
+		(void)cv_loop_turn(nfs->loop, 0);
+		if (completions || size < head + 2 || !receive_call(server, xid))
+			break;
+		results = data + head + 2;
+		size -= head + 2;
+		n = (size_t)data[head] << 8 | data[head + 1];
+		n = n < size ? n : size;
+		answer_piece(server, xid, data, results, n);
+		data = results + n;
+		size -= n;
+		(void)cv_loop_turn(nfs->loop, 0);
+	}
 }
 
 /* A connection over a socket pair; the server's end is *ret_server. */
