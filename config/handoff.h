@@ -82,7 +82,7 @@ int cv_handoff_parse(const void *data, size_t size, struct cv_handoff *ret_msg);
  * of the file belongs to fuse/shm.h. Version 1.
  */
 #define CV_SHM_MAGIC	0x314d48534c4f5643ull /* "CVOLSHM1" */
-#define CV_SHM_VERSION	1
+#define CV_SHM_VERSION	2
 #define CV_SHM_SIZE	(16ull << 30) /* sparse: only touched pages cost memory */
 #define CV_SHM_INIT_MAX 1024
 #define CV_CHECK_LAYOUT "--check-layout" /* and a version: the worker program ends with 0 or 1 */
@@ -90,7 +90,6 @@ int cv_handoff_parse(const void *data, size_t size, struct cv_handoff *ret_msg);
 struct cv_shm_header {
 	uint64_t magic;
 	uint32_t version;
-	uint32_t generation;  /* of workers; the daemon adds one before each start */
 	uint32_t init_size;   /* bytes in init; 0 before the mount */
 	uint32_t finished;    /* a worker ended in good order: nothing is left to be done */
 	uint32_t replaceable; /* a successor can go on where a worker ends */

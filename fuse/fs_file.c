@@ -136,14 +136,12 @@ static void reopen(struct cv_fs *fs, struct cv_open *open)
 	cv_node_hold(r->node);
 	r->cred = open->record->cred;
 	r->repeated = true; /* what was allowed at open stays so */
-	if (cv_fs_object(fs, r->node, 0, &obj) < 0) {
-		cv_request_op(r, reopened);
-		reopened(&r->op, -ESTALE);
-		return;
-	}
 	cv_request_op(r, reopened);
-	cv_open(&fs->mount, &r->op, &obj,
-		(int)open->record->flags & SENT_FLAGS & ~(O_TRUNC | O_EXCL));
+	if (cv_fs_object(fs, r->node, 0, &obj) < 0)
+		reopened(&r->op, -ESTALE);
+	else
+		cv_open(&fs->mount, &r->op, &obj,
+			(int)open->record->flags & SENT_FLAGS & ~(O_TRUNC | O_EXCL));
 }
 
 uint32_t cv_opens_reopen(struct cv_fs *fs)
@@ -240,8 +238,8 @@ bool cv_open_for_writeback(void *arg, uint32_t handle, struct cv_wb_handle *ret)
 	return true;
 }
 
-static struct cv_request *request_on_open(fuse_req_t req, const struct fuse_file_info *fi,
-					  bool is_dir)
+struct cv_request *cv_request_on_release(fuse_req_t req, const struct fuse_file_info *fi,
+					 bool is_dir)
 {
 	struct cv_fs *fs = fs_of(req);
 	struct cv_open *open = cv_open_get(fs, fi->fh);
@@ -264,19 +262,13 @@ static struct cv_request *request_on_open(fuse_req_t req, const struct fuse_file
 
 struct cv_request *cv_request_on_open(fuse_req_t req, const struct fuse_file_info *fi, bool is_dir)
 {
-	struct cv_request *r = request_on_open(req, fi, is_dir);
+	struct cv_request *r = cv_request_on_release(req, fi, is_dir);
 
 	if (r && !is_dir && !r->open->file) {
 		cv_reply_err(r, -ESTALE);
 		return NULL;
 	}
 	return r;
-}
-
-struct cv_request *cv_request_on_release(fuse_req_t req, const struct fuse_file_info *fi,
-					 bool is_dir)
-{
-	return request_on_open(req, fi, is_dir);
 }
 
 enum cv_wb_level cv_fs_settled(const struct cv_fs *fs)

@@ -906,29 +906,38 @@ static void rename_done(struct cv_op *op, ssize_t result)
 	cv_reply_err(r, 0);
 }
 
+static int rename_objects(struct cv_request *r, struct cv_object *dir, struct cv_object *newdir)
+{
+	int err = cv_fs_object(r->fs, r->node, 0, dir);
+
+	return err < 0 ? err : cv_fs_object(r->fs, r->node2, 1, newdir);
+}
+
+static void rename_send(struct cv_request *r, const struct cv_object *dir,
+			const struct cv_object *newdir)
+{
+	cv_request_op(r, rename_done);
+	cv_rename(&r->fs->mount, &r->op, dir, r->name, newdir, r->name2, (unsigned)r->flags);
+}
+
 /* An exchange never fails because it has been done: who is where now says whether it was. */
 static void exchange_looked(struct cv_op *op, ssize_t result)
 {
 	struct cv_request *r = cv_request_of(op);
-	const struct cv_node *to = cv_node_find(&r->fs->nodes, r->node2->id, r->name2);
-	const struct cv_handle *found = &op->entry.handle;
+	struct cv_nodes *t = &r->fs->nodes;
+	const struct cv_node *to = cv_node_find(t, r->node2->id, r->name2);
 	struct cv_object dir, newdir;
 
-	if (result == 0 && to && found->size == to->record->handle.size &&
-	    memcmp(found->data, to->record->handle.data, found->size) == 0) {
+	if (result == 0 && to && to == cv_node_by_handle(t, &op->entry.handle)) {
 		rename_done(op, 0);
 		return;
 	}
 	if (result == 0)
-		result = cv_fs_object(r->fs, r->node, 0, &dir);
-	if (result == 0)
-		result = cv_fs_object(r->fs, r->node2, 1, &newdir);
-	if (result < 0) {
+		result = rename_objects(r, &dir, &newdir);
+	if (result < 0)
 		cv_reply_err(r, (int)result);
-		return;
-	}
-	cv_request_op(r, rename_done);
-	cv_rename(&r->fs->mount, &r->op, &dir, r->name, &newdir, r->name2, (unsigned)r->flags);
+	else
+		rename_send(r, &dir, &newdir);
 }
 
 static void rename_go(struct cv_request *r, int result)
@@ -937,9 +946,7 @@ static void rename_go(struct cv_request *r, int result)
 	bool hidden = r->victim && result == 0;
 
 	if (result == 0)
-		result = cv_fs_object(r->fs, r->node, 0, &dir);
-	if (result == 0)
-		result = cv_fs_object(r->fs, r->node2, 1, &newdir);
+		result = rename_objects(r, &dir, &newdir);
 	if (result < 0) {
 		if (hidden)
 			cv_hidden_undo(r, result);
@@ -952,8 +959,7 @@ static void rename_go(struct cv_request *r, int result)
 		cv_lookup(&r->fs->mount, &r->op, &dir, r->name);
 		return;
 	}
-	cv_request_op(r, rename_done);
-	cv_rename(&r->fs->mount, &r->op, &dir, r->name, &newdir, r->name2, (unsigned)r->flags);
+	rename_send(r, &dir, &newdir);
 }
 
 static void rename_found(struct cv_request *r)
@@ -1283,7 +1289,7 @@ bool cv_fs_receive(struct cv_fs *fs, int fuse_fd)
 		session_gone(fs);
 		return false;
 	}
-	(void)cv_shm_slot_publish(&fs->shm, slot, (size_t)n);
+	cv_shm_slot_publish(&fs->shm, slot, (size_t)n);
 	if (fs->takeover)
 		cv_takeover_received(fs->takeover, slot);
 	else

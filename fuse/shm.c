@@ -97,6 +97,11 @@ static int slots_grow(struct cv_shm *shm)
 	return 0;
 }
 
+static uint8_t *small_buffer(struct cv_shm *shm, const struct cv_slot *slot)
+{
+	return shm->small + (size_t)(slot - shm->slots) * CV_SMALL_SIZE;
+}
+
 static uint8_t *large_buffer(struct cv_shm *shm, uint32_t i)
 {
 	return shm->large + (size_t)i * CV_LARGE_SIZE;
@@ -315,18 +320,14 @@ uint8_t *cv_shm_receive_buffer(struct cv_shm *shm, struct cv_slot *slot)
 	return NULL;
 }
 
-uint8_t *cv_shm_slot_publish(struct cv_shm *shm, struct cv_slot *slot, size_t size_bytes)
+void cv_shm_slot_publish(struct cv_shm *shm, struct cv_slot *slot, size_t size_bytes)
 {
-	uint8_t *buf = cv_shm_slot_request(shm, slot);
+	const uint8_t *buf = cv_shm_slot_request(shm, slot);
 	int32_t large = slot->large;
 
 	slot_fill(slot, buf, size_bytes);
-	if (size_bytes <= CV_SMALL_SIZE) {
-		uint8_t *small = shm->small + (size_t)(slot - shm->slots) * CV_SMALL_SIZE;
-
-		memcpy(small, buf, size_bytes);
-		buf = small;
-	}
+	if (size_bytes <= CV_SMALL_SIZE)
+		memcpy(small_buffer(shm, slot), buf, size_bytes);
 	cv_shm_barrier();
 	slot->state = CV_SLOT_RECEIVED;
 	cv_shm_barrier();
@@ -339,13 +340,12 @@ uint8_t *cv_shm_slot_publish(struct cv_shm *shm, struct cv_slot *slot, size_t si
 	} else if (shm->large_in_use > CV_LARGE_PINNED) {
 		large_loosen(shm, (uint32_t)large, size_bytes);
 	}
-	return buf;
 }
 
 uint8_t *cv_shm_slot_request(struct cv_shm *shm, struct cv_slot *slot)
 {
 	return slot->large >= 0 ? large_buffer(shm, (uint32_t)slot->large)
-				: shm->small + (size_t)(slot - shm->slots) * CV_SMALL_SIZE;
+				: small_buffer(shm, slot);
 }
 
 struct cv_slot *cv_shm_slot_find(struct cv_shm *shm, uint64_t unique)

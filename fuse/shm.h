@@ -88,8 +88,7 @@ struct cv_shared_state {
 	uint32_t handles_top;
 	uint32_t slots_ready;
 	uint32_t large_ready;
-	uint64_t resolved; /* requests that a successor found carried out, or executed again */
-	char resume[64];   /* cv_info.resume */
+	char resume[64]; /* cv_info.resume */
 };
 
 /*
@@ -217,8 +216,8 @@ void cv_shm_slot_put(struct cv_shm *shm, struct cv_slot *slot);
 /* Where the next request is received: a large buffer, or NULL when all are in use. */
 uint8_t *cv_shm_receive_buffer(struct cv_shm *shm, struct cv_slot *slot);
 /* The request lies in slot's large buffer: a short one moves to the slot's small buffer, so that
- * the large one is free again. Publishes the slot. Returns where the request is. */
-uint8_t *cv_shm_slot_publish(struct cv_shm *shm, struct cv_slot *slot, size_t size_bytes);
+ * the large one is free again. Publishes the slot. */
+void cv_shm_slot_publish(struct cv_shm *shm, struct cv_slot *slot, size_t size_bytes);
 
 /* Where the request of a published slot is. */
 uint8_t *cv_shm_slot_request(struct cv_shm *shm, struct cv_slot *slot);

@@ -327,10 +327,8 @@ static void execute(struct cv_takeover *t, struct cv_slot *slot)
 		answer_error(fs, fs->fuse_fd, slot, -EIO);
 		return;
 	}
-	if (slot->tries > 0) {
+	if (slot->tries > 0)
 		t->requests++;
-		fs->shm.state->resolved++;
-	}
 	slot->state = CV_SLOT_RECEIVED;
 	t->running[i] = true;
 	cv_fs_dispatch(fs, slot);

@@ -170,6 +170,17 @@ static void extent_free(struct extent *e)
 	wb->free[wb->nfree++] = e->index;
 }
 
+static void extent_append(struct cv_wb_file *f, struct extent *e)
+{
+	struct extent **tail = &f->extents;
+
+	while (*tail)
+		tail = &(*tail)->next;
+	*tail = e;
+	e->file = f;
+	e->next = NULL;
+}
+
 static void note_error(struct cv_wb_file *f, int error)
 {
 	f->node->record->write_error = error;
@@ -493,7 +504,7 @@ static bool replaced_by(const struct cv_wb *wb, const struct extent *e,
 /* Returns 1 when the data was taken, 0 when it has to wait (what it waits for is under way). */
 static int try_write(struct cv_wb *wb, struct cv_wb_waiter *w, struct cv_wb_file *f)
 {
-	struct extent *into = NULL, *e, **tail;
+	struct extent *into = NULL, *e;
 	uint64_t end = w->off + w->size;
 	bool conflict = false, replaces = false;
 	struct cv_extent_record *r;
@@ -551,8 +562,6 @@ static int try_write(struct cv_wb *wb, struct cv_wb_waiter *w, struct cv_wb_file
 		return 0;
 	e = &wb->extents[wb->free[--wb->nfree]];
 	r = record_of(e);
-	e->file = f;
-	e->next = NULL;
 	e->in_commit = false;
 	e->born_ns = cv_loop_now_ns(wb->loop);
 	r->node = f->node->id;
@@ -563,9 +572,7 @@ static int try_write(struct cv_wb *wb, struct cv_wb_waiter *w, struct cv_wb_file
 	wb->touched[e->index] = true;
 	copy_in(wb, e, w);
 	set_state(e, CV_EXTENT_DIRTY);
-	for (tail = &f->extents; *tail; tail = &(*tail)->next)
-		;
-	*tail = e;
+	extent_append(f, e);
 	if (r->size >= wb->merge_max)
 		extent_send(e);
 	tick_arm(wb);
@@ -771,7 +778,6 @@ static void extent_restore(struct extent *e)
 	struct cv_extent_record *r = record_of(e);
 	struct cv_node *node = cv_node_get(wb->nodes, r->node);
 	struct cv_wb_file *f = node ? file_get(wb, node) : NULL;
-	struct extent **tail;
 
 	if (!f || r->size > CV_WB_BUFFER_SIZE) {
 		cv_error("%u written bytes of a file that is not known any more are lost", r->size);
@@ -781,11 +787,7 @@ static void extent_restore(struct extent *e)
 		wb->free[wb->nfree++] = e->index;
 		return;
 	}
-	for (tail = &f->extents; *tail; tail = &(*tail)->next)
-		;
-	*tail = e;
-	e->file = f;
-	e->next = NULL;
+	extent_append(f, e);
 	e->born_ns = cv_loop_now_ns(wb->loop);
 	wb->touched[e->index] = true;
 	if (r->state == CV_EXTENT_SENT)

@@ -221,8 +221,12 @@ int cv_mount_each_below(const char *dir, void (*each)(void *ctx, const char *pat
 bool cv_mountpoint_is(const char *path, uint64_t dev)
 {
 	cv_cleanup_entry struct cv_mount_entry entry = { 0 };
+	int r = cv_mount_find(path, &entry);
 
-	return cv_mount_find(path, &entry) == 0 && cv_str_eq(entry.fstype, CV_FSTYPE) &&
+	/* Unreadable (no descriptors, no memory): a mount in use is not given up for that. */
+	if (r < 0)
+		return r != -ENOENT;
+	return cv_str_eq(entry.fstype, CV_FSTYPE) &&
 	       makedev(entry.dev_major, entry.dev_minor) == dev;
 }
 
@@ -487,6 +491,8 @@ static int verify(const struct cv_attach *a, dev_t before, uint64_t *ret_dev, st
 	struct statx stx;
 	int r = cv_mount_find(a->path, &entry);
 
+	if (r < 0 && r != -ENOENT)
+		return cv_fail(err, -r, "reading the mount table: %s", cv_strerror(r));
 	if (r < 0 || !cv_str_eq(entry.fstype, CV_FSTYPE))
 		return cv_fail(err, EIO, "%s is not in the mount table after mounting", a->path);
 	*ret_dev = makedev(entry.dev_major, entry.dev_minor);

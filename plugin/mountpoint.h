@@ -62,7 +62,10 @@ struct cv_attach {
 int cv_mountpoint_attach(const struct cv_attach *attach, int *ret_fuse, uint64_t *ret_dev,
 			 struct cv_err *err);
 
-/* True when the topmost mount at path is of type CV_FSTYPE and device dev. */
+/*
+ * False when the mount table shows something else than a CV_FSTYPE of device dev on top at path, or
+ * nothing. A table that cannot be read is no reason to give a mount up: true.
+ */
 bool cv_mountpoint_is(const char *path, uint64_t dev);
 
 /*

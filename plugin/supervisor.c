@@ -180,19 +180,31 @@ static void unpark(const struct cv_worker *w)
 	cv_systemd_unpark(name);
 }
 
-/* From here on the watching thread knows it; the list has its own reference. */
-static int worker_watch(struct cv_worker *w)
+/* From here on the watching thread looks after its process. */
+static int watch_locked(struct cv_worker *w)
 {
 	struct epoll_event event = { .events = EPOLLIN, .data.ptr = w };
-	struct cv_supervisor *sup = w->sup;
 
-	CV_SCOPED_LOCK(&sup->lock);
-	if (epoll_ctl(sup->epoll, EPOLL_CTL_ADD, w->pidfd, &event) < 0)
-		return -errno;
+	return epoll_ctl(w->sup->epoll, EPOLL_CTL_ADD, w->pidfd, &event) < 0 ? -errno : 0;
+}
+
+/* The list has its own reference. */
+static void list_locked(struct cv_worker *w)
+{
 	w->refs++;
-	w->next = sup->workers;
-	sup->workers = w;
-	return 0;
+	w->next = w->sup->workers;
+	w->sup->workers = w;
+}
+
+static int worker_watch(struct cv_worker *w)
+{
+	int r;
+
+	CV_SCOPED_LOCK(&w->sup->lock);
+	r = watch_locked(w);
+	if (r == 0)
+		list_locked(w);
+	return r;
 }
 
 static void describe_end(const siginfo_t *info, bool known, char *out, size_t size)
@@ -214,24 +226,19 @@ static bool read_header(int shm_fd, struct cv_shm_header *ret)
 
 static void replace(struct cv_worker *w);
 
-/* Can another worker go on where this one ended, and has it something to do? */
-static bool is_replaceable(const struct cv_worker *w)
+/* Can another worker go on where this one ended, and has it something to do? Then header says where
+ * it ended. */
+static bool is_replaceable(const struct cv_worker *w, struct cv_shm_header *header)
 {
-	struct cv_shm_header header;
-
-	return w->state == WORKER_SERVING && read_header(w->shm_fd, &header) &&
-	       header.replaceable && !header.finished;
+	return w->state == WORKER_SERVING && read_header(w->shm_fd, header) &&
+	       header->replaceable && !header->finished;
 }
 
 /* Deaths without a single answer in between: each time the next one waits for longer. */
-static void count_death(struct cv_worker *w)
+static void count_death(struct cv_worker *w, const struct cv_shm_header *header)
 {
-	struct cv_shm_header header;
-
-	if (!read_header(w->shm_fd, &header))
-		return;
-	w->idle_deaths = header.answered == w->answered ? w->idle_deaths + 1 : 0;
-	w->answered = header.answered;
+	w->idle_deaths = header->answered == w->answered ? w->idle_deaths + 1 : 0;
+	w->answered = header->answered;
 }
 
 /* A fault of its own, or somebody's kill: the successor suspects the requests that were under way.
@@ -274,15 +281,16 @@ static void worker_ended(struct cv_supervisor *sup, struct cv_worker *w)
 	/* An adopted worker is not our child: that it ended is all there is to know. */
 	bool known =
 		waitid(P_PIDFD, (id_t)w->pidfd, &info, WEXITED | WNOHANG) == 0 && info.si_pid != 0;
+	struct cv_shm_header header;
 	char how[128];
 
 	describe_end(&info, known, how, sizeof(how));
 	CV_SCOPED_LOCK(&sup->lock);
 	(void)epoll_ctl(sup->epoll, EPOLL_CTL_DEL, w->pidfd, NULL);
 	(void)snprintf(w->error, sizeof(w->error), "the worker (pid %d) %s", (int)w->pid, how);
-	if (is_replaceable(w)) {
+	if (is_replaceable(w, &header)) {
 		cv_warning("volume '%s': %s; another one takes over", w->volume, w->error);
-		count_death(w);
+		count_death(w, &header);
 		tell_crash(w, &info, known);
 		replace(w);
 		return;
@@ -577,9 +585,7 @@ int cv_worker_sync(struct cv_worker *w, unsigned timeout_ms, struct cv_err *err)
 static int create_shm(int *ret_fd, struct cv_err *err)
 {
 	cv_cleanup_close int fd = memfd_create("cvol", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	struct cv_shm_header header = { .magic = CV_SHM_MAGIC,
-					.version = CV_SHM_VERSION,
-					.generation = 1 };
+	struct cv_shm_header header = { .magic = CV_SHM_MAGIC, .version = CV_SHM_VERSION };
 
 	if (fd < 0 || ftruncate(fd, (off_t)CV_SHM_SIZE) < 0 ||
 	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK) < 0 ||
@@ -883,14 +889,13 @@ static unsigned backoff_ms(unsigned deaths)
 /* True: it serves, or there is no point in trying again. */
 static bool try_successor(struct cv_worker *w, unsigned tries)
 {
-	struct epoll_event event = { .events = EPOLLIN, .data.ptr = w };
 	struct cv_supervisor *sup = w->sup;
 	struct cv_err err = { 0 };
 	int r = start_successor(w, &err);
 
 	CV_SCOPED_LOCK(&sup->lock);
-	if (r == 0 && epoll_ctl(sup->epoll, EPOLL_CTL_ADD, w->pidfd, &event) < 0) {
-		r = cv_fail(&err, errno, "epoll: %s", cv_strerror(errno));
+	if (r == 0 && (r = watch_locked(w)) < 0) {
+		(void)cv_fail(&err, -r, "epoll: %s", cv_strerror(r));
 		process_end(w);
 	}
 	if (r == 0) {
@@ -987,19 +992,18 @@ static bool take_over_parked(struct cv_worker *w)
 {
 	char name[CV_PARKED_NAME_MAX];
 	struct cv_supervisor *sup = w->sup;
+	struct cv_shm_header header;
 
 	parked_name(w, name);
 	if (!cv_systemd_take_parked(name, &w->fuse_fd, &w->shm_fd))
 		return false;
 	CV_SCOPED_LOCK(&sup->lock);
 	w->state = WORKER_SERVING;
-	if (!is_replaceable(w)) {
+	if (!is_replaceable(w, &header)) {
 		unpark(w);
 		return false;
 	}
-	w->refs++;
-	w->next = sup->workers;
-	sup->workers = w;
+	list_locked(w);
 	replace(w);
 	return true;
 }

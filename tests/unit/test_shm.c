@@ -62,7 +62,7 @@ static struct cv_slot *receive(uint32_t n, size_t size)
 	assert_non_null(buf);
 	memset(buf, (int)n & 0xff, size);
 	memcpy(buf, &in, sizeof(in));
-	(void)cv_shm_slot_publish(&shm, slot, size);
+	cv_shm_slot_publish(&shm, slot, size);
 	return slot;
 }
 
