@@ -10,7 +10,7 @@ sandbox "$@"
 storm() {
 	local engine=$1 source=$2 options=$3 m=$T/mnt-$1
 	check "$engine: mount" mount_volume "$source" "$m" "$options" || return
-	timeout 100 fio --name=storm --directory="$m" --rw=randrw --bsrange=4k-256k --size=24m --numjobs=2 \
+	timeout 100 fio --name=storm --verify_state_save=0 --directory="$m" --rw=randrw --bsrange=4k-256k --size=24m --numjobs=2 \
 		--verify=crc32c --verify_fatal=1 --verify_dump=0 --do_verify=1 --verify_backlog=64 --time_based --runtime=15 \
 		--end_fsync=1 --verify_state_save=0 --ioengine=psync --output="$T/tmp/fio-$engine" --output-format=terse \
 		>"$T/log/fio-$engine.log" 2>&1 &
