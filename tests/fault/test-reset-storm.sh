@@ -12,7 +12,7 @@ storm() {
 	check "$engine: mount" mount_volume "$source" "$m" "$options" || return
 	timeout 100 fio --name=storm --verify_state_save=0 --directory="$m" --rw=randrw --bsrange=4k-256k --size=24m --numjobs=2 \
 		--verify=crc32c --verify_fatal=1 --verify_dump=0 --do_verify=1 --verify_backlog=64 --time_based --runtime=15 \
-		--end_fsync=1 --verify_state_save=0 --ioengine=psync --output="$T/tmp/fio-$engine" --output-format=terse \
+		--end_fsync=1 --ioengine=psync --output="$T/tmp/fio-$engine" --output-format=terse \
 		>"$T/log/fio-$engine.log" 2>&1 &
 	local fio=$! i resets=0
 	for ((i = 0; i < 15; i++)); do
