@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -13,6 +14,7 @@
 #include "config/cleanup.h"
 
 #define EVENTS_MAX   64
+#define POLL_MIN_NS  8000u
 #define DELAY_MAX_MS (1ull << 43) /* 278 years: more would overflow due_ns */
 
 struct cv_loop {
@@ -28,6 +30,9 @@ struct cv_loop {
 	struct cv_deferred *running; /* what is left of this turn's deferred work */
 	pthread_mutex_t lock;	     /* protects posted */
 	struct cv_posted *posted, **posted_tail;
+	uint64_t poll_max_ns;
+	uint64_t poll_ns[2]; /* as long as it pays: nothing, something under way */
+	const uint64_t *under_way;
 };
 
 uint64_t cv_now_ns(void)
@@ -325,10 +330,50 @@ static int turn_timeout(const struct cv_loop *loop, int timeout_ms)
 	return timeout_ms >= 0 && (uint64_t)timeout_ms < ms ? timeout_ms : (int)ms;
 }
 
+void cv_loop_poll(struct cv_loop *loop, unsigned max_us, const uint64_t *under_way)
+{
+	cpu_set_t cpus;
+
+	/* On a single CPU, whoever is waited for would be kept from running. */
+	if (sched_getaffinity(0, sizeof(cpus), &cpus) == 0 && CPU_COUNT(&cpus) < 2)
+		max_us = 0;
+	loop->poll_max_ns = (uint64_t)max_us * 1000;
+	loop->under_way = under_way;
+}
+
+/* Returns what epoll_wait() does. */
+static int wait_for_events(struct cv_loop *loop, int timeout_ms)
+{
+	uint64_t *poll_ns = &loop->poll_ns[loop->under_way && *loop->under_way];
+	uint64_t start, waited = 0;
+	int n;
+
+	/* A turn that a timer ends soon is not made longer. */
+	if (timeout_ms == 0 || !loop->poll_max_ns ||
+	    (timeout_ms > 0 && (uint64_t)timeout_ms * 1000000 < *poll_ns))
+		return epoll_wait(loop->epoll_fd, loop->events, EVENTS_MAX, timeout_ms);
+	start = cv_now_ns();
+	while (waited < *poll_ns) {
+		n = epoll_wait(loop->epoll_fd, loop->events, EVENTS_MAX, 0);
+		if (n)
+			return n;
+		(void)sched_yield(); /* others who want this CPU have it first */
+		waited = cv_now_ns() - start;
+	}
+	n = epoll_wait(loop->epoll_fd, loop->events, EVENTS_MAX, timeout_ms);
+	waited = cv_now_ns() - start;
+	if (waited > loop->poll_max_ns)
+		*poll_ns = *poll_ns / 2 < POLL_MIN_NS ? 0 : *poll_ns / 2;
+	else if (waited > *poll_ns)
+		*poll_ns = *poll_ns ? *poll_ns * 2 : POLL_MIN_NS;
+	if (*poll_ns > loop->poll_max_ns)
+		*poll_ns = loop->poll_max_ns;
+	return n;
+}
+
 int cv_loop_turn(struct cv_loop *loop, int timeout_ms)
 {
-	int n = epoll_wait(loop->epoll_fd, loop->events, EVENTS_MAX,
-			   turn_timeout(loop, timeout_ms));
+	int n = wait_for_events(loop, turn_timeout(loop, timeout_ms));
 
 	if (n < 0 && errno != EINTR)
 		return -errno;

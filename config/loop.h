@@ -77,6 +77,15 @@ uint64_t cv_loop_now_ns(const struct cv_loop *loop);
 /* The clock itself. */
 uint64_t cv_now_ns(void);
 
+/*
+ * Busy polling: before a turn sleeps, it looks for events for up to max_us (0: never, which is the
+ * beginning). Waking up on another CPU, out of its idle state, takes longer than many a request. It
+ * is done only as long as it pays: how long to look follows from how long the last waits were, and
+ * is nothing at all once they are longer than max_us. Waits for something under way
+ * (*under_way != 0, e.g. answers of a server) are judged apart from those for something new.
+ */
+void cv_loop_poll(struct cv_loop *loop, unsigned max_us, const uint64_t *under_way);
+
 /* Runs turns until cv_loop_stop(). Returns 0, or -errno when epoll_wait() fails for good. */
 int cv_loop_run(struct cv_loop *loop);
 /* One turn: waits at most timeout_ms (-1: until something happens). */

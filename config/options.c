@@ -129,6 +129,9 @@ static const struct cv_option_def table[] = {
 	  "collect writes in the page cache; only for what one host uses" },
 	{ "write_behind", NULL, CV_OPT_BOOL, NET, 0, NULL, "true",
 	  "answer writes before the server has them (close and fsync always wait)" },
+	{ "busy_poll", NULL, CV_OPT_UINT, ANY, 1000, NULL, "50",
+	  "microseconds to look out for the next request before sleeping, where that pays; 0: "
+	  "never" },
 	{ "context", NULL, CV_OPT_STRING, ANY, 0, NULL, NULL, "SELinux context of the mount" },
 	{ 0 },
 };

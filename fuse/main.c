@@ -32,6 +32,7 @@
 #define START_TIMEOUT_MS 10000
 #define SERVE_TIMEOUT_MS 60000
 #define FAREWELL_MS	 300000 /* how long data nobody waits for any more is kept trying */
+#define BUSY_POLL_US	 50
 #define READAHEAD_LAN_KB 1024u
 #define READAHEAD_MAX_KB 8192u
 #define DIRTY_PERCENT	 10u	/* of memory, for data the kernel collects */
@@ -166,6 +167,8 @@ static int serve(struct worker *w, int sock, int listen_fd, int fuse_fd,
 		return cv_fail(err, -r, "worker: control socket: %s", cv_strerror(r));
 	if (!fs->takeover)
 		(void)cv_handoff_send(sock, "serving", NULL, NULL, 0);
+	cv_loop_poll(fs->loop, (unsigned)cv_options_uint(options, "busy_poll", BUSY_POLL_US),
+		     &fs->request_count);
 	cv_debug("serving %s", fs->mount.info.server);
 	r = cv_loop_run(fs->loop);
 	if (r < 0)

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -338,6 +339,79 @@ static void posts_from_threads_all_arrive(void **state)
 	assert_int_equal(posted_runs, 2000);
 }
 
+/* ---- busy polling ---- */
+
+#define WAITS	50
+#define WAIT_US 3000
+
+static void *write_now_and_then(void *arg)
+{
+	int fd = *(int *)arg;
+
+	for (int i = 0; i < WAITS; i++) {
+		(void)usleep(WAIT_US);
+		if (write(fd, "x", 1) != 1)
+			break;
+	}
+	return NULL;
+}
+
+static void read_one(struct cv_watch *watch, uint32_t events)
+{
+	char c;
+
+	(void)events;
+	assert_int_equal(read(watch->fd, &c, 1), 1);
+	ready_count++;
+}
+
+static uint64_t thread_cpu_us(void)
+{
+	struct timespec ts;
+
+	(void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}
+
+/* CPU time that WAITS waits of WAIT_US take. */
+static uint64_t waiting_costs(unsigned max_us, const uint64_t *under_way)
+{
+	struct cv_watch watch = CV_WATCH_INIT(read_one);
+	uint64_t before;
+	pthread_t thread;
+	int fds[2];
+
+	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+	assert_int_equal(cv_loop_add(loop, &watch, fds[0], EPOLLIN), 0);
+	cv_loop_poll(loop, max_us, under_way);
+	ready_count = 0;
+	before = thread_cpu_us();
+	assert_int_equal(pthread_create(&thread, NULL, write_now_and_then, &fds[1]), 0);
+	while (ready_count < WAITS)
+		assert_int_equal(cv_loop_turn(loop, 1000), 0);
+	before = thread_cpu_us() - before;
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	cv_loop_remove(loop, &watch);
+	(void)close(fds[0]);
+	(void)close(fds[1]);
+	return before;
+}
+
+static void polling_where_it_pays(void **state)
+{
+	const uint64_t little = WAITS * WAIT_US / 20;
+	uint64_t under_way = 0;
+	cpu_set_t cpus;
+
+	(void)state;
+	assert_true(waiting_costs(0, NULL) < little);
+	assert_true(waiting_costs(WAIT_US / 3, NULL) < little); /* waits are longer */
+	assert_int_equal(sched_getaffinity(0, sizeof(cpus), &cpus), 0);
+	if (CPU_COUNT(&cpus) < 2)
+		skip();
+	assert_true(waiting_costs(WAIT_US * 10, &under_way) > little);
+}
+
 /* ---- hand-off ---- */
 
 static void messages_and_descriptors_travel(void **state)
@@ -409,6 +483,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_timer_may_arm_itself, setup, teardown),
 		cmocka_unit_test_setup_teardown(stopping, setup, teardown),
 		cmocka_unit_test_setup_teardown(posts_from_threads_all_arrive, setup, teardown),
+		cmocka_unit_test_setup_teardown(polling_where_it_pays, setup, teardown),
 		cmocka_unit_test(messages_and_descriptors_travel),
 		cmocka_unit_test(malformed_messages_are_refused),
 	};
