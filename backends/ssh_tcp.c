@@ -15,6 +15,18 @@
 #include "config/step.h"
 #include "config/str.h"
 
+/*
+ * What has arrived is acknowledged at once, not with our next data or after 40 ms: sshd does not set
+ * TCP_NODELAY before the session runs, so its next small packet waits for the acknowledgement of the
+ * last one (Nagle's algorithm). The kernel forgets it, so it is said before each wait.
+ */
+static void acknowledge(int fd)
+{
+	int on = 1;
+
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof(on));
+}
+
 int cv_ssh_wait(const struct cv_ssh_limit *limit, int fd, short events, int max_ms)
 {
 	for (;;) {
@@ -25,6 +37,8 @@ int cv_ssh_wait(const struct cv_ssh_limit *limit, int fd, short events, int max_
 
 		if (now >= limit->deadline_ns)
 			return -ETIMEDOUT;
+		if (events & POLLIN)
+			acknowledge(fd);
 		left_ms = (limit->deadline_ns - now) / 1000000 + 1;
 		r = poll(p, limit->cancel_fd >= 0 ? 2 : 1,
 			 left_ms < (uint64_t)max_ms ? (int)left_ms : max_ms);
