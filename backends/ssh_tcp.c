@@ -16,9 +16,9 @@
 #include "config/str.h"
 
 /*
- * What has arrived is acknowledged at once, not with our next data or after 40 ms: sshd does not set
- * TCP_NODELAY before the session runs, so its next small packet waits for the acknowledgement of the
- * last one (Nagle's algorithm). The kernel forgets it, so it is said before each wait.
+ * What has arrived is acknowledged at once, not with our next data or after 40 ms: sshd does not
+ * set TCP_NODELAY before the session runs, so its next small packet waits for the acknowledgement
+ * of the last one (Nagle's algorithm). The kernel forgets it, so it is said before each wait.
  */
 static void acknowledge(int fd)
 {
