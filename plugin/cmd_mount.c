@@ -356,6 +356,13 @@ static int prepare(struct mount_args *a, const char *source, const char *dir,
 		r = cv_remotes_resolve(a->config_dir, dir, &stored, &a->options, err);
 	if (r == 0 && !cv_dict_get(&a->options, "type"))
 		r = cv_fail(err, EINVAL, "'%s' is not a source", source);
+	/*
+	 * A link of the server leads a program on this host to any file of it, a program in a
+	 * container only to the container's own. stage is for containers.
+	 */
+	if (r == 0 && !a->idempotent && cv_str_eq(cv_dict_get(&a->options, "type"), "sftp") &&
+	    !cv_dict_get(&a->options, "symlinks"))
+		r = cv_dict_set(&a->options, "symlinks", "contain");
 	if (r < 0)
 		return r;
 	a->source = cv_source_format(&a->options);

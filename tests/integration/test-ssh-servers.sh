@@ -83,16 +83,19 @@ m=$T/mnt-links
 links_mount() {
 	check "symlinks=$1: mount" mount_volume "$SOURCE" "$m" "$OPTIONS,symlinks=$1,cache=strict"
 }
-check "the default: mount" mount_volume "$SOURCE" "$m" "$OPTIONS"
-check "the default: an absolute link is made" ln -s /etc/hostname "$m/absolute"
-check_equal "the default: and read as it was made" /etc/hostname "$(readlink "$m/absolute")"
-check_equal "the default: it leads where the reader is" "$(cat /etc/hostname)" "$(cat "$m/absolute")"
+links_mount raw
+check "raw: an absolute link is made" ln -s /etc/hostname "$m/absolute"
+check_equal "raw: and read as it was made" /etc/hostname "$(readlink "$m/absolute")"
+check_equal "raw: it leads where the reader is" "$(cat /etc/hostname)" "$(cat "$m/absolute")"
 mkdir "$SSH_ROOT/dir"
 echo inside >"$SSH_ROOT/dir/file"
 ln -s "$SSH_ROOT/dir/file" "$SSH_ROOT/below"
 ln -s dir/file "$SSH_ROOT/relative"
 ln -s "$T/tmp/expected" "$SSH_ROOT/outside"
-check "the default: unmount" unmount_volume "$m"
+check "raw: unmount" unmount_volume "$m"
+check "on the host: mount" mount_volume "$SOURCE" "$m" "$OPTIONS"
+check_fails "on the host: no link leads out of the volume" cat "$m/absolute"
+check "on the host: unmount" unmount_volume "$m"
 links_mount contain
 check_equal "contain: a link below" dir/file "$(readlink "$m/below")"
 check_equal "contain: a relative link" inside "$(cat "$m/relative")"
