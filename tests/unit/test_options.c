@@ -234,6 +234,9 @@ static void refusals(void **state)
 	expect_refused("source=u@h:/x,zzzzzzzz=1", "unknown option", "cvol options");
 	expect_refused("source=u@h:/x,ProxyCommand=nc", "refused", "run programs");
 	expect_refused("source=u@h:/x,ssh_command=sh", "refused", "run programs");
+	/* CVE-2026-48711 of sshfs: a host that a program would take for an option */
+	expect_refused("source=root@-oProxyCommand=x:/x", "-oProxyCommand=x", "not a host name");
+	expect_refused("source=sftp://-oProxyCommand=x/x", "-oProxyCommand=x", "not a host name");
 	expect_refused("source=h:/x,key_file=/k", "key_file", "not for nfs");
 	expect_refused("source=u@h:/x,key_file=k", "key_file", "absolute");
 	expect_refused("source=u@h:/x,host_key_policy=no", "host_key_policy", "strict");
