@@ -182,7 +182,7 @@ static int make_socket_parent(const char *path, struct cv_err *err)
 
 static int list_volumes(void *ctx, struct cv_view **ret_views, size_t *ret_count)
 {
-	return cv_volumes_list(ctx, ret_views, ret_count, NULL);
+	return cv_volumes_views(ctx, ret_views, ret_count, NULL);
 }
 
 static void start_history(struct daemon *d)

@@ -174,15 +174,15 @@ RUN(get)
 
 RUN(list)
 {
-	struct cv_view *views = NULL;
+	struct cv_listed *list = NULL;
 	size_t count = 0;
-	int r = cv_volumes_list(d->volumes, &views, &count, err);
+	int r = cv_volumes_list(d->volumes, &list, &count, err);
 
 	UNUSED;
 	if (r < 0)
 		return r;
-	reply->body = cv_message_list(views, count);
-	cv_views_free(views, count);
+	reply->body = cv_message_list(list, count);
+	cv_listed_free(list, count);
 	return 0;
 }
 
@@ -190,7 +190,7 @@ RUN(status)
 {
 	struct cv_view *views = NULL;
 	size_t count = 0;
-	int r = cv_volumes_list(d->volumes, &views, &count, err);
+	int r = cv_volumes_views(d->volumes, &views, &count, err);
 
 	UNUSED;
 	if (r < 0)

@@ -352,6 +352,22 @@ static struct json_object *add_object(struct json_object *object, const char *ke
 	return add(object, key, inner) ? inner : NULL;
 }
 
+static struct json_object *add_array(struct json_object *object, const char *key)
+{
+	struct json_object *array = json_object_new_array();
+
+	return add(object, key, array) ? array : NULL;
+}
+
+/* Takes item; false when there is no memory for it. */
+static bool append(struct json_object *array, struct json_object *item)
+{
+	if (item && json_object_array_add(array, item) == 0)
+		return true;
+	(void)json_object_put(item);
+	return false;
+}
+
 static bool add_calls(struct json_object *object, const struct cv_counters *c)
 {
 	struct json_object *calls = add_object(object, "calls");
@@ -447,21 +463,17 @@ static bool add_status(struct json_object *object, const struct cv_view *v)
 /* For the command line only: in `docker volume inspect` the numbers would tell nobody anything. */
 static bool add_holders(struct json_object *object, const struct cv_view *v)
 {
-	struct json_object *array = json_object_new_array();
+	struct json_object *array = add_array(object, "holders");
+	bool ok = array;
 
-	for (size_t i = 0; array && i < v->holder_count; i++) {
+	for (size_t i = 0; ok && i < v->holder_count; i++) {
 		struct json_object *one = json_object_new_object();
 
-		if (!one || !add_text(one, "id", v->holders[i].id) ||
-		    !add(one, "mounts", json_object_new_int64(v->holders[i].mounts)) ||
-		    !add(one, "stale", json_object_new_boolean(v->holders[i].stale)) ||
-		    json_object_array_add(array, one) != 0) {
-			(void)json_object_put(one);
-			(void)json_object_put(array);
-			return false;
-		}
+		ok = append(array, one) && add_text(one, "id", v->holders[i].id) &&
+		     add(one, "mounts", json_object_new_int64(v->holders[i].mounts)) &&
+		     add(one, "stale", json_object_new_boolean(v->holders[i].stale));
 	}
-	return add(object, "holders", array);
+	return ok;
 }
 
 static bool add_details(struct json_object *object, const struct cv_view *v)
@@ -481,23 +493,24 @@ static bool add_details(struct json_object *object, const struct cv_view *v)
 	return inner && add_counters(inner, &v->counters);
 }
 
-enum detail { DETAIL_NAME, DETAIL_STATUS, DETAIL_ALL };
-
-static struct json_object *volume_object(const struct cv_view *v, enum detail detail)
+static struct json_object *listed_object(const char *name, const char *mountpoint, int64_t created)
 {
 	cv_cleanup_json struct json_object *volume = json_object_new_object();
-	struct json_object *inner;
 
-	if (!volume || !add_text(volume, "Name", v->name) ||
-	    !add_text(volume, "Mountpoint", v->mountpoint) ||
-	    !add_time(volume, "CreatedAt", v->created))
+	if (!volume || !add_text(volume, "Name", name) ||
+	    !add_text(volume, "Mountpoint", mountpoint) || !add_time(volume, "CreatedAt", created))
 		return NULL;
-	if (detail >= DETAIL_STATUS) {
-		inner = add_object(volume, "Status");
-		if (!inner || !add_status(inner, v) ||
-		    (detail == DETAIL_ALL && !add_details(inner, v)))
-			return NULL;
-	}
+	return cv_steal(&volume);
+}
+
+static struct json_object *volume_object(const struct cv_view *v, bool details)
+{
+	cv_cleanup_json struct json_object *volume =
+		listed_object(v->name, v->mountpoint, v->created);
+	struct json_object *status = volume ? add_object(volume, "Status") : NULL;
+
+	if (!status || !add_status(status, v) || (details && !add_details(status, v)))
+		return NULL;
 	return cv_steal(&volume);
 }
 
@@ -505,42 +518,33 @@ char *cv_message_volume(const struct cv_view *view)
 {
 	cv_cleanup_json struct json_object *root = json_object_new_object();
 
-	return finish(root, root && add(root, "Volume", volume_object(view, DETAIL_STATUS)) &&
+	return finish(root, root && add(root, "Volume", volume_object(view, false)) &&
 				    add_text(root, "Err", ""));
 }
 
-static bool add_volumes(struct json_object *root, const struct cv_view *views, size_t count,
-			enum detail detail)
-{
-	struct json_object *array = json_object_new_array();
-
-	for (size_t i = 0; array && i < count; i++) {
-		struct json_object *v = volume_object(&views[i], detail);
-
-		if (!v || json_object_array_add(array, v) != 0) {
-			(void)json_object_put(v);
-			(void)json_object_put(array);
-			return false;
-		}
-	}
-	return add(root, "Volumes", array);
-}
-
-char *cv_message_list(const struct cv_view *views, size_t count)
+char *cv_message_list(const struct cv_listed *list, size_t count)
 {
 	cv_cleanup_json struct json_object *root = json_object_new_object();
+	struct json_object *array = root ? add_array(root, "Volumes") : NULL;
+	bool ok = array;
 
-	return finish(root, root && add_volumes(root, views, count, DETAIL_NAME) &&
-				    add_text(root, "Err", ""));
+	for (size_t i = 0; ok && i < count; i++)
+		ok = append(array,
+			    listed_object(list[i].name, list[i].mountpoint, list[i].created));
+	return finish(root, ok && add_text(root, "Err", ""));
 }
 
 char *cv_message_status(const struct cv_view *views, size_t count, const struct cv_dict *daemon)
 {
 	cv_cleanup_json struct json_object *root = json_object_new_object();
 
-	return finish(root, root && (!daemon || add(root, "Daemon", dict_object(daemon))) &&
-				    add_volumes(root, views, count, DETAIL_ALL) &&
-				    add_text(root, "Err", ""));
+	struct json_object *array = NULL;
+	bool ok = root && (!daemon || add(root, "Daemon", dict_object(daemon))) &&
+		  (array = add_array(root, "Volumes"));
+
+	for (size_t i = 0; ok && i < count; i++)
+		ok = append(array, volume_object(&views[i], true));
+	return finish(root, ok && add_text(root, "Err", ""));
 }
 
 char *cv_message_lines(const char *key, char *const *lines, size_t count)
@@ -797,6 +801,15 @@ void cv_view_release(struct cv_view *view)
 	free(view->holders);
 	cv_dict_release(&view->options);
 	memset(view, 0, sizeof(*view));
+}
+
+void cv_listed_free(struct cv_listed *list, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		free(list[i].name);
+		free(list[i].mountpoint);
+	}
+	free(list);
 }
 
 void cv_views_free(struct cv_view *views, size_t count)

@@ -82,6 +82,14 @@ struct cv_view {
 	struct cv_counters counters;
 	struct cv_rates rates; /* zero when nothing is known */
 };
+/* A volume in a list: what dockerd asks for, and asks often. */
+struct cv_listed {
+	char *name;	  /* owned */
+	char *mountpoint; /* owned; never empty */
+	int64_t created;  /* seconds, CLOCK_REALTIME */
+};
+void cv_listed_free(struct cv_listed *list, size_t count);
+
 void cv_view_release(struct cv_view *view);
 void cv_views_free(struct cv_view *views, size_t count);
 
@@ -91,7 +99,7 @@ char *cv_message_activate(void);
 char *cv_message_capabilities(const char *scope);
 char *cv_message_mountpoint(const char *path);
 char *cv_message_volume(const struct cv_view *view);
-char *cv_message_list(const struct cv_view *views, size_t count);
+char *cv_message_list(const struct cv_listed *list, size_t count);
 /* Everything that is known: docs/status.md. daemon may be NULL: there is none. */
 char *cv_message_status(const struct cv_view *views, size_t count, const struct cv_dict *daemon);
 /* {"key": ["line", …], "Err": ""} */

@@ -25,7 +25,7 @@ static void listing_release(struct listing *l)
 
 static int list(struct cv_driver *d, struct listing *ret, struct cv_err *err)
 {
-	int r = cv_volumes_list(d->volumes, &ret->views, &ret->count, err);
+	int r = cv_volumes_views(d->volumes, &ret->views, &ret->count, err);
 
 	if (r == 0)
 		cv_history_fill(d->history, ret->views, ret->count);

@@ -622,13 +622,20 @@ static int compare_views(const void *a, const void *b)
 	return strcmp(((const struct cv_view *)a)->name, ((const struct cv_view *)b)->name);
 }
 
-static int list_locked(struct cv_volumes *vs, struct cv_view **ret_views, size_t *ret_count)
+static size_t count_locked(const struct cv_volumes *vs)
+{
+	size_t count = 0;
+
+	for (const struct volume *v = vs->list; v; v = v->next)
+		count++;
+	return count;
+}
+
+static int views_locked(struct cv_volumes *vs, struct cv_view **ret_views, size_t *ret_count)
 {
 	struct cv_view *views;
-	size_t count = 0, done = 0;
+	size_t count = count_locked(vs), done = 0;
 
-	for (struct volume *v = vs->list; v; v = v->next)
-		count++;
 	views = calloc(count ? count : 1, sizeof(*views));
 	if (!views)
 		return -ENOMEM;
@@ -644,18 +651,61 @@ static int list_locked(struct cv_volumes *vs, struct cv_view **ret_views, size_t
 	return 0;
 }
 
-int cv_volumes_list(struct cv_volumes *vs, struct cv_view **ret_views, size_t *ret_count,
+int cv_volumes_views(struct cv_volumes *vs, struct cv_view **ret_views, size_t *ret_count,
+		     struct cv_err *err)
+{
+	int r;
+
+	{
+		CV_SCOPED_LOCK(&vs->lock);
+		r = views_locked(vs, ret_views, ret_count);
+	}
+	if (r < 0)
+		return cv_fail(err, -r, "out of memory");
+	qsort(*ret_views, *ret_count, sizeof(**ret_views), compare_views);
+	return 0;
+}
+
+static int compare_listed(const void *a, const void *b)
+{
+	return strcmp(((const struct cv_listed *)a)->name, ((const struct cv_listed *)b)->name);
+}
+
+static int list_locked(struct cv_volumes *vs, struct cv_listed **ret_list, size_t *ret_count)
+{
+	size_t count = count_locked(vs), done = 0;
+	struct cv_listed *list = calloc(count ? count : 1, sizeof(*list));
+
+	if (!list)
+		return -ENOMEM;
+	for (struct volume *v = vs->list; v; v = v->next) {
+		struct cv_listed *l = &list[done++];
+
+		l->name = strdup(v->name);
+		l->mountpoint = strdup(v->mountpoint);
+		l->created = v->created;
+		if (!l->name || !l->mountpoint) {
+			cv_listed_free(list, done);
+			return -ENOMEM;
+		}
+	}
+	*ret_list = list;
+	*ret_count = count;
+	return 0;
+}
+
+int cv_volumes_list(struct cv_volumes *vs, struct cv_listed **ret_list, size_t *ret_count,
 		    struct cv_err *err)
 {
 	int r;
 
 	{
 		CV_SCOPED_LOCK(&vs->lock);
-		r = list_locked(vs, ret_views, ret_count);
+		r = list_locked(vs, ret_list, ret_count);
 	}
 	if (r < 0)
 		return cv_fail(err, -r, "out of memory");
-	qsort(*ret_views, *ret_count, sizeof(**ret_views), compare_views);
+	qsort(*ret_list, *ret_count, sizeof(**ret_list), compare_listed);
 	return 0;
 }
 

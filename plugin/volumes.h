@@ -101,7 +101,10 @@ int cv_volumes_unmount(struct cv_volumes *volumes, const char *name, const char 
 /* Never blocks for longer than a moment. Caller: cv_view_release(), cv_views_free(). */
 int cv_volumes_get(struct cv_volumes *volumes, const char *name, struct cv_view *ret,
 		   struct cv_err *err);
-int cv_volumes_list(struct cv_volumes *volumes, struct cv_view **ret_views, size_t *ret_count,
+int cv_volumes_views(struct cv_volumes *volumes, struct cv_view **ret_views, size_t *ret_count,
+		     struct cv_err *err);
+/* The same without what each is doing. Caller: cv_listed_free(). */
+int cv_volumes_list(struct cv_volumes *volumes, struct cv_listed **ret_list, size_t *ret_count,
 		    struct cv_err *err);
 
 /* How many there are, and how many of them have a living mount. */

@@ -29,7 +29,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	free(cv_answer_err(text));
 	free(cv_answer_pretty(text, "Volumes"));
 	if (cv_answer_views(text, &views, &count) == 0) {
-		char *again = cv_message_list(views, count);
+		char *again = cv_message_status(views, count, NULL);
 
 		if (!again)
 			abort();

@@ -446,6 +446,7 @@ static void test_get_and_list_do_not_wait_for_a_mount(void **state)
 {
 	struct fixture *f = *state;
 	struct cv_view *views = NULL;
+	struct cv_listed *list;
 	size_t count = 0;
 	struct timespec a, b;
 	struct timespec moment = { .tv_nsec = 100000000 };
@@ -457,11 +458,15 @@ static void test_get_and_list_do_not_wait_for_a_mount(void **state)
 	(void)nanosleep(&moment, NULL);
 	(void)clock_gettime(CLOCK_MONOTONIC, &a);
 	expect(f, "v", "connecting", 0);
-	assert_int_equal(cv_volumes_list(f->vs, &views, &count, NULL), 0);
+	assert_int_equal(cv_volumes_views(f->vs, &views, &count, NULL), 0);
+	assert_int_equal(count, 1);
+	assert_int_equal(cv_volumes_list(f->vs, &list, &count, NULL), 0);
 	(void)clock_gettime(CLOCK_MONOTONIC, &b);
 	assert_true((b.tv_sec - a.tv_sec) * 1000 + (b.tv_nsec - a.tv_nsec) / 1000000 < 50);
 	assert_int_equal(count, 1);
+	assert_string_equal(list[0].name, "v");
 	cv_views_free(views, count);
+	cv_listed_free(list, count);
 	assert_int_equal(pthread_join(thread, NULL), 0);
 	assert_int_equal(cv_volumes_unmount(f->vs, "v", "same", NULL), 0);
 }
