@@ -177,6 +177,9 @@ struct cv_op {
 	/* A worker that died may have carried it out unseen: a refusal is judged like that of a
 	 * request which was sent twice because its first answer was lost. */
 	bool repeated;
+	/* write: the caller waits until it is on stable storage; an engine that can have it there
+	 * in the same round trip does so, and sets stable. */
+	bool sync;
 
 	struct cv_entry entry; /* lookup, mknod, mkdir, symlink, link, create */
 	struct cv_attr attr;   /* getattr, setattr, open, create; write and fsync if have_attr */

@@ -396,7 +396,7 @@ static void send_write(struct cv_nfs_req *q)
 	if (!cv_nfs4_start(q, &c, true))
 		return;
 	cv_nfs4_put_fh(&c, &q->obj);
-	cv_nfs4_put_write(&c, stateid_of(q), q->off + q->done_bytes, size);
+	cv_nfs4_put_write(&c, stateid_of(q), q->off + q->done_bytes, size, q->op->sync);
 	mark = c.x.p;
 	cv_nfs4_put_getattr(&c);
 	q->call.data = q->data + q->done_bytes;

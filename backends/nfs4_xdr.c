@@ -280,12 +280,12 @@ void cv_nfs4_put_read(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *stat
 }
 
 void cv_nfs4_put_write(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *stateid, uint64_t off,
-		       uint32_t count)
+		       uint32_t count, bool sync)
 {
 	cv_nfs4_put_op(c, CV_NFS4_WRITE);
 	put_latest(&c->x, stateid);
 	cv_xdr_put_u64(&c->x, off);
-	cv_xdr_put_u32(&c->x, 0); /* UNSTABLE4 */
+	cv_xdr_put_u32(&c->x, sync ? CV_NFS_STABLE : 0); /* FILE_SYNC4, UNSTABLE4 */
 	cv_xdr_put_u32(&c->x, count);
 }
 

@@ -150,7 +150,7 @@ void cv_nfs4_put_read(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *stat
 		      uint32_t count);
 /* Always UNSTABLE. The transport inserts the data after what has been put so far. */
 void cv_nfs4_put_write(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *stateid, uint64_t off,
-		       uint32_t count);
+		       uint32_t count, bool sync);
 void cv_nfs4_put_commit(struct cv_nfs4_call *c);
 void cv_nfs4_put_readdir(struct cv_nfs4_call *c, uint64_t cookie, const void *verf, uint32_t count);
 /* A directory, link (target) or special file. */

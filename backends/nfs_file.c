@@ -414,7 +414,7 @@ static void send_write(struct cv_nfs_req *q)
 	uint32_t size = cv_nfs_piece(q, q->nfs->wsize);
 	struct cv_nfs_args a;
 
-	cv_nfs_put_write(&a, &q->obj, q->off + q->done_bytes, size);
+	cv_nfs_put_write(&a, &q->obj, q->off + q->done_bytes, size, q->op->sync);
 	q->call.data = q->data + q->done_bytes;
 	q->call.data_size = size;
 	cv_nfs_submit(q, CV_NFS_WRITE, &a);

@@ -118,9 +118,12 @@ void cv_nfs_put_read(struct cv_nfs_args *a, const struct cv_handle *h, uint64_t 
 }
 
 void cv_nfs_put_write(struct cv_nfs_args *a, const struct cv_handle *h, uint64_t off,
-		      uint32_t count)
+		      uint32_t count, bool sync)
 {
-	WRITE3args args = { .file = fh_of(h), .offset = off, .count = count, .stable = UNSTABLE };
+	WRITE3args args = { .file = fh_of(h),
+			    .offset = off,
+			    .count = count,
+			    .stable = sync ? FILE_SYNC : UNSTABLE };
 	uint32_t length = htonl(count);
 
 	/* Encoded with no data; the length before it is the last word. */

@@ -49,7 +49,7 @@ enum cv_nfs_proc {
 };
 
 #define CV_NFS_JUKEBOX 10008 /* try again later */
-#define CV_NFS_STABLE  2     /* WRITE's answer: FILE_SYNC */
+#define CV_NFS_STABLE  2     /* WRITE's argument and answer: FILE_SYNC */
 
 enum cv_nfs_access {
 	CV_NFS_MAY_READ = 1,
@@ -76,8 +76,9 @@ void cv_nfs_put_setattr(struct cv_nfs_args *a, const struct cv_handle *h,
 void cv_nfs_put_read(struct cv_nfs_args *a, const struct cv_handle *h, uint64_t off,
 		     uint32_t count);
 /* Up to the data, which the transport appends. Always UNSTABLE. */
+/* sync: FILE_SYNC, else UNSTABLE. */
 void cv_nfs_put_write(struct cv_nfs_args *a, const struct cv_handle *h, uint64_t off,
-		      uint32_t count);
+		      uint32_t count, bool sync);
 /* EXCLUSIVE: verf (CV_NFS_VERF_SIZE bytes); else set. */
 void cv_nfs_put_create(struct cv_nfs_args *a, const struct cv_handle *dir, const char *name,
 		       enum cv_nfs_create_mode how, const struct cv_setattr *set, const void *verf);

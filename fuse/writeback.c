@@ -260,7 +260,8 @@ static void write_done(struct cv_op *op, ssize_t result)
 	schedule(e->wb);
 }
 
-static void extent_send(struct extent *e)
+/* sync: see cv_op.sync. */
+static void extent_send(struct extent *e, bool sync)
 {
 	struct cv_extent_record *r = record_of(e);
 	struct cv_wb *wb = e->wb;
@@ -276,6 +277,7 @@ static void extent_send(struct extent *e)
 	e->cred = *h.cred;
 	e->began = wb->nodes->clock;
 	cv_op_init(&e->op, write_done, &e->cred);
+	e->op.sync = sync;
 	cv_write(wb->mount, &e->op, h.file, cv_shm_wb_buffer(wb->shm, e->index), r->size, r->off);
 }
 
@@ -285,8 +287,20 @@ static void file_send(struct cv_wb_file *f)
 	for (struct extent *e = f->extents, *next; e; e = next) {
 		next = e->next;
 		if (record_of(e)->state == CV_EXTENT_DIRTY)
-			extent_send(e);
+			extent_send(e, false);
 	}
+}
+
+/* Somebody waits until it is stable: a file that fits into one write needs no COMMIT after it. */
+static void file_send_stable(struct cv_wb_file *f)
+{
+	struct extent *e = f->extents;
+
+	if (e && !e->next && record_of(e)->state == CV_EXTENT_DIRTY &&
+	    record_of(e)->size <= f->wb->mount->info.write_max)
+		extent_send(e, true);
+	else
+		file_send(f);
 }
 
 /* ---- commit ---- */
@@ -445,7 +459,7 @@ static void tick(struct cv_timer *timer)
 			next = e->next;
 			busy = true;
 			if (state == CV_EXTENT_DIRTY && now - e->born_ns > TICK_MS * 1000000ull)
-				extent_send(e);
+				extent_send(e, false);
 			else if (state == CV_EXTENT_UNSTABLE && now - e->born_ns > COMMIT_AGE_NS)
 				f->want_commit = true;
 		}
@@ -526,7 +540,7 @@ static int try_write(struct cv_wb *wb, struct cv_wb_waiter *w, struct cv_wb_file
 		}
 		conflict = true;
 		if (r->state == CV_EXTENT_DIRTY)
-			extent_send(e);
+			extent_send(e, false);
 		else if (r->state == CV_EXTENT_UNSTABLE)
 			f->want_commit = true;
 	}
@@ -545,7 +559,7 @@ static int try_write(struct cv_wb *wb, struct cv_wb_waiter *w, struct cv_wb_file
 		copy_in(wb, into, w);
 		r = record_of(into);
 		if (r->size >= wb->merge_max)
-			extent_send(into);
+			extent_send(into, false);
 		return 1;
 	}
 	if (!replaces && (wb->nfree == 0 || wb->unwritten >= wb->window)) {
@@ -574,7 +588,7 @@ static int try_write(struct cv_wb *wb, struct cv_wb_waiter *w, struct cv_wb_file
 	set_state(e, CV_EXTENT_DIRTY);
 	extent_append(f, e);
 	if (r->size >= wb->merge_max)
-		extent_send(e);
+		extent_send(e, false);
 	tick_arm(wb);
 	return 1;
 }
@@ -623,7 +637,10 @@ void cv_wb_drain(struct cv_wb *wb, struct cv_wb_waiter *w, struct cv_node *node,
 		return;
 	}
 	waiter_link(&f->waiters, w);
-	file_send(f);
+	if (level == CV_WB_STABLE)
+		file_send_stable(f);
+	else
+		file_send(f);
 	schedule(wb);
 }
 

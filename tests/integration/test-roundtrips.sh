@@ -59,6 +59,10 @@ write_and_stat() {
 		[ "$(stat -c %s "w$1-$i")" = 5 ] || return
 	done
 }
+write_some() {
+	local i
+	for ((i = 0; i < 10; i++)); do head -c 20000 /dev/zero >"f$1-$i"; done
+}
 stat_after_change() {
 	local i links
 	for ((i = 0; i < 10; i++)); do
@@ -94,6 +98,7 @@ asks "nfs: creating does not ask for the directory" 0 nfs getattr create_files
 asks "nfs: nor does making directories" 0 nfs getattr make_dirs
 asks "nfs: nor renaming" 0 nfs getattr rename_files
 asks "nfs: a file just written need not be asked for" 0 nfs getattr write_and_stat
+asks "nfs: a file that fits into one WRITE needs no COMMIT" 0 nfs fsync write_some
 asks "nfs: removing does not ask, either" 0 nfs getattr remove_files
 asks "nfs: the directory's new state is shown without asking" 0 nfs getattr stat_after_change
 cd /

@@ -482,6 +482,7 @@ static void test_write(void **state)
 	engine->write(nfs, op_of(&r), &f, "abcdefgh", 8, 50);
 	expect_call(&req, CV_NFS_WRITE);
 	assert_memory_equal(req.bytes + req.size - 8, "abcdefgh", 8);
+	assert_int_equal(word(req.bytes + req.size - 16), 0); /* UNSTABLE */
 	write_reply(&o, 5, 0, "verf-old");
 	reply(&req, &o);
 	expect_call(&req, CV_NFS_WRITE);
@@ -505,6 +506,15 @@ static void test_write(void **state)
 	serve(CV_NFS_WRITE, o);
 	expect(&r, 4);
 	assert_true(r.op.stable);
+	/* FILE_SYNC where the caller waits for it; a server that does less is taken at its word. */
+	op_of(&r)->sync = true;
+	engine->write(nfs, &r.op, &f, "abcd", 4, 0);
+	expect_call(&req, CV_NFS_WRITE);
+	assert_int_equal(word(req.bytes + req.size - 12), 2);
+	write_reply(&o, 4, 0, "verf-old");
+	reply(&req, &o);
+	expect(&r, 4);
+	assert_false(r.op.stable);
 	f.writable = false;
 	engine->write(nfs, op_of(&r), &f, "abcd", 4, 0);
 	expect(&r, -EBADF);

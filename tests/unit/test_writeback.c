@@ -366,6 +366,57 @@ static void unstable_data_is_sent_again(void **state)
 	assert_memory_equal(server.content, f->expected, FILE_SIZE);
 }
 
+/* What fits into one write and is waited for costs no COMMIT; with anything beside it, one COMMIT is
+ * for all. */
+static void one_write_is_asked_to_be_stable(void **state)
+{
+	struct fixture *f = *state;
+	struct wait w, d;
+
+	server.stable = false;
+	put(f, &w, 4096, 0, 1);
+	drain(f, &d, CV_WB_STABLE);
+	assert_true(server.pending[0].op->sync);
+	server.stable = true;
+	answer(0, 0);
+	turn(f);
+	assert_true(d.done);
+	assert_int_equal(server.ncommits, 0);
+
+	server.stable = false;
+	put(f, &w, 4096, 0, 2);
+	put(f, &w, 4096, 65536, 3); /* elsewhere: the first is sent */
+	drain(f, &d, CV_WB_STABLE);
+	assert_int_equal(server.npending, 2);
+	assert_false(server.pending[0].op->sync);
+	assert_false(server.pending[1].op->sync);
+	while (server.npending) {
+		answer(0, 0);
+		turn(f);
+	}
+	assert_true(d.done);
+	assert_int_equal(server.ncommits, 1);
+
+	/* Nobody waits for the disk. */
+	put(f, &w, 4096, 0, 4);
+	drain(f, &d, CV_WB_WRITTEN);
+	assert_false(server.pending[0].op->sync);
+	answer(0, 0);
+	turn(f);
+	assert_true(d.done);
+	/* What is in the server's memory only needs the COMMIT anyway. */
+	put(f, &w, 4096, 65536, 5);
+	drain(f, &d, CV_WB_STABLE);
+	assert_false(server.pending[0].op->sync);
+	while (server.npending) {
+		answer(0, 0);
+		turn(f);
+	}
+	assert_true(d.done);
+	assert_int_equal(server.ncommits, 2);
+	assert_memory_equal(server.content, f->expected, FILE_SIZE);
+}
+
 static void rewriting_supersedes_uncommitted(void **state)
 {
 	struct fixture *f = *state;
@@ -562,6 +613,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(errors_reach_each_handle_once, setup, teardown),
 		cmocka_unit_test_setup_teardown(window_makes_writers_wait, setup, teardown),
 		cmocka_unit_test_setup_teardown(unstable_data_is_sent_again, setup, teardown),
+		cmocka_unit_test_setup_teardown(one_write_is_asked_to_be_stable, setup, teardown),
 		cmocka_unit_test_setup_teardown(rewriting_supersedes_uncommitted, setup, teardown),
 		cmocka_unit_test_setup_teardown(replacing_waits_with_the_old_data, setup, teardown),
 		cmocka_unit_test_setup_teardown(rewriting_does_not_end_a_sync, setup, teardown),
