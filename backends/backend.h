@@ -224,6 +224,9 @@ struct cv_info {
 	uint32_t readdir_max;  /* hint, bytes */
 	uint32_t rtt_us;       /* measured round trip; 0 for local engines */
 	uint32_t time_gran_ns; /* 1 or 1000000000 */
+	/* Hint, bytes: how far to read ahead where a round trip takes no time, and where it takes
+	 * 20 ms or more; 0: as others do. */
+	uint32_t readahead_near, readahead_far;
 	bool made_subdir;      /* the last directory of `subdir` was missing and is our work */
 	/*
 	 * What a successor of this worker must have in common with it, in the engine's own words:

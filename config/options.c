@@ -124,7 +124,7 @@ static const struct cv_option_def table[] = {
 	  "for directories" },
 	{ "attr_timeout_dir_max", "acdirmax", CV_OPT_DURATION, ANY, 0, NULL, "60s",
 	  "for directories" },
-	{ "readahead", NULL, CV_OPT_SIZE, ANY, 0, NULL, "1MiB, more over long distances",
+	{ "readahead", NULL, CV_OPT_SIZE, ANY, 0, NULL, "512KiB to 16MiB, by round trip",
 	  "how much the kernel reads ahead" },
 	{ "writeback_cache", NULL, CV_OPT_BOOL, NET, 0, NULL, "false",
 	  "collect writes in the page cache; only for what one host uses" },

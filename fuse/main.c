@@ -33,10 +33,10 @@
 #define SERVE_TIMEOUT_MS 60000
 #define FAREWELL_MS	 300000 /* how long data nobody waits for any more is kept trying */
 #define BUSY_POLL_US	 50
-#define READAHEAD_LAN_KB 1024u
-#define READAHEAD_MAX_KB 8192u
+#define READAHEAD_NEAR	 (1u << 20)
+#define READAHEAD_FAR	 (8u << 20)
 #define DIRTY_PERCENT	 10u	/* of memory, for data the kernel collects */
-#define READAHEAD_MAX_US 20000u /* round trip from which READAHEAD_MAX_KB pays */
+#define READAHEAD_FAR_US 20000u /* round trip from which READAHEAD_FAR pays */
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
@@ -77,14 +77,18 @@ static int check(int r, const char *verb, size_t nfds, const struct cv_handoff *
 /* Long round trips need more of a file on its way. */
 static unsigned readahead_kb(const struct cv_info *info, const struct cv_dict *options)
 {
-	uint64_t wanted = cv_options_uint(options, "readahead", 0) / 1024;
-	uint64_t kb;
+	uint64_t wanted = cv_options_uint(options, "readahead", 0);
+	uint64_t near = info->readahead_near ? info->readahead_near : READAHEAD_NEAR;
+	uint64_t far = info->readahead_far ? info->readahead_far : READAHEAD_FAR;
+	uint64_t bytes;
 
 	if (wanted)
-		return (unsigned)wanted;
-	kb = READAHEAD_LAN_KB +
-	     (uint64_t)(READAHEAD_MAX_KB - READAHEAD_LAN_KB) * info->rtt_us / READAHEAD_MAX_US;
-	return (unsigned)(kb < READAHEAD_MAX_KB ? kb : READAHEAD_MAX_KB);
+		return (unsigned)(wanted / 1024);
+	bytes = near + (far - near) * info->rtt_us / READAHEAD_FAR_US;
+	if (bytes > far)
+		bytes = far;
+	/* The kernel would ask for what is beyond whole requests in a small one, each time. */
+	return (unsigned)((bytes - bytes % near) / 1024);
 }
 
 static int tell_ready(int sock, const struct cv_info *info, const struct cv_dict *options)
