@@ -629,6 +629,9 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_s
 		setattr_go(r);
 		return;
 	}
+	/* Times and owner are set when a file is complete (tar, cp -p): its close is next. */
+	if (!(r->set.mask & CV_SET_SIZE) && cv_fs_settled(fs) == CV_WB_STABLE)
+		cv_wb_send_stable(r->node);
 	/* A file opened for writing may be truncated by whoever has it open. */
 	if (r->open && (r->set.mask & CV_SET_SIZE))
 		r->cred = r->open->record->cred;

@@ -660,6 +660,12 @@ void cv_wb_drain_all(struct cv_wb *wb, struct cv_wb_waiter *w, enum cv_wb_level 
 	schedule(wb);
 }
 
+void cv_wb_send_stable(struct cv_node *node)
+{
+	if (node->wb)
+		file_send_stable(node->wb);
+}
+
 bool cv_wb_send(struct cv_node *node, uint32_t *ret_handle)
 {
 	bool found = false, one = true;

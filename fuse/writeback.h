@@ -79,6 +79,9 @@ void cv_wb_cancel(struct cv_wb_waiter *waiter);
  * handle: *ret_handle. */
 bool cv_wb_send(struct cv_node *node, uint32_t *ret_handle);
 
+/* Starts to send what is pending, in such a way that no COMMIT need follow if that is one write. */
+void cv_wb_send_stable(struct cv_node *node);
+
 /* Anything of the node not yet on the server? pending end of file in *ret_end (may be NULL). */
 bool cv_wb_pending(const struct cv_node *node, uint64_t *ret_end);
 
