@@ -194,6 +194,8 @@ struct cv_op {
 	const void *data;	    /* read, readlink (not terminated), getxattr, listxattr */
 	const struct cv_dirent *dirents; /* readdir: result is their number */
 	bool eof;			 /* readdir: nothing follows these entries */
+	bool empty; /* mkdir: made by this very call, so that nothing is in it. Optional. Never
+		     * where names that differ in ASCII may be the same to the server. */
 	bool stable;	   /* write: already on stable storage, or the engine has no such notion */
 	uint64_t verifier; /* write when !stable, fsync: see CV_FEAT_UNSTABLE_WRITES */
 	uint64_t offset;   /* lseek: the result */

@@ -53,6 +53,7 @@ struct cv_nfs {
 	bool chown_ignore;
 	bool no_readdirplus; /* the server has refused it */
 	bool no_exclusive;   /* likewise */
+	bool case_insensitive; /* or not known not to be */
 	uint64_t verifier;   /* of exclusive creates: never the same twice */
 	uint64_t bytes_read, bytes_written;
 	struct cv_nfs_req *spare; /* requests to use again */
@@ -167,6 +168,8 @@ void cv_nfs_fetch_entry(struct cv_nfs_req *q, void (*then)(struct cv_nfs_req *))
 /* The step in it. */
 void cv_nfs_send_lookup(struct cv_nfs_req *q);
 void cv_nfs_got_lookup(struct cv_nfs_req *q, int status, struct cv_xdr *x);
+/* What q was to make and the server says it has made: see cv_op.empty. */
+bool cv_nfs_is_new_dir(const struct cv_nfs_req *q, int status);
 /* Results of CREATE, MKDIR, SYMLINK, MKNOD: into op->entry, asking for what they lack. */
 void cv_nfs_got_new(struct cv_nfs_req *q, struct cv_xdr *x, void (*then)(struct cv_nfs_req *));
 

@@ -344,6 +344,7 @@ static int limits(struct cv_nfs_mount *m, struct cv_info *info)
 			       cv_strerror(r));
 	v4->lease_ms = (l.lease_s ? l.lease_s : 90) * 1000;
 	m->nfs->name_max = cv_nfs_limit(l.name_max ? l.name_max : CV_NAME_MAX, 1, CV_NAME_MAX);
+	m->nfs->case_insensitive = l.case_insensitive;
 	/* A message must fit into the session's, too. */
 	read_max = ch->max_response > CV_NFS4_OVERHEAD ? ch->max_response - CV_NFS4_OVERHEAD : 0;
 	write_max = ch->max_request > CV_NFS4_OVERHEAD ? ch->max_request - CV_NFS4_OVERHEAD : 0;

@@ -282,6 +282,7 @@ static void got_create(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 		else
 			status = -EIO;
 	}
+	q->op->empty = cv_nfs_is_new_dir(q, status);
 	cv_nfs_finish(q, status);
 }
 

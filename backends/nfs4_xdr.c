@@ -14,6 +14,7 @@ enum attr {
 	A_FSID = 8,
 	A_LEASE = 10,
 	A_RDATTR_ERROR = 11,
+	A_CASE_INSENSITIVE = 16,
 	A_FILEHANDLE = 19,
 	A_FILEID = 20,
 	A_FILES_AVAIL = 21,
@@ -52,7 +53,8 @@ enum attr {
 	(BIT(A_FILES_AVAIL) | BIT(A_FILES_FREE) | BIT(A_FILES_TOTAL) | BIT(A_SPACE_AVAIL) |        \
 	 BIT(A_SPACE_FREE) | BIT(A_SPACE_TOTAL))
 #define LIMIT_ATTRS                                                                                \
-	(BIT(A_LEASE) | BIT(A_MAXNAME) | BIT(A_MAXREAD) | BIT(A_MAXWRITE) | BIT(A_TIME_DELTA))
+	(BIT(A_LEASE) | BIT(A_CASE_INSENSITIVE) | BIT(A_MAXNAME) | BIT(A_MAXREAD) |                \
+	 BIT(A_MAXWRITE) | BIT(A_TIME_DELTA))
 
 #define EXCHANGE_USE_NON_PNFS 0x00010000u
 #define EXCHANGE_CONFIRMED    0x80000000u
@@ -785,6 +787,7 @@ bool cv_nfs4_get_limits(struct cv_xdr *x, struct cv_nfs4_limits *ret)
 	memset(ret, 0, sizeof(*ret));
 	if (bits & BIT(A_LEASE))
 		ret->lease_s = cv_xdr_u32(&v);
+	ret->case_insensitive = !(bits & BIT(A_CASE_INSENSITIVE)) || cv_xdr_bool(&v);
 	if (bits & BIT(A_MAXNAME))
 		ret->name_max = cv_xdr_u32(&v);
 	if (bits & BIT(A_MAXREAD))

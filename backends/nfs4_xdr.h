@@ -213,6 +213,7 @@ bool cv_nfs4_get_fh(struct cv_xdr *x, struct cv_handle *ret);
 bool cv_nfs4_get_statfs(struct cv_xdr *x, struct statvfs *ret);
 struct cv_nfs4_limits {
 	uint32_t lease_s, name_max, read_max, write_max;
+	bool case_insensitive; /* also if the server does not say */
 	struct timespec granularity;
 };
 bool cv_nfs4_get_limits(struct cv_xdr *x, struct cv_nfs4_limits *ret);

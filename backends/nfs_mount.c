@@ -543,6 +543,7 @@ static void pathconf_names(struct cv_nfs_mount *m)
 	struct cv_xdr x;
 
 	m->nfs->name_max = CV_NAME_MAX;
+	m->nfs->case_insensitive = true;
 	cv_nfs_put_handle(&a, &m->root);
 	if (call(m, CV_NFS_PATHCONF, &a, &reply, &x) == 0) {
 		uint32_t name_max;
@@ -550,6 +551,8 @@ static void pathconf_names(struct cv_nfs_mount *m)
 		(void)cv_nfs_get_post_attr(&x, &ignored);
 		(void)cv_xdr_u32(&x); /* linkmax */
 		name_max = cv_xdr_u32(&x);
+		(void)cv_xdr_take(&x, 8); /* no_trunc, chown_restricted */
+		m->nfs->case_insensitive = cv_xdr_bool(&x) || x.bad;
 		if (!x.bad && name_max)
 			m->nfs->name_max = cv_nfs_limit(name_max, 1, CV_NAME_MAX);
 	}

@@ -110,6 +110,11 @@ static void take_dir(struct cv_nfs_req *q, struct cv_xdr *x, struct cv_dir_after
 	cv_nfs_show(q->nfs, &dir->attr);
 }
 
+bool cv_nfs_is_new_dir(const struct cv_nfs_req *q, int status)
+{
+	return status == 0 && S_ISDIR(q->mode) && !q->resent && !q->nfs->case_insensitive;
+}
+
 void cv_nfs_got_new(struct cv_nfs_req *q, struct cv_xdr *x, void (*then)(struct cv_nfs_req *))
 {
 	bool have_handle = cv_nfs_get_post_handle(x, &q->op->entry.handle);
@@ -122,6 +127,7 @@ void cv_nfs_got_new(struct cv_nfs_req *q, struct cv_xdr *x, void (*then)(struct 
 	}
 	take_dir(q, x, &q->op->dir);
 	if (!have_handle) {
+		q->op->empty = false; /* whatever is there now */
 		cv_nfs_fetch_entry(q, then);
 	} else if (!have_attr) {
 		cv_nfs_step(q, send_entry_getattr, got_entry_attr);
@@ -330,6 +336,7 @@ void cv_nfs_check_made(struct cv_nfs_req *q)
 
 static void got_made(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
+	q->op->empty = cv_nfs_is_new_dir(q, status);
 	if (status == -EEXIST && q->resent)
 		cv_nfs_fetch_entry(q, cv_nfs_check_made);
 	else if (status < 0)

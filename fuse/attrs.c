@@ -154,6 +154,14 @@ void cv_fs_dir_changed(struct cv_fs *fs, struct cv_node *dir, const struct cv_di
 	cv_node_touch(&fs->nodes, dir);
 	if (last)
 		cv_fs_know(fs, dir, &after->attr);
+	cv_fs_dir_complete(fs, dir, after);
+}
+
+void cv_fs_dir_complete(struct cv_fs *fs, const struct cv_node *dir,
+			const struct cv_dir_after *after)
+{
+	cv_complete_changed(&fs->complete, dir, after,
+			    cv_loop_now_ns(fs->loop) + fs->ttl_negative_ms * 1000000ull);
 }
 
 /* ---- options ---- */

@@ -17,6 +17,7 @@
 #include "config/dict.h"
 #include "config/err.h"
 #include "config/loop.h"
+#include "fuse/complete.h"
 #include "fuse/creds.h"
 #include "fuse/meter.h"
 #include "fuse/nodes.h"
@@ -103,6 +104,7 @@ struct cv_fs {
 	struct cv_mount mount;
 	struct cv_shm shm;
 	struct cv_nodes nodes;
+	struct cv_complete complete;
 	struct cv_creds *creds;
 	struct cv_wb *wb;
 	struct fuse_session *session;
@@ -203,6 +205,9 @@ bool cv_fs_known(struct cv_fs *fs, const struct cv_node *node, struct cv_attr *r
  * directory's entries; after: what the engine says of it. */
 void cv_fs_dir_changed(struct cv_fs *fs, struct cv_node *dir, const struct cv_dir_after *after,
 		       uint64_t began);
+/* The same for complete.h alone. */
+void cv_fs_dir_complete(struct cv_fs *fs, const struct cv_node *dir,
+			const struct cv_dir_after *after);
 /* Enters the node, counts a lookup, fills e. NULL: out of memory. */
 struct cv_node *cv_fs_entry(struct cv_fs *fs, struct cv_node *parent, const char *name,
 			    const struct cv_entry *entry, struct fuse_entry_param *e);

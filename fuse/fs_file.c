@@ -420,6 +420,7 @@ void cv_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mo
 		cv_reply_err(r, err);
 		return;
 	}
+	cv_complete_name(&r->fs->complete, r->node, name);
 	cv_request_op(r, create_done);
 	cv_create(&r->fs->mount, &r->op, &dir, name, r->fi.flags & SENT_FLAGS, mode);
 }

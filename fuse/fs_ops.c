@@ -348,6 +348,9 @@ static void reply_entry(struct cv_request *r, struct cv_node *parent, const char
 	}
 	if (node->changed <= r->clock)
 		cv_fs_know_dir(fs, node, &r->op.entry.attr);
+	if (r->op.empty && !r->repeated && fs->ttl_negative_ms)
+		cv_complete_made(&fs->complete, node, &r->op.entry.attr,
+				 cv_loop_now_ns(fs->loop) + fs->ttl_negative_ms * 1000000ull);
 	if (fuse_reply_entry(r->req, &e) < 0)
 		cv_node_forget(&fs->nodes, node, 1); /* the kernel did not take it */
 	r->req = NULL;
@@ -380,6 +383,15 @@ static struct cv_fs *fs_of(fuse_req_t req)
 	return fuse_req_userdata(req);
 }
 
+static void reply_absent(struct cv_request *r, double ttl)
+{
+	const struct fuse_entry_param e = { .ino = 0, .entry_timeout = ttl };
+
+	(void)fuse_reply_entry(r->req, &e);
+	r->req = NULL;
+	cv_request_end(r);
+}
+
 static void lookup_done(struct cv_op *op, ssize_t result)
 {
 	struct cv_request *r = cv_request_of(op);
@@ -394,12 +406,7 @@ static void lookup_done(struct cv_op *op, ssize_t result)
 	if (result == -ENOENT && known && r->node->changed <= r->clock)
 		cv_node_unlink(&r->fs->nodes, known);
 	if (result == -ENOENT && r->fs->ttl_negative_ms && r->req) {
-		struct fuse_entry_param e = { .ino = 0,
-					      .entry_timeout = r->fs->ttl_negative_ms / 1000.0 };
-
-		(void)fuse_reply_entry(r->req, &e);
-		r->req = NULL;
-		cv_request_end(r);
+		reply_absent(r, r->fs->ttl_negative_ms / 1000.0);
 		return;
 	}
 	cv_reply_err(r, (int)result);
@@ -421,6 +428,7 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	struct cv_request *r = cv_request_new(fs_of(req), req, parent);
 	struct cv_object obj;
+	uint64_t now, until;
 
 	if (!r)
 		return;
@@ -431,6 +439,11 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	}
 	if (!name_object(r, &obj))
 		return;
+	now = cv_loop_now_ns(r->fs->loop);
+	if (cv_complete_lacks(&r->fs->complete, r->node, name, now, &until)) {
+		reply_absent(r, (double)(until - now) / 1e9);
+		return;
+	}
 	cv_request_op(r, lookup_done);
 	cv_lookup(&r->fs->mount, &r->op, &obj, name);
 }
@@ -556,6 +569,9 @@ static void setattr_done(struct cv_op *op, ssize_t result)
 		setattr_failed(r, (int)result);
 		return;
 	}
+	cv_fs_dir_complete(r->fs, node,
+			   &(struct cv_dir_after){
+				   .have = true, .attr = op->attr, .before = op->before });
 	cv_node_hold(node);
 	cv_reply_attr(r, node, &op->attr);
 	if (foreign)
@@ -710,6 +726,7 @@ static struct cv_request *make_new(fuse_req_t req, fuse_ino_t parent, const char
 	}
 	if (!name_object(r, dir))
 		return NULL;
+	cv_complete_name(&r->fs->complete, r->node, name);
 	cv_request_op(r, make_done);
 	return r;
 }
@@ -772,6 +789,7 @@ static void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t newparent, const 
 	}
 	cv_request_hold2(r, dir);
 	r->name = newname;
+	cv_complete_name(&r->fs->complete, dir, newname);
 	/* The entry's attributes must not be older than the data. */
 	cv_request_after_drain(r, r->node, CV_WB_WRITTEN, link_go);
 }
@@ -1001,6 +1019,7 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
 	cv_request_hold2(r, newdir);
 	r->name = name;
 	r->name2 = newname;
+	cv_complete_name(&r->fs->complete, newdir, newname);
 	r->flags = (int)flags;
 	if (flags == 0)
 		cv_hidden_find(r, newdir, newname, rename_found);
@@ -1440,6 +1459,7 @@ void cv_fs_release(struct cv_fs *fs)
 	cv_wb_free(fs->wb);
 	if (fs->session)
 		fuse_session_destroy(fs->session);
+	cv_complete_release(&fs->complete);
 	cv_nodes_release(&fs->nodes);
 	cv_creds_free(fs->creds);
 	cv_shm_release(&fs->shm);

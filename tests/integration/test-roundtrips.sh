@@ -63,6 +63,17 @@ write_some() {
 	local i
 	for ((i = 0; i < 10; i++)); do head -c 20000 /dev/zero >"f$1-$i"; done
 }
+write_and_date() {
+	local i
+	for ((i = 0; i < 10; i++)); do cp -p "$T/listed" "d$1-$i"; done
+}
+# In a directory of our own making.
+create_in_new() {
+	local i
+	mkdir "new$1" || return
+	for ((i = 0; i < 10; i++)); do : >"new$1/$i"; done
+	rm "new$1/3" && [ ! -e "new$1/10" ] && [ -e "new$1/9" ]
+}
 stat_after_change() {
 	local i links
 	for ((i = 0; i < 10; i++)); do
@@ -99,6 +110,9 @@ asks "nfs: nor does making directories" 0 nfs getattr make_dirs
 asks "nfs: nor renaming" 0 nfs getattr rename_files
 asks "nfs: a file just written need not be asked for" 0 nfs getattr write_and_stat
 asks "nfs: a file that fits into one WRITE needs no COMMIT" 0 nfs fsync write_some
+asks "nfs: nor if it gets its times before it is closed" 0 nfs fsync write_and_date
+# The directory itself, and what is asked for because it has been ours.
+asks "nfs: names that nobody has made are not looked up in a directory of ours" 1 nfs lookup create_in_new
 asks "nfs: removing does not ask, either" 0 nfs getattr remove_files
 asks "nfs: the directory's new state is shown without asking" 0 nfs getattr stat_after_change
 cd /
@@ -112,6 +126,10 @@ mkdir "$T/mnt/two" || bail "mkdir"
 mkdir "$T/mnt2/two/theirs" || bail "mkdir"
 mkdir "$T/mnt/two/ours" || bail "mkdir"
 check_equal "nfs: another client's change is in what our own brings" 4 "$(stat -c %h "$T/mnt/two")"
+mkdir "$T/mnt/ours" && touch "$T/mnt/ours/1" && touch "$T/mnt2/ours/theirs" "$T/mnt/ours/2"
+check "nfs: another client's file is found in a directory of ours" test -e "$T/mnt/ours/theirs"
+mkdir "$T/mnt3/strict" && touch "$T/mnt/strict/theirs"
+check "nfs: with cache=strict at once" test -e "$T/mnt3/strict/theirs"
 ls "$T/mnt3/tree/b/c" "$T/mnt2/tree/b/c" >/dev/null
 touch "$T/mnt/tree/b/c/theirs"
 check_match "nfs: cache=strict lists another client's file at once" theirs "$(ls "$T/mnt3/tree/b/c")"
