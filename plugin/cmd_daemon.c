@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -37,6 +36,7 @@
 #include "plugin/systemd.h"
 #include "plugin/volumes.h"
 
+#define LOCK_MS		 3000 /* for what a killed daemon was about to start; systemd waits longer */
 #define TICK_S		 10
 #define MONITOR_DRAIN_MS 500
 #define DRAIN_MS	 5000 /* dockerd kills a managed plugin after 10 s */
@@ -139,6 +139,7 @@ static void raise_limits(void)
 static int lock_run_dir(struct daemon *d, struct cv_err *err)
 {
 	cv_cleanup_close int dir = cv_dir_open(AT_FDCWD, d->run_dir, 0711, err);
+	int r;
 
 	if (dir < 0)
 		return dir;
@@ -148,11 +149,12 @@ static int lock_run_dir(struct daemon *d, struct cv_err *err)
 	d->lock = openat(dir, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (d->lock < 0)
 		return cv_fail(err, errno, "%s/lock: %s", d->run_real, cv_strerror(errno));
-	if (flock(d->lock, LOCK_EX | LOCK_NB) < 0)
-		return cv_fail(err, errno,
+	r = cv_lock_exclusive(d->lock, LOCK_MS);
+	if (r == -EBUSY)
+		return cv_fail(err, EBUSY,
 			       "another daemon uses %s: stop it first, or use --run-dir",
 			       d->run_real);
-	return 0;
+	return r < 0 ? cv_fail(err, -r, "%s/lock: %s", d->run_real, cv_strerror(r)) : 0;
 }
 
 /* Two daemons with different run directories must not write the same volumes. */
@@ -162,7 +164,7 @@ static int lock_state_dir(struct daemon *d, struct cv_err *err)
 	if (d->state_lock < 0)
 		return d->state_lock;
 	/* Some network file systems cannot lock a directory: no reason to refuse them. */
-	if (flock(d->state_lock, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+	if (cv_lock_exclusive(d->state_lock, LOCK_MS) == -EBUSY)
 		return cv_fail(err, EBUSY,
 			       "another daemon uses %s: stop it first, or use --state-dir",
 			       d->state_dir);

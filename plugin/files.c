@@ -7,13 +7,31 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "config/cleanup.h"
 #include "config/str.h"
+#include "plugin/process.h"
 
 #define TEMPORARY ".tmp-"
+
+int cv_lock_exclusive(int fd, unsigned timeout_ms)
+{
+	const struct timespec pause = { .tv_nsec = 20000000 };
+	uint64_t deadline = cv_clock_ms() + timeout_ms;
+
+	while (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		if (errno != EWOULDBLOCK && errno != EINTR)
+			return -errno;
+		if (cv_clock_ms() > deadline)
+			return -EBUSY;
+		(void)nanosleep(&pause, NULL);
+	}
+	return 0;
+}
 
 int cv_mkdir_p(const char *path, mode_t mode, struct cv_err *err)
 {

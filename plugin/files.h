@@ -28,6 +28,12 @@ int cv_file_read(int dirfd, const char *name, size_t max, char **ret_data, size_
  */
 int cv_file_replace(int dirfd, const char *name, const void *data, size_t size);
 
+/*
+ * flock(2), waiting for at most timeout_ms. 0, -EBUSY, -errno. Even the lock of a process that is
+ * gone may take a moment: a child that it was just starting holds it until its exec().
+ */
+int cv_lock_exclusive(int fd, unsigned timeout_ms);
+
 /* True for the temporary names cv_file_replace() makes: left over by a crash. */
 int cv_file_is_temporary(const char *name);
 

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -51,19 +50,15 @@ int cv_ownmount_open(const char *run_dir, const char *mountpoint, bool create,
 
 int cv_ownmount_lock(const struct cv_ownmount *own, unsigned timeout_ms, struct cv_err *err)
 {
-	const struct timespec pause = { .tv_nsec = 20000000 };
-	uint64_t deadline = cv_clock_ms() + timeout_ms;
 	cv_cleanup_close int fd =
 		openat(own->dir, own->lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	int r = fd < 0 ? -errno : cv_lock_exclusive(fd, timeout_ms);
 
-	while (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0) {
-		if (errno != EWOULDBLOCK || cv_clock_ms() > deadline)
-			return cv_fail(err, errno == EWOULDBLOCK ? EBUSY : errno,
-				       "another command for this directory is still under way");
-		(void)nanosleep(&pause, NULL);
-	}
-	return fd < 0 ? cv_fail(err, errno, "%s/%s: %s", own->path, own->lock, cv_strerror(errno))
-		      : cv_steal_fd(&fd);
+	if (r == -EBUSY)
+		return cv_fail(err, EBUSY, "another command for this directory is still under way");
+	if (r < 0)
+		return cv_fail(err, -r, "%s/%s: %s", own->path, own->lock, cv_strerror(r));
+	return cv_steal_fd(&fd);
 }
 
 static int compare_items(const void *a, const void *b)

@@ -99,6 +99,10 @@ check "umount: mount" mount_volume "$SOURCE" "$T/mnt" ''
 check "umount: umount(8)" umount "$T/mnt"
 check "umount: nothing is left" wait_nothing_left 10
 
+flock_held() {
+	! flock -n "$1" true
+}
+
 # Status of the daemon.
 start_cvol
 raw_ok Create '{"Name":"seen"}' >/dev/null
@@ -116,4 +120,13 @@ check "and the first one is well" cvol_answers
 raw_ok Unmount '{"Name":"seen","ID":"x"}' >/dev/null
 raw_ok Remove '{"Name":"seen"}' >/dev/null
 check "nothing is left" wait_nothing_left 10
+
+# What a killed daemon was just starting holds its locks for a moment more.
+stop_cvol KILL
+flock "$RUN_DIR/lock" sleep 1 &
+held=$!
+wait_for 5 flock_held "$RUN_DIR/lock"
+start_cvol
+check "a lock that goes away soon is waited for" cvol_answers
+wait "$held"
 finish
