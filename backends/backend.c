@@ -499,6 +499,12 @@ static bool info_valid(const struct cv_mount *m)
 int cv_mount_connect(const struct cv_dict *options, struct cv_loop *loop, struct cv_mount *mount,
 		     struct cv_err *err)
 {
+	return cv_mount_resume(options, loop, NULL, mount, err);
+}
+
+int cv_mount_resume(const struct cv_dict *options, struct cv_loop *loop,
+		    const struct cv_replays *replays, struct cv_mount *mount, struct cv_err *err)
+{
 	const char *type = cv_dict_get(options, "type");
 	int r;
 
@@ -508,7 +514,9 @@ int cv_mount_connect(const struct cv_dict *options, struct cv_loop *loop, struct
 	mount->backend = cv_backend_find(type);
 	if (!mount->backend)
 		return cv_fail(err, EINVAL, "unknown storage type '%s'", type);
+	mount->info.replays = replays;
 	r = mount->backend->connect(options, loop, &mount->conn, &mount->info, err);
+	mount->info.replays = NULL;
 	if (r < 0)
 		return r;
 	if (mount->info.backend)

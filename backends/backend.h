@@ -149,6 +149,8 @@ struct cv_cred {
 };
 
 struct cv_file; /* an engine's open file or directory */
+struct cv_replay; /* replay.h */
+struct cv_replays;
 
 /* fcntl(2) or flock(2): a range of bytes, and who holds or wants it. */
 struct cv_lock {
@@ -174,6 +176,9 @@ struct cv_op {
 	 * one by it: the same when a successor of this worker repeats it. 0: unnamed.
 	 */
 	uint64_t id;
+	/* Where the engine keeps what it sends for it; NULL: nowhere. The caller's, and cleared by
+	 * it when the memory is needed otherwise. */
+	struct cv_replay *replay;
 	/* A worker that died may have carried it out unseen: a refusal is judged like that of a
 	 * request which was sent twice because its first answer was lost. */
 	bool repeated;
@@ -235,6 +240,12 @@ struct cv_info {
 	 * it comes back as the option "resume". "": nothing.
 	 */
 	char resume[64];
+	/*
+	 * Given to a successor's connect(), else NULL: what its predecessor has sent and not answered.
+	 * settled: none of it is under way at the server any more, nor will it ever be.
+	 */
+	const struct cv_replays *replays;
+	bool settled;
 	char server[256]; /* for people, e.g. "nas:2049 (NFSv3)"; no secret */
 };
 
@@ -371,6 +382,9 @@ struct cv_mount {
 
 int cv_mount_connect(const struct cv_dict *options, struct cv_loop *loop, struct cv_mount *mount,
 		     struct cv_err *err);
+/* The same for a successor. replays: needed during the call only. */
+int cv_mount_resume(const struct cv_dict *options, struct cv_loop *loop,
+		    const struct cv_replays *replays, struct cv_mount *mount, struct cv_err *err);
 void cv_mount_disconnect(struct cv_mount *mount);
 void cv_mount_stats(struct cv_mount *mount, struct cv_stats *ret_stats);
 

@@ -184,6 +184,8 @@ static void answered(struct cv_rpc_call *call, int status, const uint8_t *reply,
 			cv_nfs_wait(q);
 			return;
 		}
+		if (call->replay)
+			cv_replay_keep_reply(call->replay, call->replay_id, reply, size);
 		status = x.bad ? -EIO : cv_nfs_errno(nfs_status);
 	}
 	q->got(q, status, &x);
@@ -214,8 +216,18 @@ const struct cv_cred *cv_nfs_cred(struct cv_nfs_req *q)
 	return &q->cred;
 }
 
+static bool changes(uint32_t procedure)
+{
+	return procedure == CV_NFS_SETATTR ||
+	       (procedure >= CV_NFS_CREATE && procedure <= CV_NFS_LINK);
+}
+
 void cv_nfs_submit(struct cv_nfs_req *q, uint32_t procedure, const struct cv_nfs_args *args)
 {
+	const struct cv_cred *cred = cv_nfs_cred(q);
+	const struct cv_op *op = q->op;
+	const uint8_t *reply = NULL;
+	size_t size;
 	int r;
 
 	if (!args->size) {
@@ -223,8 +235,16 @@ void cv_nfs_submit(struct cv_nfs_req *q, uint32_t procedure, const struct cv_nfs
 		return;
 	}
 	q->call.done = answered;
-	r = cv_rpc_submit(q->nfs->rpc, &q->call, procedure, cv_nfs_cred(q), args->bytes,
-			  args->size);
+	q->call.replay = changes(procedure) ? op->replay : NULL;
+	q->call.replay_id = op->id;
+	if (op->repeated)
+		reply = cv_rpc_replayed(q->nfs->rpc, q->call.replay, op->id, procedure, cred,
+					args->bytes, args->size, NULL, 0, &size);
+	if (reply) {
+		answered(&q->call, 0, reply, size);
+		return;
+	}
+	r = cv_rpc_submit(q->nfs->rpc, &q->call, procedure, cred, args->bytes, args->size);
 	if (r < 0)
 		cv_nfs_finish(q, r);
 }

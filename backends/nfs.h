@@ -72,7 +72,7 @@ struct cv_file {
 };
 
 struct cv_nfs_req {
-	struct cv_rpc_call call;
+	struct cv_rpc_call call; /* its replay: NULL for calls that change nothing */
 	struct cv_nfs *nfs;
 	struct cv_op *op;
 	void (*send)(struct cv_nfs_req *q);

@@ -2,6 +2,7 @@
 #include "backends/nfs4.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 
 #include "config/cleanup.h"
@@ -135,6 +136,20 @@ void cv_nfs4_fail_waiting(struct cv_nfs4 *v4, int result)
 
 /* ---- sending ---- */
 
+/*
+ * Does the compound do something that is done for good? Opens and locks are not: they end with the
+ * client that a successor replaces.
+ */
+static bool lasts(const struct cv_nfs_req *q)
+{
+	const unsigned names = 1u << CV_CALL_SETATTR | 1u << CV_CALL_MKNOD | 1u << CV_CALL_MKDIR |
+			       1u << CV_CALL_SYMLINK | 1u << CV_CALL_LINK | 1u << CV_CALL_UNLINK |
+			       1u << CV_CALL_RMDIR | 1u << CV_CALL_RENAME | 1u << CV_CALL_CREATE;
+	unsigned call = 1u << q->op->call;
+
+	return call & names || (call & 1u << CV_CALL_OPEN && q->flags & O_TRUNC);
+}
+
 bool cv_nfs4_start(struct cv_nfs_req *q, struct cv_nfs4_call *c, bool cache)
 {
 	struct cv_nfs4 *v4 = q->nfs->v4;
@@ -163,7 +178,58 @@ bool cv_nfs4_start(struct cv_nfs_req *q, struct cv_nfs4_call *c, bool cache)
 	seq.slot = (uint32_t)q->v4.slot;
 	seq.seq = v4->slots[seq.slot].seq;
 	seq.highest = highest_slot(v4);
+	q->call.replay = cache && q->op->replay && lasts(q) ? q->op->replay : NULL;
+	q->call.replay_id = q->op->id;
 	cv_nfs4_begin(c, &seq);
+	return true;
+}
+
+/* The slot was not used after all. */
+static void return_slot(struct cv_nfs_req *q)
+{
+	if (q->v4.slot >= 0 && q->v4.session == q->nfs->v4->session_nr)
+		q->nfs->v4->slots[q->v4.slot].busy = false;
+	q->v4.slot = -1;
+}
+
+static void carried_out(struct cv_nfs_req *q, uint32_t status, struct cv_xdr *x);
+
+/*
+ * A predecessor's transmission has got its answer: exactly once, so that a refusal is one. What it
+ * opened has ended with the predecessor, and is opened anew.
+ */
+static bool answered_before(struct cv_nfs_req *q, const struct cv_nfs4_call *c)
+{
+	const struct cv_rpc_part parts[] = {
+		{ CV_NFS4_SEQ_AT, CV_NFS4_SEQ_SIZE },
+		{ c->owner_at, c->owner_at ? CV_NFS4_OWNER_SIZE : 0 },
+	};
+	struct cv_nfs4 *v4 = q->nfs->v4;
+	struct cv_nfs4_seq_reply ignored;
+	const uint8_t *reply;
+	uint32_t compound;
+	struct cv_xdr x;
+	size_t size;
+
+	if (!q->op->repeated)
+		return false;
+	reply = cv_rpc_replayed(q->nfs->rpc, q->call.replay, q->op->id, CV_NFS4_COMPOUND,
+				cv_nfs_cred(q), c->a.bytes, c->a.size, parts,
+				CV_ARRAY_SIZE(parts), &size);
+	if (!reply)
+		return false;
+	return_slot(q);
+	x = cv_xdr_init(reply, size);
+	compound = cv_nfs4_get_compound(&x);
+	(void)cv_nfs4_get_op(&x, CV_NFS4_SEQUENCE);
+	cv_nfs4_get_sequence(&x, &ignored);
+	q->resent = false;
+	if (q->v4.made)
+		q->v4.made->lost = true;
+	carried_out(q, compound, &x);
+	if (cv_nfs4_find_lost(v4))
+		cv_nfs4_recover(v4, false);
+	cv_nfs4_pump(v4);
 	return true;
 }
 
@@ -174,14 +240,14 @@ static void submit(struct cv_nfs_req *q, struct cv_nfs4_call *c,
 
 	cv_nfs4_end(c);
 	q->call.done = done;
+	if (c->a.size && q->call.replay && answered_before(q, c))
+		return;
 	if (c->a.size)
 		r = cv_rpc_submit(q->nfs->rpc, &q->call, CV_NFS4_COMPOUND, cv_nfs_cred(q),
 				  c->a.bytes, c->a.size);
 	if (r == 0)
 		return;
-	if (q->v4.slot >= 0 && q->v4.session == q->nfs->v4->session_nr)
-		q->nfs->v4->slots[q->v4.slot].busy = false; /* never used */
-	q->v4.slot = -1;
+	return_slot(q);
 	cv_nfs_finish(q, r);
 }
 
@@ -244,6 +310,12 @@ bool cv_nfs4_state_is_lost(uint32_t status)
 	return status == CV_NFS4ERR_BAD_STATEID || status == CV_NFS4ERR_STALE_STATEID ||
 	       status == CV_NFS4ERR_EXPIRED || status == CV_NFS4ERR_ADMIN_REVOKED ||
 	       status == CV_NFS4ERR_DELEG_REVOKED;
+}
+
+bool cv_nfs4_is_final(uint32_t status)
+{
+	return status != CV_NFS4ERR_DELAY && status != CV_NFS4ERR_GRACE &&
+	       status != CV_NFS4ERR_RETRY_UNCACHED && !cv_nfs4_state_is_lost(status);
 }
 
 /* The open is not what it was: it is opened anew, unless that has happened since, then used again.
@@ -312,6 +384,8 @@ static void answered(struct cv_rpc_call *call, int status, const uint8_t *reply,
 		if (q->v4.session == v4->session_nr)
 			follow_server(v4, &seq);
 		release_slot(q, USED);
+		if (call->replay && cv_nfs4_is_final(compound))
+			cv_replay_keep_reply(call->replay, call->replay_id, reply, size);
 		carried_out(q, compound, &x);
 	}
 	cv_nfs4_pump(v4);
@@ -337,5 +411,6 @@ void cv_nfs4_submit(struct cv_nfs_req *q, struct cv_nfs4_call *c)
 
 void cv_nfs4_submit_bare(struct cv_nfs_req *q, struct cv_nfs4_call *c)
 {
+	q->call.replay = NULL;
 	submit(q, c, answered_bare);
 }

@@ -125,6 +125,8 @@ void cv_nfs4_submit(struct cv_nfs_req *q, struct cv_nfs4_call *c);
 void cv_nfs4_submit_bare(struct cv_nfs_req *q, struct cv_nfs4_call *c);
 /* nfsstat4: a stateid is not good any more. */
 bool cv_nfs4_state_is_lost(uint32_t status);
+/* nfsstat4 of a compound: it is an answer, not a reason to send it again. */
+bool cv_nfs4_is_final(uint32_t status);
 /* Lets waiting requests go on, as far as slots and recovery allow. */
 void cv_nfs4_pump(struct cv_nfs4 *v4);
 /* Finishes all waiting ones. */
@@ -149,6 +151,8 @@ int cv_nfs4_start_renewing(struct cv_nfs4 *v4);
 struct cv_nfs4_channel cv_nfs4_wanted_channel(void);
 /* The session is gone (or only opens are lost); waiting requests go on when it is there again. */
 void cv_nfs4_recover(struct cv_nfs4 *v4, bool session);
+/* Is an open to be opened anew? */
+bool cv_nfs4_find_lost(const struct cv_nfs4 *v4);
 /* The same for a request of the recovery itself: from the start. */
 void cv_nfs4_recover_again(struct cv_nfs_req *q);
 

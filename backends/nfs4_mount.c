@@ -362,10 +362,28 @@ static int limits(struct cv_nfs_mount *m, struct cv_info *info)
 	return 0;
 }
 
+/*
+ * The answer to a predecessor's compound, repeated in its own session, slot and number. Whatever
+ * SEQUENCE refuses it for will not be carried out, but for DELAY, which says that it is just being.
+ */
+static bool took(struct cv_replay *replay, int status, const uint8_t *reply, size_t size)
+{
+	struct cv_xdr x = cv_xdr_init(reply, status == 0 ? size : 0);
+	uint32_t compound = cv_nfs4_get_compound(&x);
+	uint32_t sequence = cv_nfs4_get_op(&x, CV_NFS4_SEQUENCE);
+
+	if (!x.bad && sequence == CV_NFS4ERR_DELAY)
+		return false;
+	if (!x.bad && sequence == CV_NFS4_OK && cv_nfs4_is_final(compound))
+		cv_replay_keep_reply(replay, replay->id, reply, size);
+	return true;
+}
+
 const struct cv_nfs_mount_procs cv_nfs4_mount_procs = {
 	.name = "NFSv4.1",
 	.version = CV_NFS4_VERSION,
 	.port = NFS_PORT,
+	.took = took,
 	.find_root = find_root,
 	.getattr = getattr,
 	.lookup = lookup,

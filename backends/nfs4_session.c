@@ -249,6 +249,11 @@ static struct cv_nfs4_open *find_lost(const struct cv_nfs4 *v4, bool reclaim)
 	return NULL;
 }
 
+bool cv_nfs4_find_lost(const struct cv_nfs4 *v4)
+{
+	return find_lost(v4, false) || find_lost(v4, true);
+}
+
 static void reopen_next(struct cv_nfs_req *q)
 {
 	struct cv_nfs4 *v4 = q->nfs->v4;

@@ -78,6 +78,7 @@ static const size_t seq_at = 32;  /* SEQUENCE is first: after its number and the
 void cv_nfs4_begin(struct cv_nfs4_call *c, const struct cv_nfs4_seq *seq)
 {
 	c->ops = 0;
+	c->owner_at = 0;
 	c->a.size = 0;
 	c->x = cv_xdr_out_init(c->a.bytes, sizeof(c->a.bytes));
 	cv_xdr_put_u32(&c->x, 0); /* tag: "" */
@@ -341,6 +342,7 @@ static void put_open_head(struct cv_nfs4_call *c, uint32_t share, const struct c
 	cv_xdr_put_u32(&c->x, 0); /* seqid: sessions order the calls */
 	cv_xdr_put_u32(&c->x, share | SHARE_NO_DELEGATION);
 	cv_xdr_put_u32(&c->x, 0); /* deny nobody */
+	c->owner_at = (size_t)(c->x.p - c->a.bytes);
 	put_owner(&c->x, owner);
 }
 

@@ -125,7 +125,14 @@ struct cv_nfs4_call {
 	struct cv_nfs_args a;
 	struct cv_xdr_out x;
 	uint32_t ops;
+	size_t owner_at; /* where the owner of its OPEN is; 0: it has none */
 };
+
+/* What SEQUENCE says of a compound's way through the session, in its arguments, and an open owner of
+ * ours: bytes. */
+#define CV_NFS4_SEQ_AT	   16
+#define CV_NFS4_SEQ_SIZE   (CV_NFS4_SESSION_SIZE + 12)
+#define CV_NFS4_OWNER_SIZE 20
 
 /* seq NULL: a compound outside of a session. */
 void cv_nfs4_begin(struct cv_nfs4_call *c, const struct cv_nfs4_seq *seq);

@@ -34,16 +34,6 @@
 #define READAHEAD_NEAR (512u << 10)
 #define READAHEAD_FAR  (16u << 20)
 
-/* Ends a connection at once: its reserved port is free again, not for two minutes in TIME_WAIT. */
-static void close_now(int *fd)
-{
-	const struct linger now = { .l_onoff = 1, .l_linger = 0 };
-
-	if (*fd >= 0)
-		(void)setsockopt(*fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
-	cv_close_fd(fd);
-}
-
 uint64_t cv_nfs_left_ns(const struct cv_nfs_mount *m)
 {
 	uint64_t now = cv_now_ns();
@@ -174,7 +164,7 @@ static int get_mnt(struct cv_nfs_mount *m, const char *path, struct cv_xdr *x,
 static int mnt_at(struct cv_nfs_mount *m, uint16_t port, const char *path,
 		  struct cv_handle *ret_root)
 {
-	__attribute__((cleanup(close_now))) int fd = -1;
+	cv_cleanup_close int fd = -1;
 	cv_cleanup_free uint8_t *reply = NULL;
 	struct cv_nfs_args a;
 	struct cv_xdr x;
@@ -264,7 +254,7 @@ void cv_nfs_add_listed(char *list, size_t size, const char *name)
 static void list_exports(struct cv_nfs_mount *m, char best[PATH_MAX_MOUNT + 1], char *list,
 			 size_t list_size)
 {
-	__attribute__((cleanup(close_now))) int fd = -1;
+	cv_cleanup_close int fd = -1;
 	cv_cleanup_free uint8_t *reply = NULL;
 	struct cv_err ignored;
 	struct cv_rpc_config c;
@@ -603,16 +593,75 @@ static int root_attributes(struct cv_nfs_mount *m, struct cv_info *info)
 	return 0;
 }
 
+/* ---- a predecessor's calls ---- */
+
+/* Where those were sent from that are not answered; 0: there are none. */
+static uint16_t replay_port(const struct cv_nfs_mount *m)
+{
+	for (size_t i = 0; m->replays && i < m->replays->count; i++) {
+		const struct cv_replay *r = m->replays->list[i];
+
+		if (r->call_size && !r->reply_size)
+			return (uint16_t)r->port;
+	}
+	return 0;
+}
+
+/* JUKEBOX: it was not done. */
+static bool took(struct cv_replay *replay, int status, const uint8_t *reply, size_t size)
+{
+	struct cv_xdr x = cv_xdr_init(reply, status == 0 ? size : 0);
+
+	if (status == 0 && cv_xdr_u32(&x) != CV_NFS_JUKEBOX && !x.bad)
+		cv_replay_keep_reply(replay, replay->id, reply, size);
+	return true;
+}
+
+/*
+ * Sends a predecessor's calls again and waits until the server is done with them, but not for ever:
+ * it may hang in one of them. Then they are judged by what is found, as before.
+ */
+static int settle(struct cv_nfs_mount *m, uint16_t port)
+{
+	uint64_t start = cv_now_ns();
+	int r;
+
+	if (!m->replays || !m->procs->took)
+		return 0;
+	if (port && m->procs->known_by_port && cv_rpc_source_port(m->fd) != port) {
+		cv_warning("%s: source port %u cannot be had again: what was under way is repeated "
+			   "as something new",
+			   m->host, port);
+		return 0;
+	}
+	r = cv_rpc_replay_blocking(m->fd, m->replays,
+				   start + m->nfs->timeout_ms * UINT64_C(1000000), m->procs->took);
+	m->deadline_ns += cv_now_ns() - start;
+	if (r < 0)
+		return cv_fail(m->err, r, "nfs: repeating what was under way on %s: %s", m->host,
+			       cv_nfs_why(r));
+	if (r > 0)
+		cv_warning("%s still works on %d operations that were under way: they are repeated "
+			   "as new ones",
+			   m->host, r);
+	m->settled = r == 0;
+	for (size_t i = 0; i < m->replays->count; i++)
+		m->settled = m->settled && !m->replays->list[i]->too_long;
+	return 0;
+}
+
 int cv_nfs_dial(struct cv_nfs_mount *m)
 {
+	uint16_t port = replay_port(m);
+
 	rpc_config(m, &m->config, CV_NFS_PROGRAM, m->procs->version,
 		   m->port ? m->port : m->procs->port);
-	m->fd = cv_rpc_dial(&m->config, 0, m->deadline_ns, &m->connected_port, m->err);
+	m->fd = cv_rpc_dial(&m->config, port, m->deadline_ns, &m->connected_port, m->err);
 	if (m->fd < 0) {
 		m->fd = -1;
 		return cv_fail_context(m->err, "nfs");
 	}
-	return 0;
+	return settle(m, port);
 }
 
 /* The directory at m->path. */
@@ -640,6 +689,8 @@ static const struct cv_nfs_mount_procs procs3 = {
 	.name = "NFSv3",
 	.version = CV_NFS_VERSION,
 	.port = 0, /* the portmapper knows */
+	.known_by_port = true,
+	.took = took,
 	.find_root = find_root,
 	.getattr = getattr,
 	.lookup = lookup,
@@ -668,7 +719,7 @@ static int mount_version(struct cv_nfs_mount *m, const struct cv_nfs_mount_procs
 	if (r == 0)
 		r = procs->limits(m, info);
 	if (r < 0)
-		close_now(&m->fd);
+		cv_close_fd(&m->fd);
 	return r;
 }
 
@@ -754,6 +805,7 @@ static int mount_all(struct cv_nfs_mount *m, struct cv_info *info)
 		       info->features & CV_FEAT_LOCKS ? "server" : "local");
 	info->readahead_near = READAHEAD_NEAR;
 	info->readahead_far = READAHEAD_FAR;
+	info->settled = m->settled;
 	info->root.handle = m->root;
 	cv_nfs_show(m->nfs, &info->root.attr);
 	if (getrandom(&m->nfs->verifier, sizeof(m->nfs->verifier), 0) < 0)
@@ -772,12 +824,16 @@ int cv_nfs_mount_export(const struct cv_dict *options, struct cv_nfs *nfs, struc
 {
 	struct cv_err spare = { 0 }; /* callers may not care */
 	struct cv_nfs_mount m = {
-		.options = options, .nfs = nfs, .err = err ? err : &spare, .fd = -1
+		.options = options,
+		.nfs = nfs,
+		.err = err ? err : &spare,
+		.fd = -1,
+		.replays = info->replays,
 	};
 	int r = read_options(&m);
 
 	if (r == 0)
 		r = mount_all(&m, info);
-	close_now(&m.fd);
+	cv_close_fd(&m.fd);
 	return r;
 }

@@ -31,6 +31,8 @@ struct cv_nfs_mount {
 	struct cv_cred cred;
 	struct cv_handle root; /* how far we are */
 	bool made;	       /* the directory we are in is our own work */
+	const struct cv_replays *replays; /* NULL: no predecessor */
+	bool settled;			  /* cv_info.settled */
 };
 
 /* Calls return 0 or -errno; those that take info or say so set m->err. */
@@ -38,6 +40,9 @@ struct cv_nfs_mount_procs {
 	const char *name;
 	uint32_t version;
 	uint16_t port; /* 0: asked of the portmapper */
+	bool known_by_port; /* the server recognises a retransmission by where it comes from, too */
+	/* As of cv_rpc_replay_blocking(). NULL: no records are kept. */
+	bool (*took)(struct cv_replay *replay, int status, const uint8_t *reply, size_t size);
 	/* Connects m->fd and finds the directory m->path: m->root. Sets m->err. */
 	int (*find_root)(struct cv_nfs_mount *m);
 	int (*getattr)(struct cv_nfs_mount *m, const struct cv_handle *h, struct cv_attr *ret);
@@ -51,7 +56,7 @@ struct cv_nfs_mount_procs {
 extern const struct cv_nfs_mount_procs cv_nfs4_mount_procs;
 
 uint64_t cv_nfs_left_ns(const struct cv_nfs_mount *m);
-/* m->fd, m->config. Sets m->err. */
+/* m->fd, m->config; what a predecessor has sent is settled. Sets m->err. */
 int cv_nfs_dial(struct cv_nfs_mount *m);
 /* From m->root down. what: for the error. Missing directories are made when create is set. */
 int cv_nfs_walk(struct cv_nfs_mount *m, const char *path, const char *what, bool create);

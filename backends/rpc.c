@@ -44,6 +44,8 @@
 #define BACKOFF_MIN_MS	100
 #define BACKOFF_MAX_MS	10000
 #define DIAL_MS		10000
+#define REPLAY_AGAIN_NS 1000000000ull
+#define REPLAY_BUSY_NS	100000000ull
 #define PORTMAP_PORT	111
 #define PORTMAP_PROGRAM 100000
 #define PORTMAP_GETPORT 3
@@ -239,13 +241,46 @@ static int transfer(int fd, bool out, void *buf, size_t size, uint64_t deadline_
 	return 0;
 }
 
+/* A whole record, its fragments joined. */
+static int receive_record(int fd, uint64_t deadline_ns, uint8_t **ret_record, size_t *ret_size)
+{
+	cv_cleanup_free uint8_t *record = NULL;
+	uint32_t mark = 0;
+	size_t size = 0;
+
+	while (!(mark & LAST_FRAGMENT)) {
+		uint8_t word[4], *more;
+		size_t add;
+		int r = transfer(fd, false, word, 4, deadline_ns);
+
+		if (r < 0)
+			return r;
+		memcpy(&mark, word, 4);
+		mark = ntohl(mark);
+		add = mark & ~LAST_FRAGMENT;
+		if (add > CV_RPC_REPLY_MAX - size)
+			return -EBADMSG;
+		more = realloc(record, size + add + 1);
+		if (!more)
+			return -ENOMEM;
+		record = more;
+		r = transfer(fd, false, record + size, add, deadline_ns);
+		if (r < 0)
+			return r;
+		size += add;
+	}
+	*ret_record = cv_steal(&record);
+	*ret_size = size;
+	return 0;
+}
+
 int cv_rpc_call_blocking(int fd, uint32_t program, uint32_t version, uint32_t procedure,
 			 const struct cv_cred *cred, const void *args, size_t args_size,
 			 uint64_t deadline_ns, uint8_t **ret_reply, size_t *ret_size)
 {
 	cv_cleanup_free uint8_t *record = NULL;
 	cv_cleanup_free uint8_t *call = malloc(HEAD_MAX + args_size);
-	uint32_t xid, got_xid, mark = 0;
+	uint32_t xid, got_xid;
 	const uint8_t *results;
 	size_t size = 0, n;
 	int r;
@@ -259,36 +294,139 @@ int cv_rpc_call_blocking(int fd, uint32_t program, uint32_t version, uint32_t pr
 	n += args_size;
 	(void)put_u32(call, LAST_FRAGMENT | (uint32_t)(n - 4));
 	r = transfer(fd, true, call, n, deadline_ns);
-	while (r == 0 && !(mark & LAST_FRAGMENT)) {
-		uint8_t word[4], *more;
-		size_t add;
-
-		r = transfer(fd, false, word, 4, deadline_ns);
-		if (r < 0)
-			break;
-		memcpy(&mark, word, 4);
-		mark = ntohl(mark);
-		add = mark & ~LAST_FRAGMENT;
-		if (add > CV_RPC_REPLY_MAX - size)
-			return -EBADMSG;
-		more = realloc(record, size + add + 1);
-		if (!more)
-			return -ENOMEM;
-		record = more;
-		r = transfer(fd, false, record + size, add, deadline_ns);
-		size += add;
-	}
 	if (r < 0)
 		return r;
-	r = cv_rpc_parse_reply(record, size, &got_xid, &results, ret_size);
-	if (r == 0 && got_xid != xid)
-		r = -EBADMSG;
+	/* A call that was replayed several times may be answered as often. */
+	do {
+		free(cv_steal(&record));
+		r = receive_record(fd, deadline_ns, &record, &size);
+		if (r < 0)
+			return r;
+		r = cv_rpc_parse_reply(record, size, &got_xid, &results, ret_size);
+	} while (r != -EBADMSG && got_xid != xid);
 	if (r < 0)
 		return r;
 	memmove(record, results, *ret_size);
 	*ret_reply = cv_steal(&record);
 	return 0;
 }
+
+/* ---- a predecessor's calls ---- */
+
+struct replaying {
+	struct cv_replay *replay;
+	uint64_t due_ns; /* to be sent (again) */
+	uint64_t pause_ns;
+};
+
+static uint32_t recorded_xid(const struct cv_replay *replay)
+{
+	uint32_t xid;
+
+	memcpy(&xid, replay->call + 4, 4);
+	return ntohl(xid);
+}
+
+/* Sends what is due. *ret_next_ns: when the next one is. */
+static int send_due(int fd, struct replaying *list, size_t count, uint64_t deadline_ns,
+		    uint64_t *ret_next_ns)
+{
+	*ret_next_ns = deadline_ns;
+	for (size_t i = 0; i < count; i++) {
+		struct replaying *p = &list[i];
+		uint64_t now = cv_now_ns();
+
+		if (p->due_ns <= now) {
+			int r = transfer(fd, true, p->replay->call, p->replay->call_size,
+					 deadline_ns);
+
+			if (r < 0)
+				return r;
+			/* Some servers drop a retransmission while they work on the first one. */
+			p->due_ns = now + p->pause_ns;
+			p->pause_ns *= 2;
+		}
+		if (p->due_ns < *ret_next_ns)
+			*ret_next_ns = p->due_ns;
+	}
+	return 0;
+}
+
+int cv_rpc_replay_blocking(int fd, const struct cv_replays *replays, uint64_t deadline_ns,
+			   bool (*took)(struct cv_replay *replay, int status, const uint8_t *reply,
+					size_t size))
+{
+	cv_cleanup_free struct replaying *list = calloc(replays->count + 1, sizeof(*list));
+	size_t left = 0;
+
+	if (!list)
+		return -ENOMEM;
+	for (size_t i = 0; i < replays->count; i++) {
+		if (replays->list[i]->call_size && !replays->list[i]->reply_size)
+			list[left++] = (struct replaying){ .replay = replays->list[i],
+							   .pause_ns = REPLAY_AGAIN_NS };
+	}
+	while (left) {
+		cv_cleanup_free uint8_t *record = NULL;
+		const uint8_t *results = NULL;
+		size_t size, results_size = 0;
+		uint64_t next_ns;
+		uint32_t xid;
+		int r = send_due(fd, list, left, deadline_ns, &next_ns), status;
+
+		if (r == 0)
+			r = wait_for(fd, POLLIN, next_ns);
+		if (r == -ETIMEDOUT && cv_now_ns() < deadline_ns)
+			continue;
+		if (r == 0)
+			r = receive_record(fd, deadline_ns, &record, &size);
+		if (r < 0)
+			return r == -ETIMEDOUT ? (int)left : r;
+		status = cv_rpc_parse_reply(record, size, &xid, &results, &results_size);
+		if (status == -EBADMSG)
+			return status;
+		for (size_t i = 0; i < left; i++) {
+			if (recorded_xid(list[i].replay) != xid)
+				continue;
+			if (took(list[i].replay, status, results, results_size))
+				list[i] = list[--left];
+			else
+				list[i].due_ns = cv_now_ns() + REPLAY_BUSY_NS;
+			break;
+		}
+	}
+	return 0;
+}
+
+const uint8_t *cv_rpc_replayed(const struct cv_rpc *rpc, const struct cv_replay *replay,
+			       uint64_t id, uint32_t procedure, const struct cv_cred *cred,
+			       const void *args, size_t args_size, const struct cv_rpc_part *parts,
+			       size_t count, size_t *ret_size)
+{
+	uint8_t call[HEAD_MAX + CV_REPLAY_CALL_MAX];
+	size_t n;
+
+	if (!replay || replay->id != id || !replay->call_size || !replay->reply_size ||
+	    args_size > CV_REPLAY_CALL_MAX || replay->reply_size > sizeof(replay->reply))
+		return NULL;
+	n = put_header(call, recorded_xid(replay), rpc->config.program, rpc->config.version,
+		       procedure, cred);
+	memcpy(call + n, args, args_size);
+	if (n + args_size != replay->call_size)
+		return NULL;
+	(void)put_u32(call, LAST_FRAGMENT | (uint32_t)(n + args_size - 4));
+	for (size_t i = 0; i < count; i++) {
+		if (parts[i].at + parts[i].size <= args_size)
+			memcpy(call + n + parts[i].at, replay->call + n + parts[i].at,
+			       parts[i].size);
+	}
+	if (memcmp(call, replay->call, n + args_size) != 0)
+		return NULL;
+	*ret_size = replay->reply_size;
+	return replay->reply;
+}
+
+/* ---- connecting ---- */
 
 /* Ports below 1024 tell the server that root asks; many exports insist on it ("secure"). */
 static void bind_reserved(int fd, int family, uint16_t prefer)
@@ -326,13 +464,19 @@ static int connect_one(const struct addrinfo *ai, enum source source, uint16_t p
 {
 	cv_cleanup_close int fd =
 		socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	const struct linger at_once = { .l_onoff = 1, .l_linger = 0 };
 	int err = 0, r;
 	socklen_t n = sizeof(err);
 
 	if (fd < 0)
 		return -errno;
-	if (source == RESERVED)
+	if (source == RESERVED) {
+		/* However it ends, also with its process: what has not left is dropped, so that
+		 * nothing arrives behind its repetition; and there is no TIME_WAIT, for the port
+		 * is wanted again. */
+		(void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
 		bind_reserved(fd, ai->ai_family, prefer_port);
+	}
 	if (connect(fd, ai->ai_addr, ai->ai_addrlen) < 0) {
 		if (errno != EINPROGRESS)
 			return -errno;
@@ -646,6 +790,9 @@ int cv_rpc_submit(struct cv_rpc *rpc, struct cv_rpc_call *call, uint32_t procedu
 		memcpy(call->head + n, args, args_size);
 	n += args_size;
 	(void)put_u32(call->head, LAST_FRAGMENT | (uint32_t)(n - 4 + call->data_size + pad));
+	if (call->replay && !call->data_size)
+		cv_replay_keep_call(call->replay, call->replay_id, call->head, n,
+				    rpc->source_port);
 	call->head_size = n - call->tail_size;
 	call->sent = 0;
 	call->resent = false;
@@ -689,7 +836,6 @@ static void dial_later(struct cv_rpc *rpc)
 /* Nothing of a lost connection is kept but the calls themselves. */
 static void disconnect(struct cv_rpc *rpc, const char *why)
 {
-	struct linger now = { .l_onoff = 1, .l_linger = 0 };
 	uint64_t lived_ns = cv_now_ns() - rpc->attached_ns;
 	int fd = rpc->watch.fd;
 
@@ -697,8 +843,6 @@ static void disconnect(struct cv_rpc *rpc, const char *why)
 		return;
 	cv_loop_remove(rpc->loop, &rpc->watch);
 	cv_loop_undefer(rpc->loop, &rpc->flush);
-	/* No TIME_WAIT: the source port is wanted again. */
-	(void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
 	(void)close(fd);
 	rpc->rx_start = rpc->rx_end = rpc->rx_body = 0;
 	rpc->rx_fragments = 0;
@@ -749,7 +893,7 @@ static void socket_options(int fd, uint64_t timeout_ms)
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user, sizeof(user));
 }
 
-static int attach(struct cv_rpc *rpc, int fd)
+uint16_t cv_rpc_source_port(int fd)
 {
 	union {
 		struct sockaddr sa;
@@ -758,10 +902,19 @@ static int attach(struct cv_rpc *rpc, int fd)
 	} addr;
 	socklen_t n = sizeof(addr);
 
+	if (getsockname(fd, &addr.sa, &n) < 0)
+		return 0;
+	return ntohs(addr.sa.sa_family == AF_INET6 ? addr.v6.sin6_port : addr.v4.sin_port);
+}
+
+static int attach(struct cv_rpc *rpc, int fd)
+{
 	socket_options(fd, rpc->config.timeout_ms * rpc->patience);
-	if (getsockname(fd, &addr.sa, &n) == 0)
-		rpc->source_port =
-			ntohs(addr.sa.sa_family == AF_INET6 ? addr.v6.sin6_port : addr.v4.sin_port);
+	rpc->source_port = cv_rpc_source_port(fd);
+	for (struct cv_rpc_call *c = rpc->first; c; c = c->next) {
+		if (c->replay && c->replay->id == c->replay_id)
+			c->replay->port = rpc->source_port;
+	}
 	rpc->attached_ns = rpc->heard_ns = cv_now_ns();
 	rpc->sent_bytes = rpc->acked_bytes = 0;
 	rpc->pinged = rpc->answered = false;

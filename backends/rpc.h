@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #include "backends/backend.h"
+#include "backends/replay.h"
 #include "config/err.h"
 #include "config/loop.h"
 
@@ -41,6 +42,8 @@ struct cv_rpc_call {
 	const void *data; /* sent after the arguments, by reference: must live until done() */
 	size_t data_size;
 	size_t tail_size; /* so many bytes at the end of the arguments follow the data instead */
+	struct cv_replay *replay; /* where a copy of it is kept for a successor; NULL: nowhere */
+	uint64_t replay_id;
 	/*
 	 * status 0: results (XDR, after the RPC header) in reply, valid until return. Else -errno:
 	 * -ETIMEDOUT (soft), -EACCES (credentials refused), -EIO (malformed, not accepted),
@@ -83,6 +86,17 @@ int cv_rpc_call_blocking(int fd, uint32_t program, uint32_t version, uint32_t pr
 			 const struct cv_cred *cred, const void *args, size_t args_size,
 			 uint64_t deadline_ns, uint8_t **ret_reply, size_t *ret_size);
 
+/* The port fd is bound to; 0: unknown. */
+uint16_t cv_rpc_source_port(int fd);
+/*
+ * Blocking: sends a predecessor's calls again, on a descriptor that nobody else uses, until each is
+ * answered or deadline_ns. took() is given the results of each; false: the server is at it, and the
+ * call is sent once more a little later. Returns the number of calls without an answer, or -errno.
+ */
+int cv_rpc_replay_blocking(int fd, const struct cv_replays *replays, uint64_t deadline_ns,
+			   bool (*took)(struct cv_replay *replay, int status, const uint8_t *reply,
+					size_t size));
+
 /* Takes fd (from cv_rpc_dial()) on success. */
 int cv_rpc_new(struct cv_loop *loop, const struct cv_rpc_config *config, int fd,
 	       struct cv_rpc **ret_rpc);
@@ -94,6 +108,19 @@ void cv_rpc_stats(const struct cv_rpc *rpc, struct cv_rpc_stats *ret);
  */
 int cv_rpc_submit(struct cv_rpc *rpc, struct cv_rpc_call *call, uint32_t procedure,
 		  const struct cv_cred *cred, const void *args, size_t args_size);
+
+/* A part of the arguments that says how a call goes, not what it does: it may differ. */
+struct cv_rpc_part {
+	size_t at, size;
+};
+/*
+ * The answer a predecessor has got to this very call: results' XDR, in replay; NULL: none is known.
+ * parts: n of them.
+ */
+const uint8_t *cv_rpc_replayed(const struct cv_rpc *rpc, const struct cv_replay *replay,
+			       uint64_t id, uint32_t procedure, const struct cv_cred *cred,
+			       const void *args, size_t args_size, const struct cv_rpc_part *parts,
+			       size_t n, size_t *ret_size);
 
 /*
  * The reply parser alone, for tests and fuzzing: a record without its marks. Returns 0 and the

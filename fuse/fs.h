@@ -163,6 +163,10 @@ struct cv_request *cv_request_new(struct cv_fs *fs, fuse_req_t req, fuse_ino_t i
 struct cv_request *cv_request_internal(struct cv_fs *fs);
 /* Prepares r->op for an engine call in the caller's name. */
 void cv_request_op(struct cv_request *r, void (*done)(struct cv_op *op, ssize_t result));
+/* Another operation of the same request. */
+void cv_request_name_op(const struct cv_request *r, struct cv_op *op);
+/* What cv_op.id is for the request that the kernel calls unique. */
+uint64_t cv_request_id(const struct cv_fs *fs, uint64_t unique);
 void cv_request_end(struct cv_request *r);	  /* everything held is let go */
 void cv_reply_err(struct cv_request *r, int err); /* err <= 0; answers and ends */
 void cv_reply_attr(struct cv_request *r, struct cv_node *node, const struct cv_attr *attr);

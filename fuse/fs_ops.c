@@ -76,6 +76,7 @@ static void leave_slot(struct cv_request *r)
 	}
 	cv_shm_slot_put(&r->fs->shm, r->slot);
 	r->slot = NULL;
+	r->op.replay = NULL;
 	receive_again(r->fs);
 }
 
@@ -117,6 +118,12 @@ static void interrupted(fuse_req_t req, void *data)
 	(void)cv_timer_set(r->fs->loop, &r->interrupt, stats.connected ? INTERRUPT_GRACE_MS : 0);
 }
 
+uint64_t cv_request_id(const struct cv_fs *fs, uint64_t unique)
+{
+	/* An odd multiplier: different requests of a mount never share a name. */
+	return fs->shm.state->id ^ (unique * 0x9e3779b97f4a7c15ull);
+}
+
 struct cv_request *cv_request_new(struct cv_fs *fs, fuse_req_t req, fuse_ino_t ino)
 {
 	const struct fuse_ctx *ctx = fuse_req_ctx(req);
@@ -139,8 +146,7 @@ struct cv_request *cv_request_new(struct cv_fs *fs, fuse_req_t req, fuse_ino_t i
 	r->slot = fs->current;
 	fs->current_taken = true;
 	r->unique = r->slot ? r->slot->unique : 0;
-	/* An odd multiplier: different requests of a mount never share a name. */
-	r->id = fs->shm.state->id ^ (r->unique * 0x9e3779b97f4a7c15ull);
+	r->id = cv_request_id(fs, r->unique);
 	r->repeated = r->slot && r->slot->tries > 1;
 	r->interrupt = (struct cv_timer)CV_TIMER_INIT(interrupt_fire);
 	if (node) {
@@ -159,8 +165,14 @@ struct cv_request *cv_request_new(struct cv_fs *fs, fuse_req_t req, fuse_ino_t i
 void cv_request_op(struct cv_request *r, void (*done)(struct cv_op *op, ssize_t result))
 {
 	cv_op_init(&r->op, done, &r->cred);
-	r->op.id = r->id;
-	r->op.repeated = r->repeated;
+	cv_request_name_op(r, &r->op);
+}
+
+void cv_request_name_op(const struct cv_request *r, struct cv_op *op)
+{
+	op->id = r->id;
+	op->repeated = r->repeated;
+	op->replay = r->slot ? cv_shm_replay(&r->fs->shm, r->slot) : NULL;
 }
 
 void cv_request_hold2(struct cv_request *r, struct cv_node *node)

@@ -179,7 +179,7 @@ static void hide_move(struct hide *h)
 	(void)snprintf(r->hide.name, sizeof(r->hide.name), "%s-%016" PRIx64 "-%" PRIx64,
 		       CV_HIDDEN_NAME, fs->shm.state->id, r->unique);
 	cv_op_init(&h->op, hide_moved, r->hide.fallback ? &r->cred : &root_cred);
-	h->op.repeated = r->repeated;
+	cv_request_name_op(r, &h->op);
 	set_target(h);
 	err = h->target ? cv_fs_object(fs, h->target, 1, &to) : -ESTALE;
 	h->linked = r->hide.keep_name && !h->link_failed;

@@ -19,6 +19,7 @@
 #define OFF_SLOTS  (1 * MIB)
 #define OFF_UNDO   (3 * MIB)
 #define OFF_SMALL  (4 * MIB)
+#define OFF_REPLAY (16 * MIB)
 #define OFF_EXTENT (32 * MIB)
 #define OFF_WB	   (64 * MIB)
 #define OFF_LARGE  (256 * MIB)
@@ -34,7 +35,8 @@ _Static_assert(OFF_STATE + sizeof(struct cv_shared_state) <= OFF_LOCKS, "state")
 _Static_assert(OFF_LOCKS + CV_LOCKS_MAX * sizeof(struct cv_lock_record) <= OFF_SLOTS, "locks");
 _Static_assert(OFF_SLOTS + CV_SLOTS * sizeof(struct cv_slot) <= OFF_UNDO, "slots");
 _Static_assert(OFF_UNDO + sizeof(struct cv_undo) <= OFF_SMALL, "undo");
-_Static_assert(OFF_SMALL + CV_SLOTS * CV_SMALL_SIZE <= OFF_EXTENT, "small buffers");
+_Static_assert(OFF_SMALL + CV_SLOTS * CV_SMALL_SIZE <= OFF_REPLAY, "small buffers");
+_Static_assert(OFF_REPLAY + CV_SLOTS * sizeof(struct cv_replay) <= OFF_EXTENT, "replays");
 _Static_assert(OFF_EXTENT + CV_WB_BUFFERS * sizeof(struct cv_extent_record) <= OFF_WB, "extents");
 _Static_assert(OFF_WB + (uint64_t)CV_WB_BUFFERS * CV_WB_BUFFER_SIZE <= OFF_LARGE, "write-behind");
 _Static_assert(OFF_LARGE + (uint64_t)CV_LARGE_COUNT * CV_LARGE_SIZE <= OFF_NODES, "large buffers");
@@ -228,6 +230,7 @@ int cv_shm_map(int fd, struct cv_shm *shm, struct cv_err *err)
 	shm->undo = (void *)(shm->base + OFF_UNDO);
 	shm->slots = (void *)(shm->base + OFF_SLOTS);
 	shm->small = shm->base + OFF_SMALL;
+	shm->replays = (void *)(shm->base + OFF_REPLAY);
 	shm->extents = (void *)(shm->base + OFF_EXTENT);
 	shm->large = shm->base + OFF_LARGE;
 	shm->wb = shm->base + OFF_WB;
@@ -431,6 +434,8 @@ void cv_shm_trim(struct cv_shm *shm)
 		}
 		drop_pages(shm, shm->small + (size_t)first * CV_SMALL_SIZE,
 			   (size_t)CV_SLOTS_IDLE * CV_SMALL_SIZE);
+		drop_pages(shm, (uint8_t *)&shm->replays[first],
+			   CV_SLOTS_IDLE * sizeof(struct cv_replay));
 		shm->slots_ready = shm->state->slots_ready = first;
 		shm->slot_hint = 0;
 	}

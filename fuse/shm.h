@@ -22,6 +22,7 @@
 #include <sys/uio.h>
 
 #include "backends/backend.h"
+#include "backends/replay.h"
 #include "config/handoff.h"
 
 #define CV_SLOTS      1024
@@ -181,6 +182,7 @@ struct cv_shm {
 	struct cv_shared_state *state;
 	struct cv_undo *undo;
 	struct cv_slot *slots;
+	struct cv_replay *replays; /* of the same index; not resident */
 	uint8_t *small;
 	uint8_t *large;
 	struct cv_extent_record *extents; /* CV_WB_BUFFERS */
@@ -223,6 +225,11 @@ void cv_shm_slot_publish(struct cv_shm *shm, struct cv_slot *slot, size_t size_b
 uint8_t *cv_shm_slot_request(struct cv_shm *shm, struct cv_slot *slot);
 /* The slot of an unanswered request, or NULL. */
 struct cv_slot *cv_shm_slot_find(struct cv_shm *shm, uint64_t unique);
+/* Where the engine keeps what it sends for it. */
+static inline struct cv_replay *cv_shm_replay(struct cv_shm *shm, const struct cv_slot *slot)
+{
+	return &shm->replays[slot - shm->slots];
+}
 /* Around the writing of its reply: what is decided here is what the kernel gets, now or later. */
 void cv_shm_reply_begin(struct cv_slot *slot, const struct iovec *iov, int count, size_t size);
 void cv_shm_reply_end(struct cv_slot *slot);

@@ -235,6 +235,22 @@ static void *hold_thread(void *arg)
 	}
 }
 
+/* What was sent for requests that are not answered. Returns their number. */
+static size_t find_replays(struct cv_fs *fs, struct cv_replay *list[CV_SLOTS])
+{
+	size_t count = 0;
+
+	for (uint32_t i = 0; i < fs->shm.slots_ready; i++) {
+		const struct cv_slot *slot = &fs->shm.slots[i];
+		struct cv_replay *replay = cv_shm_replay(&fs->shm, slot);
+
+		if (unanswered(slot) && slot->tries > 0 &&
+		    replay->id == cv_request_id(fs, slot->unique))
+			list[count++] = replay;
+	}
+	return count;
+}
+
 /* With recovery=soft, too: a mount whose worker did not connect would be no mount at all. */
 static void connect_until_done(struct cv_fs *fs, const struct cv_dict *given)
 {
@@ -243,13 +259,15 @@ static void connect_until_done(struct cv_fs *fs, const struct cv_dict *given)
 	unsigned delay_ms = RETRY_MIN_MS;
 	struct cv_err err = { 0 };
 	char said[sizeof(err.text)] = "";
+	struct cv_replay *list[CV_SLOTS];
+	const struct cv_replays replays = { .list = list, .count = find_replays(fs, list) };
 
 	/* Without it (no memory): a connection of its own, which is worse but not wrong. */
 	if (cv_dict_copy(&options, given) == 0 && *resume &&
 	    strnlen(resume, sizeof(fs->shm.state->resume)) < sizeof(fs->shm.state->resume) &&
 	    cv_dict_set(&options, "resume", resume) == 0)
 		given = &options;
-	while (cv_mount_connect(given, fs->loop, &fs->mount, &err) < 0) {
+	while (cv_mount_resume(given, fs->loop, &replays, &fs->mount, &err) < 0) {
 		if (strcmp(said, err.text) != 0)
 			cv_warning("taking over: %s; trying again", err.text);
 		memcpy(said, err.text, sizeof(said));

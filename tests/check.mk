@@ -18,7 +18,8 @@ SRC_ENGINECHECK = $(wildcard tests/tools/engine_check.c)
 
 # ---- test programs, in whatever $(BUILD) this make was called with
 
-TEST_TOOLS = $(BUILD)/tests/delay-proxy $(BUILD)/tests/storm $(BUILD)/tests/clock-jump.so
+TEST_TOOLS = $(BUILD)/tests/delay-proxy $(BUILD)/tests/storm $(BUILD)/tests/clock-jump.so \
+	$(BUILD)/tests/slow-calls.so
 
 # One archive per folder, without the mains: a test links what it needs and nothing else.
 define archive
@@ -63,7 +64,7 @@ $(BUILD)/tests/storm: tests/tools/storm.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(WARNINGS) -pthread -o $@ $<
 
-$(BUILD)/tests/clock-jump.so: tests/tools/clock-jump.c
+$(BUILD)/tests/%.so: tests/tools/%.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(WARNINGS) -shared -fPIC -o $@ $<
 
