@@ -241,8 +241,8 @@ struct cv_info {
 	 */
 	char resume[64];
 	/*
-	 * Given to a successor's connect(), else NULL: what its predecessor has sent and not answered.
-	 * settled: none of it is under way at the server any more, nor will it ever be.
+	 * Given to connect(), or NULL: what outlives the worker, so perhaps from a predecessor.
+	 * settled: nothing that one has sent is under way at the server any more, nor will ever be.
 	 */
 	const struct cv_replays *replays;
 	bool settled;
@@ -382,7 +382,7 @@ struct cv_mount {
 
 int cv_mount_connect(const struct cv_dict *options, struct cv_loop *loop, struct cv_mount *mount,
 		     struct cv_err *err);
-/* The same for a successor. replays: needed during the call only. */
+/* The same with what outlives the worker. */
 int cv_mount_resume(const struct cv_dict *options, struct cv_loop *loop,
 		    const struct cv_replays *replays, struct cv_mount *mount, struct cv_err *err);
 void cv_mount_disconnect(struct cv_mount *mount);

@@ -31,7 +31,7 @@ struct cv_nfs_mount {
 	struct cv_cred cred;
 	struct cv_handle root; /* how far we are */
 	bool made;	       /* the directory we are in is our own work */
-	const struct cv_replays *replays; /* NULL: no predecessor */
+	const struct cv_replays *replays; /* may be NULL */
 	bool settled;			  /* cv_info.settled */
 };
 

@@ -32,10 +32,13 @@ struct cv_replay {
 };
 _Static_assert(sizeof(struct cv_replay) == 4096, "one page");
 
-/* What a successor is given: those of the operations that were begun and not answered. */
+/* What an engine is given at connect that lies in such memory; all of it the caller's. */
 struct cv_replays {
-	struct cv_replay **list; /* the caller's */
+	/* of a predecessor's operations that were begun and not answered; needed during connect */
+	struct cv_replay **list;
 	size_t count;
+	/* One number of the engine's own, as a predecessor has left it; at first 0. Stays. */
+	uint64_t *peer;
 };
 
 static inline void cv_replay_set(uint32_t *size, size_t value)

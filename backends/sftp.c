@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "backends/replay.h"
 #include "config/cleanup.h"
 #include "config/options.h"
 #include "config/str.h"
@@ -63,6 +64,7 @@ static int fill_info(const struct sftp_engine *e, struct cv_info *info, struct c
 	info->readdir_max = 65536;
 	info->rtt_us = s->rtt_us;
 	info->made_subdir = s->made_subdir;
+	info->settled = s->settled;
 	info->time_gran_ns = SECOND_NS;
 	(void)snprintf(info->server, sizeof(info->server), "%.200s:%u (SFTP%s)", host,
 		       (unsigned)cv_options_uint(&e->options, "port", SSH_PORT),
@@ -97,7 +99,8 @@ static int sftp_connect(const struct cv_dict *options, struct cv_loop *loop, voi
 	read_options(e);
 	sftp_ahead_init(e);
 	r = sftp_link_start(&e->link, &e->options, loop,
-			    cv_options_ms(options, "mount_timeout", MOUNT_TIMEOUT_MS), err);
+			    cv_options_ms(options, "mount_timeout", MOUNT_TIMEOUT_MS),
+			    ret_info->replays ? ret_info->replays->peer : NULL, err);
 	if (r < 0) {
 		engine_free(e);
 		return r;

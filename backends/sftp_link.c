@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -58,6 +59,7 @@ struct sftp_job {
 	struct cv_loop *loop;
 	struct cv_dict options; /* copies: the thread may outlive the link */
 	char *known_root;
+	struct sftp_predecessor before;
 	struct cv_ssh_limit limit;
 	struct sftp_session session;
 	struct cv_err err;
@@ -81,7 +83,8 @@ static void *job_main(void *arg)
 	bool abandoned;
 
 	job->result =
-		sftp_login(&job->options, job->known_root, &job->limit, &job->session, &job->err);
+		sftp_login(&job->options, job->known_root, &job->before, &job->limit, &job->session,
+			   &job->err);
 	(void)pthread_mutex_lock(&job->lock);
 	job->finished = true;
 	abandoned = job->abandoned;
@@ -95,7 +98,7 @@ static void *job_main(void *arg)
 }
 
 static int job_start(struct sftp_link *link, uint64_t timeout_ms, uint64_t greeting_ms,
-		     const char *known_root, void (*run)(struct cv_posted *),
+		     const char *known_root, uint64_t predecessor, void (*run)(struct cv_posted *),
 		     struct sftp_job **ret_job)
 {
 	struct sftp_job *job = calloc(1, sizeof(*job));
@@ -122,6 +125,7 @@ static int job_start(struct sftp_link *link, uint64_t timeout_ms, uint64_t greet
 	job->limit.greeting_ns = greeting_ms ? cv_now_ns() + greeting_ms * MS : 0;
 	job->limit.cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	job->known_root = known_root ? strdup(known_root) : NULL;
+	job->before = (struct sftp_predecessor){ predecessor, link->timeout_ms };
 	r = cv_dict_copy(&job->options, link->options);
 	if (r < 0 || job->limit.cancel_fd < 0 || (known_root && !job->known_root)) {
 		job_free(job);
@@ -385,6 +389,73 @@ static void lose(struct sftp_link *link, const char *why)
 	arm_tick(link);
 }
 
+/* ---- which process of the server this is, for a successor ---- */
+
+struct asking {
+	struct sftp_request req;
+	struct sftp_link *link;
+	uint64_t generation;
+	uint64_t pid;
+	char path[48];
+};
+
+static void ask(struct asking *a, void (*done)(struct sftp_request *, struct sftp_reply *))
+{
+	memset(&a->req, 0, sizeof(a->req));
+	a->req.type = CV_FXP_READLINK;
+	a->req.path = a->path;
+	a->req.done = done;
+	sftp_link_submit(a->link, &a->req);
+}
+
+/* Who cannot see a process that runs cannot see one end either. */
+static void seen(struct sftp_request *req, struct sftp_reply *reply)
+{
+	struct asking *a = cv_container_of(req, struct asking, req);
+
+	if (reply->type && reply->error != -ENOENT && a->generation == a->link->generation)
+		*a->link->peer = a->pid;
+	free(a);
+}
+
+static void told(struct sftp_request *req, struct sftp_reply *reply)
+{
+	struct asking *a = cv_container_of(req, struct asking, req);
+	struct cv_sftp_in in = { reply->body, reply->size, false };
+	struct cv_sftp_name name = { 0 };
+	char digits[16] = "", *end = digits;
+
+	if (reply->type == CV_FXP_NAME && cv_sftp_get_count(&in) == 1)
+		cv_sftp_get_name(&in, &name);
+	if (!in.bad && name.name_len > 0 && name.name_len < sizeof(digits)) {
+		memcpy(digits, name.name, name.name_len);
+		a->pid = strtoull(digits, &end, 10);
+	}
+	if (!a->pid || *end || a->generation != a->link->generation) {
+		free(a);
+		return;
+	}
+	(void)snprintf(a->path, sizeof(a->path), SFTP_PROC_PROGRAM, (unsigned long long)a->pid);
+	ask(a, seen);
+}
+
+/* Nobody waits for the answers; without memory a successor does not know. */
+static void ask_peer(struct sftp_link *link)
+{
+	struct asking *a;
+
+	if (!link->peer)
+		return;
+	*link->peer = 0;
+	a = link->session.openssh ? calloc(1, sizeof(*a)) : NULL;
+	if (!a)
+		return;
+	a->link = link;
+	a->generation = link->generation;
+	memcpy(a->path, SFTP_PROC_SELF, sizeof(SFTP_PROC_SELF));
+	ask(a, told);
+}
+
 static void on_bytes(void *user, const uint8_t *p, size_t n);
 static uint8_t *on_data(void *user, uint32_t id, uint32_t size);
 static int on_reply(void *user, uint8_t type, uint32_t id, uint8_t *body, size_t size);
@@ -414,6 +485,7 @@ static int go_up(struct sftp_link *link, struct sftp_session *session)
 	link->seen_ns = link->rate_start_ns = link->up_since_ns = cv_now_ns();
 	link->rate_bytes = 0;
 	link->provoked = false;
+	ask_peer(link);
 	cv_loop_defer(link->loop, &link->flush);
 	arm_tick(link);
 	return 0;
@@ -460,7 +532,7 @@ void sftp_link_try(struct sftp_link *link)
 {
 	if (link->state == SFTP_LINK_DOWN && !link->job)
 		(void)job_start(link, cv_options_ms(link->options, "mount_timeout", 20000), 0,
-				link->session.root, on_job, &link->job);
+				link->session.root, 0, on_job, &link->job);
 }
 
 static void on_retry(struct cv_timer *timer)
@@ -480,7 +552,7 @@ static void on_retry(struct cv_timer *timer)
 		link->attempt_ms += greeting_ms ? 0 : ATTEMPT_MIN_MS;
 	}
 	/* The root as it was found once: a `~` that now means something else is not the volume. */
-	if (job_start(link, limit_ms, greeting_ms, link->session.root, on_job, &link->job) < 0)
+	if (job_start(link, limit_ms, greeting_ms, link->session.root, 0, on_job, &link->job) < 0)
 		schedule_retry(link, BACKOFF_MAX_MS);
 }
 
@@ -1277,14 +1349,18 @@ struct sftp_link *sftp_link_further(const struct sftp_link *first, void *owner,
 }
 
 int sftp_link_start(struct sftp_link *link, const struct cv_dict *options, struct cv_loop *loop,
-		    uint64_t mount_timeout_ms, struct cv_err *err)
+		    uint64_t mount_timeout_ms, uint64_t *peer, struct cv_err *err)
 {
-	uint64_t deadline = cv_now_ns() + mount_timeout_ms * MS;
+	uint64_t predecessor = peer ? *peer : 0, deadline;
 	struct sftp_job *job;
 	int r;
 
 	link_init(link, options, loop);
-	r = job_start(link, mount_timeout_ms, 0, NULL, NULL, &job);
+	link->peer = peer;
+	if (predecessor)
+		mount_timeout_ms += link->timeout_ms;
+	deadline = cv_now_ns() + mount_timeout_ms * MS;
+	r = job_start(link, mount_timeout_ms, 0, NULL, predecessor, NULL, &job);
 	if (r < 0)
 		return cv_fail(err, r, "sftp: cannot start a thread: %s", cv_strerror(r));
 	/* Its own deadline is the same; a moment more lets it say what took so long. */

@@ -19,6 +19,9 @@
 #include "config/err.h"
 #include "config/loop.h"
 
+#define SFTP_PROC_SELF	  "/proc/self"
+#define SFTP_PROC_PROGRAM "/proc/%llu/exe"
+
 #define SFTP_IN_FLIGHT_MAX 128 /* a power of two: slots are the low bits of an id */
 
 enum sftp_ext {
@@ -45,6 +48,7 @@ struct sftp_session {
 	uint64_t handles_max; /* 0: unknown */
 	uint32_t rtt_us;
 	bool made_subdir; /* as in struct cv_info */
+	bool settled;	  /* likewise */
 	struct cv_sftp_attrs root_attrs;
 	uint32_t login_uid; /* idmap=user: of the login user */
 	uint32_t login_gid;
@@ -138,6 +142,7 @@ struct sftp_link {
 	const struct cv_dict *options;
 	bool soft;
 	uint64_t timeout_ms;
+	uint64_t *peer; /* where the server's process is noted for a successor; NULL: nowhere */
 	enum sftp_link_state state;
 	uint64_t generation; /* of the connection; 0 before the first */
 	struct sftp_session session;
@@ -191,10 +196,13 @@ struct sftp_link {
 	uint64_t last_error_s;
 };
 
-/* Connects; blocks until deadline_ns at most. On failure nothing is left. options: outlives link.
+/*
+ * Connects; blocks for mount_timeout_ms at most, and, where peer says that there was a predecessor,
+ * for the timeout of options until the server is done with what that has sent. On failure nothing is
+ * left. options, peer (may be NULL): outlive link.
  */
 int sftp_link_start(struct sftp_link *link, const struct cv_dict *options, struct cv_loop *loop,
-		    uint64_t mount_timeout_ms, struct cv_err *err);
+		    uint64_t mount_timeout_ms, uint64_t *peer, struct cv_err *err);
 /* One more to the same server and root, for when sftp_link_try() says. NULL: out of memory. */
 struct sftp_link *sftp_link_further(const struct sftp_link *first, void *owner,
 				    void (*changed)(struct sftp_link *link));
@@ -213,8 +221,14 @@ void sftp_open_take(struct sftp_open *open, const struct sftp_reply *reply, uint
 /* Frees what open owns, closing its handle. Nobody waits for it. */
 void sftp_open_release(struct sftp_link *link, struct sftp_open *open);
 
+/* A process of the server that may still be working, and how long it is waited for. */
+struct sftp_predecessor {
+	uint64_t pid; /* 0: none */
+	uint64_t wait_ms;
+};
 /* sftp_login.c: the blocking part. */
-int sftp_login(const struct cv_dict *options, const char *known_root, struct cv_ssh_limit *limit,
+int sftp_login(const struct cv_dict *options, const char *known_root,
+	       const struct sftp_predecessor *before, struct cv_ssh_limit *limit,
 	       struct sftp_session *ret_session, struct cv_err *err);
 void sftp_session_release(struct sftp_session *session);
 int sftp_status_errno(uint32_t status);

@@ -8,10 +8,12 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "config/cleanup.h"
 #include "config/log.h"
@@ -21,6 +23,9 @@
 
 #define PLAIN_MAX   32768 /* what every server must take (draft, section 3) */
 #define LIMIT_FLOOR 4096
+/* Between two looks whether a process has ended. */
+#define AWAIT_MIN_MS 5
+#define AWAIT_MAX_MS 100
 
 struct login {
 	struct cv_ssh *ssh;
@@ -465,7 +470,43 @@ static int find_login_ids(struct login *l, const struct cv_dict *options, struct
 	return 0;
 }
 
-int sftp_login(const struct cv_dict *options, const char *known_root, struct cv_ssh_limit *limit,
+/*
+ * sshd ends with its connection, but the sftp-server it has started finishes what it is doing first,
+ * and only then finds that nobody is there any more. Where one sees processes, one sees it until then;
+ * a zombie has no program any more.
+ */
+static int await_end(struct login *l, const struct sftp_predecessor *before, bool *ret_settled)
+{
+	uint64_t until_ns = cv_now_ns() + before->wait_ms * 1000000ull;
+	int pause_ms = AWAIT_MIN_MS;
+	char path[48];
+
+	if (!before->pid)
+		return 0;
+	l->limit->step = cv_step("waiting for the server to finish what was under way");
+	(void)snprintf(path, sizeof(path), SFTP_PROC_PROGRAM, (unsigned long long)before->pid);
+	for (;;) {
+		int r = ask_path(l, CV_FXP_READLINK, path, NULL);
+
+		if (r < 0)
+			return r;
+		*ret_settled = answer_status(l) == CV_FX_NO_SUCH_FILE;
+		if (*ret_settled)
+			return 0;
+		if (cv_now_ns() >= until_ns) {
+			cv_warning("sftp: %s: process %llu of the connection that has ended still "
+				   "works after %llu ms: what was under way is repeated as new",
+				   l->host, (unsigned long long)before->pid,
+				   (unsigned long long)before->wait_ms);
+			return 0;
+		}
+		(void)usleep((useconds_t)pause_ms * 1000);
+		pause_ms = pause_ms * 2 < AWAIT_MAX_MS ? pause_ms * 2 : AWAIT_MAX_MS;
+	}
+}
+
+int sftp_login(const struct cv_dict *options, const char *known_root,
+	       const struct sftp_predecessor *before, struct cv_ssh_limit *limit,
 	       struct sftp_session *ret_session, struct cv_err *err)
 {
 	struct sftp_session s = { 0 };
@@ -486,6 +527,8 @@ int sftp_login(const struct cv_dict *options, const char *known_root, struct cv_
 		r = find_root(&l, options, known_root, &s);
 	if (r == 0 && !known_root && cv_str_eq(cv_options_str(options, "idmap", NULL), "user"))
 		r = find_login_ids(&l, options, &s);
+	if (r == 0)
+		r = await_end(&l, before, &s.settled);
 	if (s.ssh)
 		cv_ssh_set_data(s.ssh, NULL, NULL);
 	cv_sftp_parser_release(&l.parser);

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 
 #include "backends/ssh_login.h"
 #include "config/cleanup.h"
@@ -128,6 +129,18 @@ static void note_session(struct cv_ssh *ssh, const struct cv_ssh_login *l)
 	(void)cv_strcpy(ssh->cipher, sizeof(ssh->cipher), cipher ? cipher : "");
 }
 
+/*
+ * A worker that dies must leave nothing on its way, to arrive behind what its successor repeats: with
+ * SO_LINGER at 0 the kernel drops what it has not sent.
+ */
+static void set_abortive(const struct cv_ssh *ssh, bool on)
+{
+	const struct linger value = { .l_onoff = on, .l_linger = 0 };
+
+	if (ssh->fd >= 0)
+		(void)setsockopt(ssh->fd, SOL_SOCKET, SO_LINGER, &value, sizeof(value));
+}
+
 int cv_ssh_open(const struct cv_dict *options, struct cv_ssh_limit *limit, struct cv_ssh **ret_ssh,
 		struct cv_err *err)
 {
@@ -155,6 +168,7 @@ int cv_ssh_open(const struct cv_dict *options, struct cv_ssh_limit *limit, struc
 		cv_ssh_close(ssh);
 		return r;
 	}
+	set_abortive(ssh, true);
 	*ret_ssh = ssh;
 	return 0;
 }
@@ -164,6 +178,7 @@ void cv_ssh_close(struct cv_ssh *ssh)
 	if (!ssh)
 		return;
 	ssh->data = NULL;
+	set_abortive(ssh, false); /* a good-bye arrives */
 	if (ssh->event) {
 		(void)ssh_event_remove_session(ssh->event, ssh->session);
 		ssh_event_free(ssh->event);

@@ -186,7 +186,8 @@ static int connect_first(struct worker *w, int sock, const struct cv_dict *optio
 {
 	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
 	struct cv_fs *fs = &w->fs;
-	int r = cv_mount_connect(options, fs->loop, &fs->mount, err);
+	const struct cv_replays lasting = { .peer = &fs->shm.state->peer };
+	int r = cv_mount_resume(options, fs->loop, &lasting, &fs->mount, err);
 
 	if (r == 0)
 		r = tell_ready(sock, &fs->mount.info, options);

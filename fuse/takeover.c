@@ -260,7 +260,9 @@ static void connect_until_done(struct cv_fs *fs, const struct cv_dict *given)
 	struct cv_err err = { 0 };
 	char said[sizeof(err.text)] = "";
 	struct cv_replay *list[CV_SLOTS];
-	const struct cv_replays replays = { .list = list, .count = find_replays(fs, list) };
+	const struct cv_replays replays = { .list = list,
+					    .count = find_replays(fs, list),
+					    .peer = &fs->shm.state->peer };
 
 	/* Without it (no memory): a connection of its own, which is worse but not wrong. */
 	if (cv_dict_copy(&options, given) == 0 && *resume &&

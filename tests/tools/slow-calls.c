@@ -2,8 +2,8 @@
 /*
  * LD_PRELOAD library for a server: system calls that change names below $SLOW_CALLS_IN, or that are
  * given by a directory and a name, wait before they begin, for as many milliseconds as the file
- * $SLOW_CALLS says, which may change at any time (no file: not at all). Each one that waits adds its
- * name to $SLOW_CALLS.begun first.
+ * $SLOW_CALLS says, which may change at any time. While there is this file, each one adds its name to
+ * $SLOW_CALLS.begun first.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -19,6 +19,17 @@
 #include <time.h>
 #include <unistd.h>
 
+/* As the library was loaded with them: sshd gives a session another environment. */
+static char slow_calls[3000], slow_calls_in[1000];
+
+__attribute__((constructor)) static void note_environment(void)
+{
+	const char *path = getenv("SLOW_CALLS"), *below = getenv("SLOW_CALLS_IN");
+
+	(void)snprintf(slow_calls, sizeof(slow_calls), "%s", path ? path : "");
+	(void)snprintf(slow_calls_in, sizeof(slow_calls_in), "%s", below ? below : "?");
+}
+
 static int raw_open(const char *path, int flags)
 {
 	return (int)syscall(SYS_openat, AT_FDCWD, path, flags | O_CLOEXEC, 0666);
@@ -26,13 +37,12 @@ static int raw_open(const char *path, int flags)
 
 static long delay_ms(const char *name)
 {
-	const char *path = getenv("SLOW_CALLS"), *below = getenv("SLOW_CALLS_IN");
-	bool ours = *name != '/' || (below && strncmp(name, below, strlen(below)) == 0);
-	int fd = path && ours ? raw_open(path, O_RDONLY) : -1;
+	bool ours = *name != '/' || strncmp(name, slow_calls_in, strlen(slow_calls_in)) == 0;
+	int fd = *slow_calls && ours ? raw_open(slow_calls, O_RDONLY) : -1;
 	char text[32] = "";
 
 	if (fd < 0)
-		return 0;
+		return -1;
 	if (read(fd, text, sizeof(text) - 1) < 0)
 		text[0] = '\0';
 	(void)close(fd);
@@ -44,7 +54,7 @@ static void say(const char *call)
 	char path[4096], line[64];
 	int fd;
 
-	(void)snprintf(path, sizeof(path), "%s.begun", getenv("SLOW_CALLS"));
+	(void)snprintf(path, sizeof(path), "%s.begun", slow_calls);
 	(void)snprintf(line, sizeof(line), "%s\n", call);
 	fd = raw_open(path, O_WRONLY | O_CREAT | O_APPEND);
 	if (fd < 0)
@@ -58,7 +68,7 @@ static void delay(const char *call, const char *name)
 	long ms = delay_ms(name);
 	struct timespec pause = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000 };
 
-	if (ms <= 0)
+	if (ms < 0)
 		return;
 	say(call);
 	while (nanosleep(&pause, &pause) < 0 && errno == EINTR)
