@@ -148,7 +148,7 @@ struct cv_cred {
 	uint32_t groups[CV_GROUPS_MAX];
 };
 
-struct cv_file; /* an engine's open file or directory */
+struct cv_file;	  /* an engine's open file or directory */
 struct cv_replay; /* replay.h */
 struct cv_replays;
 
@@ -199,11 +199,11 @@ struct cv_op {
 	const void *data;	    /* read, readlink (not terminated), getxattr, listxattr */
 	const struct cv_dirent *dirents; /* readdir: result is their number */
 	bool eof;			 /* readdir: nothing follows these entries */
-	bool empty; /* mkdir: made by this very call, so that nothing is in it. Optional. Never
-		     * where names that differ in ASCII may be the same to the server. */
-	bool stable;	   /* write: already on stable storage, or the engine has no such notion */
-	uint64_t verifier; /* write when !stable, fsync: see CV_FEAT_UNSTABLE_WRITES */
-	uint64_t offset;   /* lseek: the result */
+	bool empty;  /* mkdir: made by this very call, so that nothing is in it. Optional. Never
+		      * where names that differ in ASCII may be the same to the server. */
+	bool stable; /* write: already on stable storage, or the engine has no such notion */
+	uint64_t verifier;	/* write when !stable, fsync: see CV_FEAT_UNSTABLE_WRITES */
+	uint64_t offset;	/* lseek: the result */
 	struct statvfs statvfs; /* statfs */
 	struct cv_lock lock;	/* getlk: what is in the way; F_UNLCK: nothing */
 	/* The caller's: nobody waits for it any more. A setlk() that waits ends soon, without the
@@ -234,7 +234,7 @@ struct cv_info {
 	/* Hint, bytes: how far to read ahead where a round trip takes no time, and where it takes
 	 * 20 ms or more; 0: as others do. */
 	uint32_t readahead_near, readahead_far;
-	bool made_subdir;      /* the last directory of `subdir` was missing and is our work */
+	bool made_subdir; /* the last directory of `subdir` was missing and is our work */
 	/*
 	 * What a successor of this worker must have in common with it, in the engine's own words:
 	 * it comes back as the option "resume". "": nothing.

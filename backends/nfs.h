@@ -51,10 +51,10 @@ struct cv_nfs {
 	bool set_uid, set_gid; /* uid, gid: sent and shown instead of the true ones */
 	uint32_t uid, gid;
 	bool chown_ignore;
-	bool no_readdirplus; /* the server has refused it */
-	bool no_exclusive;   /* likewise */
+	bool no_readdirplus;   /* the server has refused it */
+	bool no_exclusive;     /* likewise */
 	bool case_insensitive; /* or not known not to be */
-	uint64_t verifier;   /* of exclusive creates: never the same twice */
+	uint64_t verifier;     /* of exclusive creates: never the same twice */
 	uint64_t bytes_read, bytes_written;
 	struct cv_nfs_req *spare; /* requests to use again */
 	size_t nspare;

@@ -214,8 +214,8 @@ static bool answered_before(struct cv_nfs_req *q, const struct cv_nfs4_call *c)
 	if (!q->op->repeated)
 		return false;
 	reply = cv_rpc_replayed(q->nfs->rpc, q->call.replay, q->op->id, CV_NFS4_COMPOUND,
-				cv_nfs_cred(q), c->a.bytes, c->a.size, parts,
-				CV_ARRAY_SIZE(parts), &size);
+				cv_nfs_cred(q), c->a.bytes, c->a.size, parts, CV_ARRAY_SIZE(parts),
+				&size);
 	if (!reply)
 		return false;
 	return_slot(q);

@@ -128,8 +128,8 @@ struct cv_nfs4_call {
 	size_t owner_at; /* where the owner of its OPEN is; 0: it has none */
 };
 
-/* What SEQUENCE says of a compound's way through the session, in its arguments, and an open owner of
- * ours: bytes. */
+/* What SEQUENCE says of a compound's way through the session, in its arguments, and an open owner
+ * of ours: bytes. */
 #define CV_NFS4_SEQ_AT	   16
 #define CV_NFS4_SEQ_SIZE   (CV_NFS4_SESSION_SIZE + 12)
 #define CV_NFS4_OWNER_SIZE 20

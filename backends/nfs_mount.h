@@ -29,8 +29,8 @@ struct cv_nfs_mount {
 	int fd; /* the nfsd; owned; -1: none */
 	uint16_t connected_port;
 	struct cv_cred cred;
-	struct cv_handle root; /* how far we are */
-	bool made;	       /* the directory we are in is our own work */
+	struct cv_handle root;		  /* how far we are */
+	bool made;			  /* the directory we are in is our own work */
 	const struct cv_replays *replays; /* may be NULL */
 	bool settled;			  /* cv_info.settled */
 };
@@ -39,7 +39,7 @@ struct cv_nfs_mount {
 struct cv_nfs_mount_procs {
 	const char *name;
 	uint32_t version;
-	uint16_t port; /* 0: asked of the portmapper */
+	uint16_t port;	    /* 0: asked of the portmapper */
 	bool known_by_port; /* the server recognises a retransmission by where it comes from, too */
 	/* As of cv_rpc_replay_blocking(). NULL: no records are kept. */
 	bool (*took)(struct cv_replay *replay, int status, const uint8_t *reply, size_t size);

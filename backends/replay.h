@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a successor needs to repeat a call exactly: the bytes of the last call that changes something
- * which an operation has sent, and its answer once there is one, in memory that outlives the worker.
+ * What a successor needs to repeat a call exactly: the bytes of the last call that changes
+ * something which an operation has sent, and its answer once there is one, in memory that outlives
+ * the worker.
  *
- * When a worker has died, its successor's engine sends such a call again, bit by bit, before it does
- * anything else. To the server that is a retransmission: what it has done already it answers from its
- * reply cache, what it is working on it goes on with, and what never reached it it does now. Then the
- * operation is repeated as a whole, and the step that makes this very call gets that answer.
+ * When a worker has died, its successor's engine sends such a call again, bit by bit, before it
+ * does anything else. To the server that is a retransmission: what it has done already it answers
+ * from its reply cache, what it is working on it goes on with, and what never reached it it does
+ * now. Then the operation is repeated as a whole, and the step that makes this very call gets that
+ * answer.
  *
  * A worker can die between any two stores: a size is stored behind what it counts.
  */

@@ -791,8 +791,7 @@ int cv_rpc_submit(struct cv_rpc *rpc, struct cv_rpc_call *call, uint32_t procedu
 	n += args_size;
 	(void)put_u32(call->head, LAST_FRAGMENT | (uint32_t)(n - 4 + call->data_size + pad));
 	if (call->replay && !call->data_size)
-		cv_replay_keep_call(call->replay, call->replay_id, call->head, n,
-				    rpc->source_port);
+		cv_replay_keep_call(call->replay, call->replay_id, call->head, n, rpc->source_port);
 	call->head_size = n - call->tail_size;
 	call->sent = 0;
 	call->resent = false;

@@ -82,9 +82,8 @@ static void *job_main(void *arg)
 	struct sftp_job *job = arg;
 	bool abandoned;
 
-	job->result =
-		sftp_login(&job->options, job->known_root, &job->before, &job->limit, &job->session,
-			   &job->err);
+	job->result = sftp_login(&job->options, job->known_root, &job->before, &job->limit,
+				 &job->session, &job->err);
 	(void)pthread_mutex_lock(&job->lock);
 	job->finished = true;
 	abandoned = job->abandoned;

@@ -198,8 +198,8 @@ struct sftp_link {
 
 /*
  * Connects; blocks for mount_timeout_ms at most, and, where peer says that there was a predecessor,
- * for the timeout of options until the server is done with what that has sent. On failure nothing is
- * left. options, peer (may be NULL): outlive link.
+ * for the timeout of options until the server is done with what that has sent. On failure nothing
+ * is left. options, peer (may be NULL): outlive link.
  */
 int sftp_link_start(struct sftp_link *link, const struct cv_dict *options, struct cv_loop *loop,
 		    uint64_t mount_timeout_ms, uint64_t *peer, struct cv_err *err);

@@ -471,9 +471,9 @@ static int find_login_ids(struct login *l, const struct cv_dict *options, struct
 }
 
 /*
- * sshd ends with its connection, but the sftp-server it has started finishes what it is doing first,
- * and only then finds that nobody is there any more. Where one sees processes, one sees it until then;
- * a zombie has no program any more.
+ * sshd ends with its connection, but the sftp-server it has started finishes what it is doing
+ * first, and only then finds that nobody is there any more. Where one sees processes, one sees it
+ * until then; a zombie has no program any more.
  */
 static int await_end(struct login *l, const struct sftp_predecessor *before, bool *ret_settled)
 {

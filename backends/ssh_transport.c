@@ -130,8 +130,8 @@ static void note_session(struct cv_ssh *ssh, const struct cv_ssh_login *l)
 }
 
 /*
- * A worker that dies must leave nothing on its way, to arrive behind what its successor repeats: with
- * SO_LINGER at 0 the kernel drops what it has not sent.
+ * A worker that dies must leave nothing on its way, to arrive behind what its successor repeats:
+ * with SO_LINGER at 0 the kernel drops what it has not sent.
  */
 static void set_abortive(const struct cv_ssh *ssh, bool on)
 {

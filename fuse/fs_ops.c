@@ -581,9 +581,9 @@ static void setattr_done(struct cv_op *op, ssize_t result)
 		setattr_failed(r, (int)result);
 		return;
 	}
-	cv_fs_dir_complete(r->fs, node,
-			   &(struct cv_dir_after){
-				   .have = true, .attr = op->attr, .before = op->before });
+	cv_fs_dir_complete(
+		r->fs, node,
+		&(struct cv_dir_after){ .have = true, .attr = op->attr, .before = op->before });
 	cv_node_hold(node);
 	cv_reply_attr(r, node, &op->attr);
 	if (foreign)

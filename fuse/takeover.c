@@ -451,8 +451,9 @@ static void begin_names(struct cv_takeover *t)
 /*
  * The predecessor's connection ended with it, but its last requests may still be in the server's
  * hands: they come to their end, or are dropped with the connection, before we look what became of
- * them. No protocol here tells when; connecting has taken a few round trips already, and this much
- * is waited at least. Nothing was begun, or no server: nothing to wait for.
+ * them. Where the engine could not settle them, nor those it keeps no record of (written data),
+ * nothing tells when; connecting has taken a few round trips already, and this much is waited at
+ * least. Nothing was begun, or no server: nothing to wait for.
  */
 static unsigned settle_ms(const struct cv_takeover *t)
 {
@@ -461,7 +462,7 @@ static unsigned settle_ms(const struct cv_takeover *t)
 	uint64_t wanted = SETTLE_MS + 2ull * t->fs->mount.info.rtt_us / 1000;
 	bool begun = false;
 
-	for (uint32_t i = 0; i < shm->slots_ready; i++)
+	for (uint32_t i = 0; i < shm->slots_ready && !t->fs->mount.info.settled; i++)
 		begun |= unanswered(&shm->slots[i]) && shm->slots[i].tries > 0;
 	for (uint32_t i = 0; i < CV_WB_BUFFERS; i++)
 		begun |= shm->extents[i].state == CV_EXTENT_SENT;

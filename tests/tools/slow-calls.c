@@ -2,8 +2,8 @@
 /*
  * LD_PRELOAD library for a server: system calls that change names below $SLOW_CALLS_IN, or that are
  * given by a directory and a name, wait before they begin, for as many milliseconds as the file
- * $SLOW_CALLS says, which may change at any time. While there is this file, each one adds its name to
- * $SLOW_CALLS.begun first.
+ * $SLOW_CALLS says, which may change at any time. While there is this file, each one adds its name
+ * to $SLOW_CALLS.begun first.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -484,6 +485,132 @@ static void test_blocking(void **state)
 	assert_non_null(strstr(err.text, "resolving no-such-host.invalid"));
 }
 
+/* ---- a successor ---- */
+
+#define REPLAY_ID    77
+#define RESULT_BUSY  1 /* here: the server is at it */
+#define RESULT_FINAL 2
+
+struct successor {
+	int fd, result;
+	struct cv_replay *list[1];
+	struct cv_replays replays;
+};
+
+static bool took(struct cv_replay *replay, int status, const uint8_t *reply, size_t size)
+{
+	if (status == 0 && word(reply) == RESULT_BUSY)
+		return false;
+	if (status == 0)
+		cv_replay_keep_reply(replay, replay->id, reply, size);
+	return true;
+}
+
+static void *successor_main(void *arg)
+{
+	struct successor *s = arg;
+
+	s->result = cv_rpc_replay_blocking(s->fd, &s->replays, cv_now_ns() + LIMIT_MS * 1000000ull,
+					   took);
+	return NULL;
+}
+
+/* A worker sends a call and dies: what is left of it is the record. */
+static void leave_call(struct cv_replay *replay, struct request *ret_sent)
+{
+	const uint8_t args[4] = { 'a', 'r', 'g', 's' };
+	struct cv_rpc *rpc = client_new(false, 10000);
+	struct answer a = { .call = {
+				    .done = on_answer, .replay = replay, .replay_id = REPLAY_ID } };
+
+	assert_int_equal(cv_rpc_submit(rpc, &a.call, 5, &cred, args, sizeof(args)), 0);
+	server_receive(ret_sent);
+	cv_rpc_free(rpc);
+	assert_int_equal(replay->id, REPLAY_ID);
+	assert_int_equal(replay->reply_size, 0);
+	assert_int_equal(replay->call_size, ret_sent->size + 4);
+	assert_memory_equal(replay->call + 4, ret_sent->bytes, ret_sent->size);
+}
+
+static void test_replay(void **state)
+{
+	static const uint8_t args[4] = { 'a', 'r', 'g', 's' }, other[4] = { 'a', 'R', 'g', 's' };
+	const struct cv_rpc_part part = { .at = 1, .size = 1 };
+	struct cv_rpc_config config = {
+		.host = "127.0.0.1", .port = server.port, .program = PROGRAM, .version = VERSION
+	};
+	struct cv_replay replay = { .id = 0 };
+	struct successor s = { .list = { &replay } };
+	struct request sent, again;
+	struct cv_rpc *rpc;
+	pthread_t thread;
+	struct cv_err err = { 0 };
+	size_t size = 0;
+
+	(void)state;
+	leave_call(&replay, &sent);
+	s.replays = (struct cv_replays){ .list = s.list, .count = 1 };
+	s.fd = cv_rpc_dial(&config, (uint16_t)replay.port, cv_now_ns() + LIMIT_MS * 1000000ull,
+			   NULL, &err);
+	assert_true(s.fd >= 0);
+	/* The one it was sent from, though that connection has just ended. */
+	assert_int_equal(cv_rpc_source_port(s.fd), replay.port);
+	server_accept();
+	assert_int_equal(pthread_create(&thread, NULL, successor_main, &s), 0);
+	for (int i = 0; i < 3; i++) {
+		server_receive(&again);
+		assert_int_equal(again.size, sent.size);
+		assert_memory_equal(again.bytes, sent.bytes, sent.size);
+		if (i == 1) /* the first is dropped, as some servers do */
+			server_answer(again.xid, RESULT_BUSY);
+	}
+	server_answer(again.xid + 1, RESULT_FINAL); /* to nobody */
+	server_answer(again.xid, RESULT_FINAL);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	assert_int_equal(s.result, 0);
+	assert_int_equal(replay.reply_size, 4);
+
+	assert_int_equal(cv_rpc_new(loop, &config, s.fd, &rpc), 0);
+	assert_ptr_equal(cv_rpc_replayed(rpc, &replay, REPLAY_ID, 5, &cred, args, sizeof(args),
+					 NULL, 0, &size),
+			 replay.reply);
+	assert_int_equal(size, 4);
+	assert_int_equal(word(replay.reply), RESULT_FINAL);
+	/* Another operation, procedure, argument: but for a part that may differ. */
+	assert_null(cv_rpc_replayed(rpc, &replay, 1, 5, &cred, args, 4, NULL, 0, &size));
+	assert_null(cv_rpc_replayed(rpc, &replay, REPLAY_ID, 6, &cred, args, 4, NULL, 0, &size));
+	assert_null(cv_rpc_replayed(rpc, &replay, REPLAY_ID, 5, &cred, other, 4, NULL, 0, &size));
+	assert_null(cv_rpc_replayed(rpc, &replay, REPLAY_ID, 5, NULL, args, 4, NULL, 0, &size));
+	assert_null(cv_rpc_replayed(rpc, &replay, REPLAY_ID, 5, &cred, args, 3, NULL, 0, &size));
+	assert_non_null(
+		cv_rpc_replayed(rpc, &replay, REPLAY_ID, 5, &cred, other, 4, &part, 1, &size));
+	cv_rpc_free(rpc);
+}
+
+/* No answer at all: the wait ends, and nothing is taken for one. */
+static void test_replay_unanswered(void **state)
+{
+	struct cv_rpc_config config = { .host = "127.0.0.1", .port = server.port };
+	struct cv_replay replay = { .id = 0 }, *list[] = { &replay };
+	const struct cv_replays replays = { .list = list, .count = 1 };
+	struct request sent;
+	struct cv_err err = { 0 };
+	cv_cleanup_close int fd = -1;
+
+	(void)state;
+	leave_call(&replay, &sent);
+	fd = cv_rpc_dial(&config, (uint16_t)replay.port, cv_now_ns() + LIMIT_MS * 1000000ull, NULL,
+			 &err);
+	assert_true(fd >= 0);
+	assert_int_equal(cv_rpc_replay_blocking(fd, &replays, cv_now_ns() + 100000000, took), 1);
+	assert_int_equal(replay.reply_size, 0);
+	server_accept();
+	server_drop();
+	assert_true(cv_rpc_replay_blocking(fd, &replays, cv_now_ns() + LIMIT_MS * 1000000ull,
+					   took) < 0);
+	assert_int_equal(replay.reply_size, 0);
+}
+
 int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
@@ -500,6 +627,8 @@ int main(void)
 		TEST(test_forgotten),
 		TEST(test_away),
 		TEST(test_blocking),
+		TEST(test_replay),
+		TEST(test_replay_unanswered),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
