@@ -29,7 +29,8 @@ enum gives {
 	GIVES_DIR = 1 << 3,
 	GIVES_DATA = 1 << 4, /* result: its length */
 	GIVES_DIRENTS = 1 << 5,
-	GIVES_ALL = 1 << 6, /* result: what was asked, exactly */
+	GIVES_ALL = 1 << 6,   /* result: what was asked, exactly */
+	GIVES_COUNT = 1 << 7, /* result: what was asked, or less */
 };
 
 static const struct {
@@ -64,6 +65,7 @@ static const struct {
 	[CV_CALL_LISTXATTR] = { GIVES_DATA, -EOPNOTSUPP },
 	[CV_CALL_SETXATTR] = { 0, -EOPNOTSUPP },
 	[CV_CALL_REMOVEXATTR] = { 0, -EOPNOTSUPP },
+	[CV_CALL_COPY] = { GIVES_COUNT, -EOPNOTSUPP },
 };
 
 /* ---- judging results ---- */
@@ -131,6 +133,8 @@ static bool success_valid(const struct cv_mount *m, const struct cv_op *op, ssiz
 		       (op->data || result == 0 || op->asked == XATTR_PROBE);
 	if (gives & GIVES_ALL)
 		return (size_t)result == op->asked;
+	if (gives & GIVES_COUNT)
+		return (size_t)result <= op->asked;
 	if (result != 0)
 		return false;
 	if ((gives & GIVES_ENTRY) && !entry_valid(m, &op->entry))
@@ -409,6 +413,24 @@ void cv_lseek(struct cv_mount *m, struct cv_op *op, struct cv_file *file, uint64
 		op->done(op, -ENXIO);
 	else
 		m->backend->lseek(m->conn, op, file, off, whence);
+}
+
+void cv_copy(struct cv_mount *m, struct cv_op *op, struct cv_file *src, uint64_t src_off,
+	     struct cv_file *dst, uint64_t dst_off, size_t size_bytes)
+{
+	if (!begin(m, op, CV_CALL_COPY, m->backend->copy, size_bytes))
+		return;
+	if (size_bytes > CV_MAX_COPY || src_off > (uint64_t)INT64_MAX - size_bytes ||
+	    dst_off > (uint64_t)INT64_MAX - size_bytes) {
+		op->done(op, -EINVAL);
+		return;
+	}
+	cv_debug("%s: %p: copy %zu from %llu to %llu", m->backend->name, (void *)op, size_bytes,
+		 (unsigned long long)src_off, (unsigned long long)dst_off);
+	if (size_bytes == 0)
+		op->done(op, 0);
+	else
+		m->backend->copy(m->conn, op, src, src_off, dst, dst_off, size_bytes);
 }
 
 void cv_getlk(struct cv_mount *m, struct cv_op *op, struct cv_file *file,

@@ -35,6 +35,7 @@
 #define CV_NAME_MAX   255
 #define CV_GROUPS_MAX 16 /* AUTH_SYS carries 16 */
 #define CV_MAX_IO     (1u << 20)
+#define CV_MAX_COPY   (1u << 30)
 
 enum cv_features {
 	/* Objects are named by a durable handle that survives renames and reconnects; without it
@@ -57,6 +58,8 @@ enum cv_features {
 	/* What is started on one open file is carried out in that order, also after a reconnect: a
 	 * setattr need not wait for the writes before it. */
 	CV_FEAT_ORDERED = 1 << 7,
+	/* copy() may work. */
+	CV_FEAT_COPY = 1 << 8,
 };
 
 struct cv_handle {
@@ -328,6 +331,15 @@ struct cv_backend {
 			  uint64_t off, uint64_t size_bytes);
 	/* SEEK_DATA or SEEK_HOLE only; op->offset. */
 	void (*lseek)(void *conn, struct cv_op *op, struct cv_file *file, uint64_t off, int whence);
+	/*
+	 * CV_FEAT_COPY. Copies from one open file to another without the data coming here. Result:
+	 * how much; 0 at the end of src, and less than asked where more would take too long: an
+	 * interrupted caller, and who else wants something, wait for one call. -EOPNOTSUPP: not
+	 * these two, or not wholly: reading and writing will do it, or tell what is wrong. After an
+	 * error dst may have got a part. size <= CV_MAX_COPY; ranges of one file do not overlap.
+	 */
+	void (*copy)(void *conn, struct cv_op *op, struct cv_file *src, uint64_t src_off,
+		     struct cv_file *dst, uint64_t dst_off, size_t size_bytes);
 
 	/* CV_FEAT_LOCKS. What another owner has that excludes lock: op->lock. */
 	void (*getlk)(void *conn, struct cv_op *op, struct cv_file *file,
@@ -423,6 +435,8 @@ void cv_fsync(struct cv_mount *m, struct cv_op *op, struct cv_file *file, bool d
 void cv_fallocate(struct cv_mount *m, struct cv_op *op, struct cv_file *file, int mode,
 		  uint64_t off, uint64_t size_bytes);
 void cv_lseek(struct cv_mount *m, struct cv_op *op, struct cv_file *file, uint64_t off, int whence);
+void cv_copy(struct cv_mount *m, struct cv_op *op, struct cv_file *src, uint64_t src_off,
+	     struct cv_file *dst, uint64_t dst_off, size_t size_bytes);
 void cv_getlk(struct cv_mount *m, struct cv_op *op, struct cv_file *file,
 	      const struct cv_lock *lock);
 void cv_setlk(struct cv_mount *m, struct cv_op *op, struct cv_file *file,

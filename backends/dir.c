@@ -47,6 +47,7 @@
 #define PROC_PATH    32
 #define WALK_MAX     4000u /* of a path in one call; below PATH_MAX */
 #define TRANSIENT    4
+#define COPY_MAX     (4u << 20) /* bytes in one call: the loop waits for it */
 
 /* First byte of a handle. */
 enum { KIND_HANDLE = 'h', KIND_KEPT = 'k' };
@@ -1018,6 +1019,24 @@ static void dir_lseek(void *conn, struct cv_op *op, struct cv_file *file, uint64
 	finish(op, r < 0 ? -errno : 0);
 }
 
+static void dir_copy(void *conn, struct cv_op *op, struct cv_file *src, uint64_t src_off,
+		     struct cv_file *dst, uint64_t dst_off, size_t size_bytes)
+{
+	off_t from = (off_t)src_off, to = (off_t)dst_off;
+	ssize_t n;
+
+	(void)conn;
+	if (size_bytes > COPY_MAX)
+		size_bytes = COPY_MAX;
+	do {
+		n = copy_file_range(src->fd, &from, dst->fd, &to, size_bytes, 0);
+	} while (n < 0 && errno == EINTR);
+	/* Between file systems, or not by this one. */
+	if (n < 0 && (errno == EXDEV || errno == ENOSYS))
+		errno = EOPNOTSUPP;
+	finish(op, n < 0 ? -errno : n);
+}
+
 /* ---- listings ---- */
 
 static void dir_opendir(void *conn, struct cv_op *op, const struct cv_object *obj)
@@ -1437,7 +1456,7 @@ static int dir_connect(const struct cv_dict *options, struct cv_loop *loop, void
 		return r;
 	}
 	/* Not CV_FEAT_UNLINK_OPEN: a nameless object would end with our process. */
-	ret_info->features = CV_FEAT_HARD_LINKS;
+	ret_info->features = CV_FEAT_HARD_LINKS | CV_FEAT_COPY;
 	if (d->handles)
 		ret_info->features |= CV_FEAT_HANDLES;
 	ret_info->read_max = ret_info->write_max = CV_MAX_IO;
@@ -1473,6 +1492,7 @@ const struct cv_backend cv_backend_dir = {
 	.fsync = dir_fsync,
 	.fallocate = dir_fallocate,
 	.lseek = dir_lseek,
+	.copy = dir_copy,
 	.opendir = dir_opendir,
 	.releasedir = dir_release,
 	.readdir = dir_readdir,

@@ -990,6 +990,30 @@ static void mem_create(void *conn, struct cv_op *op, const struct cv_object *obj
 	finish(conn, op, r);
 }
 
+/* Holes are zeros in out already. */
+static void read_data(const struct inode *inode, uint8_t *out, size_t size, uint64_t off)
+{
+	for (size_t i = chunk_at(inode, off / CHUNK); i < inode->nchunks; i++) {
+		const struct chunk *c = &inode->chunks[i];
+		uint64_t start = c->index * CHUNK, end = start + c->size;
+		uint64_t from = off > start ? off : start;
+
+		if (start >= off + size)
+			break;
+		if (end > off + size)
+			end = off + size;
+		if (from < end)
+			memcpy(out + (from - off), c->data + (from - start), end - from);
+	}
+}
+
+static size_t size_left(const struct inode *inode, size_t size, uint64_t off)
+{
+	if (off >= inode->attr.size)
+		return 0;
+	return size > inode->attr.size - off ? inode->attr.size - off : size;
+}
+
 static void mem_read(void *conn, struct cv_op *op, struct cv_file *file, size_t size_bytes,
 		     uint64_t off)
 {
@@ -1001,27 +1025,13 @@ static void mem_read(void *conn, struct cv_op *op, struct cv_file *file, size_t 
 		finish(m, op, -EBADF);
 		return;
 	}
-	if (off >= inode->attr.size)
-		size_bytes = 0;
-	else if (size_bytes > inode->attr.size - off)
-		size_bytes = inode->attr.size - off;
+	size_bytes = size_left(inode, size_bytes, off);
 	out = calloc(1, size_bytes ? size_bytes : 1);
 	if (!out) {
 		finish(m, op, -ENOMEM);
 		return;
 	}
-	for (size_t i = chunk_at(inode, off / CHUNK); i < inode->nchunks; i++) {
-		const struct chunk *c = &inode->chunks[i];
-		uint64_t start = c->index * CHUNK, end = start + c->size;
-		uint64_t from = off > start ? off : start;
-
-		if (start >= off + size_bytes)
-			break;
-		if (end > off + size_bytes)
-			end = off + size_bytes;
-		if (from < end)
-			memcpy(out + (from - off), c->data + (from - start), end - from);
-	}
+	read_data(inode, out, size_bytes, off);
 	/* As relatime does. */
 	if (inode->attr.atime.tv_sec < inode->attr.mtime.tv_sec ||
 	    (inode->attr.atime.tv_sec == inode->attr.mtime.tv_sec &&
@@ -1072,6 +1082,23 @@ static void mem_write(void *conn, struct cv_op *op, struct cv_file *file, const 
 	op->have_attr = true;
 	m->bytes_written += r == 0 ? size_bytes : 0;
 	finish(m, op, r < 0 ? r : (ssize_t)size_bytes);
+}
+
+static void mem_copy(void *conn, struct cv_op *op, struct cv_file *src, uint64_t src_off,
+		     struct cv_file *dst, uint64_t dst_off, size_t size_bytes)
+{
+	size_t size =
+		size_left(src->inode, size_bytes < CV_MAX_IO ? size_bytes : CV_MAX_IO, src_off);
+	cv_cleanup_free uint8_t *data = calloc(1, size ? size : 1);
+	int r = data ? 0 : -ENOMEM;
+
+	if ((src->flags & O_ACCMODE) == O_WRONLY || (dst->flags & O_ACCMODE) == O_RDONLY)
+		r = -EBADF;
+	if (r == 0 && size > 0) {
+		read_data(src->inode, data, size, src_off);
+		r = write_data(conn, dst->inode, data, size, dst_off);
+	}
+	finish(conn, op, r < 0 ? r : (ssize_t)size);
 }
 
 static void mem_fsync(void *conn, struct cv_op *op, struct cv_file *file, bool datasync)
@@ -1467,7 +1494,8 @@ static int mem_connect(const struct cv_dict *options, struct cv_loop *loop, void
 	}
 	m->root->attr.nlink = 2;
 	memset(ret_info, 0, sizeof(*ret_info));
-	ret_info->features = CV_FEAT_HANDLES | CV_FEAT_UNLINK_OPEN | CV_FEAT_HARD_LINKS;
+	ret_info->features =
+		CV_FEAT_HANDLES | CV_FEAT_UNLINK_OPEN | CV_FEAT_HARD_LINKS | CV_FEAT_COPY;
 	entry_fill(m, m->root, &ret_info->root);
 	ret_info->read_max = ret_info->write_max = CV_MAX_IO;
 	ret_info->readdir_max = 32768;
@@ -1501,6 +1529,7 @@ const struct cv_backend cv_backend_mem = {
 	.fsync = mem_fsync,
 	.fallocate = mem_fallocate,
 	.lseek = mem_lseek,
+	.copy = mem_copy,
 	.opendir = mem_opendir,
 	.releasedir = mem_release,
 	.readdir = mem_readdir,

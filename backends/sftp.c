@@ -55,6 +55,8 @@ static int fill_info(const struct sftp_engine *e, struct cv_info *info, struct c
 		info->features |= CV_FEAT_ORDERED;
 	if (s->extensions & SFTP_EXT_HARDLINK)
 		info->features |= CV_FEAT_HARD_LINKS;
+	if (s->extensions & SFTP_EXT_COPY_DATA)
+		info->features |= CV_FEAT_COPY;
 	r = sftp_attr(e, &s->root_attrs, 0, &info->root.attr);
 	if (r < 0 || !S_ISDIR(info->root.attr.mode))
 		return cv_fail(err, ENOTDIR, "sftp: '%s' on %s is not a directory",
@@ -163,6 +165,7 @@ const struct cv_backend cv_backend_sftp = {
 	.read = sftp_op_read,
 	.write = sftp_op_write,
 	.fsync = sftp_op_fsync,
+	.copy = sftp_op_copy,
 	.opendir = sftp_op_opendir,
 	.releasedir = sftp_op_releasedir,
 	.readdir = sftp_op_readdir,

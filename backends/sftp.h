@@ -77,6 +77,9 @@ struct sftp_engine {
 	bool said_no_update;
 	bool keeps_owner;      /* the server refused to give what we made to whom it belongs */
 	struct cv_file *files; /* open ones */
+	bool refuses_copy;     /* though it offers it */
+	unsigned copies;       /* by the server, under way */
+	size_t copy_max;       /* bytes of the next one */
 	void *pool[SFTP_POOL]; /* buffers of CV_MAX_IO bytes */
 	size_t pooled;
 };
@@ -265,8 +268,16 @@ void sftp_op_write(void *conn, struct cv_op *op, struct cv_file *file, const voi
 		   size_t size, uint64_t off);
 void sftp_op_fsync(void *conn, struct cv_op *op, struct cv_file *file, bool datasync);
 
+/* Data of file reaches to end now. */
+void sftp_file_grown(struct sftp_engine *e, struct cv_file *file, uint64_t end);
+
 /* Sends what the connections have room for, in order for each of them. */
 void sftp_backlog_go(struct sftp_engine *e);
+
+/* ---- sftp_copy.c ---- */
+
+void sftp_op_copy(void *conn, struct cv_op *op, struct cv_file *src, uint64_t src_off,
+		  struct cv_file *dst, uint64_t dst_off, size_t size);
 
 /* ---- sftp_bulk.c ---- */
 

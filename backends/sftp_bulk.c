@@ -346,6 +346,9 @@ int sftp_bulk_way(const struct sftp_engine *e, const struct cv_file *file, int k
 	size_t least = first ? load(&e->link) + KEEP_FREE : SIZE_MAX;
 	int way = first ? 0 : -1;
 
+	/* Not past a copy to the same file that nobody waits for any more. */
+	if (kind == SFTP_WRITES && e->copies)
+		return way;
 	for (unsigned i = 0; i < b->count; i++) {
 		const struct sftp_open *open = file->further[i];
 		const struct sftp_link *link = b->links[i];

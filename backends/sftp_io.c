@@ -263,6 +263,16 @@ void sftp_op_read(void *conn, struct cv_op *op, struct cv_file *file, size_t siz
 
 /* ---- write ---- */
 
+/* A file opened again after a reconnect must be at least that long. */
+void sftp_file_grown(struct sftp_engine *e, struct cv_file *file, uint64_t end)
+{
+	for (struct cv_file *f = e->files; f; f = f->next) {
+		if (!f->open.is_dir && f->open.size_seen < end &&
+		    (f == file || strcmp(f->open.path, file->open.path) == 0))
+			f->open.size_seen = end;
+	}
+}
+
 static void write_end(struct sftp_transfer *t)
 {
 	struct sftp_engine *e = t->e;
@@ -283,12 +293,8 @@ static void write_end(struct sftp_transfer *t)
 			sftp_call_explain(call, error);
 		return;
 	}
-	/* A file opened again after a reconnect must be at least that long. */
-	for (struct cv_file *f = e->files; !error && f; f = f->next) {
-		if (!f->open.is_dir && f->open.size_seen < end &&
-		    (f == file || strcmp(f->open.path, file->open.path) == 0))
-			f->open.size_seen = end;
-	}
+	if (!error)
+		sftp_file_grown(e, file, end);
 	op->stable = true;
 	op->done(op, error ? error : size);
 }

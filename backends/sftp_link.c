@@ -572,9 +572,10 @@ static const char *ext_name(enum sftp_ext ext)
 		return "hardlink@openssh.com";
 	case SFTP_EXT_LSETSTAT:
 		return "lsetstat@openssh.com";
+	case SFTP_EXT_COPY_DATA:
+		return "copy-data";
 	case SFTP_EXT_LIMITS:
 	case SFTP_EXT_EXPAND_PATH:
-	case SFTP_EXT_COPY_DATA:
 	default:
 		return "";
 	}
@@ -588,6 +589,14 @@ static void put_handle(struct cv_sftp_out *out, const struct sftp_handle *handle
 static void encode_extended(struct cv_sftp_out *out, const struct sftp_request *req)
 {
 	cv_sftp_put_text(out, ext_name(req->ext));
+	if (req->ext == SFTP_EXT_COPY_DATA) {
+		put_handle(out, &req->source->handle);
+		cv_sftp_put_u64(out, req->source_offset);
+		cv_sftp_put_u64(out, req->length);
+		put_handle(out, &req->open->handle);
+		cv_sftp_put_u64(out, req->offset);
+		return;
+	}
 	if (req->open)
 		put_handle(out, &req->open->handle);
 	else
@@ -728,15 +737,9 @@ static struct sftp_request *next_request(struct sftp_link *link)
 	return w ? queue_pop(&link->writes) : NULL;
 }
 
-/* Is the handle that req needs there? If not, req has been put aside or answered. */
-static bool handle_ready(struct sftp_link *link, struct sftp_request *req)
+/* Is the handle there? If not, req has been put aside or answered. */
+static bool handle_ready(struct sftp_link *link, struct sftp_request *req, struct sftp_open *open)
 {
-	struct sftp_open *open = req->open;
-
-	if (req->type == CV_FXP_CLOSE && req->raw_generation != link->generation) {
-		verdict(link, req, 0); /* went with its connection */
-		return false;
-	}
 	if (!open || open->generation == link->generation || req == open->reopen)
 		return true;
 	if (open->gone || (link->session.open_empties && (open->pflags & CV_FXF_WRITE)))
@@ -751,6 +754,16 @@ static bool handle_ready(struct sftp_link *link, struct sftp_request *req)
 	return false;
 }
 
+/* The same for all that req needs. */
+static bool request_ready(struct sftp_link *link, struct sftp_request *req)
+{
+	if (req->type == CV_FXP_CLOSE && req->raw_generation != link->generation) {
+		verdict(link, req, 0); /* went with its connection */
+		return false;
+	}
+	return handle_ready(link, req, req->open) && handle_ready(link, req, req->source);
+}
+
 /* Fills the stage; returns false when there is nothing to send. */
 static bool fill_stage(struct sftp_link *link)
 {
@@ -761,7 +774,7 @@ static bool fill_stage(struct sftp_link *link)
 
 		if (!req)
 			break;
-		if (handle_ready(link, req))
+		if (request_ready(link, req))
 			encode(link, req);
 	}
 	if (link->stage.bad) {
@@ -866,6 +879,8 @@ void sftp_link_submit(struct sftp_link *link, struct sftp_request *req)
 	req->queued_ns = cv_loop_now_ns(link->loop);
 	req->retried = false;
 	if (req->open && req->open->writes > 0 && req->type != CV_FXP_READ)
+		req->behind_writes = true;
+	if (req->source && req->source->writes > 0)
 		req->behind_writes = true;
 	if (req->type == CV_FXP_WRITE)
 		req->open->writes++;

@@ -92,16 +92,19 @@ struct sftp_request {
 	uint8_t type;	   /* enum cv_sftp_type */
 	enum sftp_ext ext; /* CV_FXP_EXTENDED: which */
 	struct sftp_open *open;
-	struct sftp_handle *raw; /* CLOSE: handle on connection raw_generation; owned */
+	struct sftp_open *source; /* COPY_DATA: from here to open */
+	struct sftp_handle *raw;  /* CLOSE: handle on connection raw_generation; owned */
 	uint64_t raw_generation;
 	char *path; /* owned by the request's owner */
 	char *path2;
 	struct cv_sftp_attrs attrs;
 	uint32_t pflags;
 	uint64_t offset;
-	uint32_t size;	     /* READ, WRITE */
-	const void *payload; /* WRITE */
-	uint8_t *dest;	     /* READ */
+	uint64_t source_offset; /* COPY_DATA */
+	uint64_t length;	/* COPY_DATA */
+	uint32_t size;		/* READ, WRITE */
+	const void *payload;	/* WRITE */
+	uint8_t *dest;		/* READ */
 	void (*done)(struct sftp_request *req, struct sftp_reply *reply);
 	void *owner;
 

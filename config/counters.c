@@ -58,6 +58,7 @@ static const struct {
 	[CV_CALL_LISTXATTR] = { "listxattr", CV_LATENCY_META },
 	[CV_CALL_SETXATTR] = { "setxattr", CV_LATENCY_META },
 	[CV_CALL_REMOVEXATTR] = { "removexattr", CV_LATENCY_META },
+	[CV_CALL_COPY] = { "copy", CV_LATENCY_WRITE },
 };
 
 const char *cv_call_name(enum cv_call call)

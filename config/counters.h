@@ -52,6 +52,7 @@ enum cv_call {
 	CV_CALL_LISTXATTR,
 	CV_CALL_SETXATTR,
 	CV_CALL_REMOVEXATTR,
+	CV_CALL_COPY,
 	CV_CALL_COUNT
 };
 #define CV_CALLS_MAX 48			     /* room for more */

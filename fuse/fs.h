@@ -62,12 +62,14 @@ struct cv_request {
 	struct cv_node *node2;	 /* held */
 	struct cv_node *victim;	 /* held: what a rename replaces */
 	struct cv_open *open;	 /* used: cv_open_hold() */
+	struct cv_open *source;	 /* used, too: of a copy to open */
 	struct cv_open *closing; /* a release: not counted as a user */
 	const char *name;	 /* in the slot, or own_names */
 	const char *name2;
 	const void *data; /* in the slot */
 	size_t size;
 	uint64_t off;
+	uint64_t source_off;
 	struct cv_setattr set;
 	struct cv_lock lock;
 	struct cv_handle found; /* a lookup's, while its attributes are read again */
@@ -258,6 +260,9 @@ void cv_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void cv_op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t length,
 		     struct fuse_file_info *fi);
 void cv_op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi);
+void cv_op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
+			   struct fuse_file_info *fi_in, fuse_ino_t ino_out, off_t off_out,
+			   struct fuse_file_info *fi_out, size_t size, int flags);
 
 /* ---- locks (fs_lock.c) ---- */
 

@@ -709,3 +709,90 @@ void cv_op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct f
 	r->flags = whence;
 	cv_request_after_drain(r, r->node, CV_WB_WRITTEN, lseek_go);
 }
+
+/* ---- copy ---- */
+
+static void copy_done(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+	struct cv_fs *fs = r->fs;
+	struct cv_node_record *rec = r->node->record;
+
+	/* Also if it failed: a part may have been copied. */
+	cv_node_touch(&fs->nodes, r->node);
+	r->node->landed = fs->nodes.clock;
+	rec->seen_change = rec->own_change = 0;
+	if (!r->req || (result < 0 && result != -EOPNOTSUPP)) {
+		/* What the kernel does not know of. Its pages go with the next open: to drop them
+		 * here could wait for one that we are to fill. */
+		(void)fuse_lowlevel_notify_inval_inode(fs->session, r->node->id, -1, 0);
+		cv_reply_err(r, result < 0 ? (int)result : 0);
+		return;
+	}
+	if (result < 0) {
+		cv_reply_err(r, (int)result);
+		return;
+	}
+	/* The kernel drops the pages of that range, and moves its idea of the size. */
+	if (rec->seen_size < r->off + (uint64_t)result)
+		rec->seen_size = r->off + (uint64_t)result;
+	(void)fuse_reply_write(r->req, (size_t)result);
+	r->req = NULL;
+	cv_request_end(r);
+}
+
+static void copy_go(struct cv_request *r)
+{
+	int err = take_error(r);
+
+	if (err) {
+		cv_reply_err(r, err);
+		return;
+	}
+	cv_request_op(r, copy_done);
+	cv_copy(&r->fs->mount, &r->op, r->source->file, r->source_off, r->open->file, r->off,
+		r->size);
+}
+
+/* What is sent later must not come out on top of what is copied. */
+static void copy_drained(struct cv_request *r)
+{
+	cv_request_after_drain(r, r->node, cv_fs_settled(r->fs), copy_go);
+}
+
+static bool overlaps(const struct cv_request *r)
+{
+	return r->source->node == r->node && r->off < r->source_off + r->size &&
+	       r->source_off < r->off + r->size;
+}
+
+void cv_op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
+			   struct fuse_file_info *fi_in, fuse_ino_t ino_out, off_t off_out,
+			   struct fuse_file_info *fi_out, size_t size, int flags)
+{
+	struct cv_fs *fs = fs_of(req);
+	struct cv_open *source = cv_open_get(fs, fi_in->fh);
+	struct cv_request *r;
+
+	(void)ino_in;
+	(void)ino_out;
+	if (!(fs->mount.info.features & CV_FEAT_COPY)) {
+		(void)fuse_reply_err(req, ENOSYS); /* the kernel copies by itself, now and later */
+		return;
+	}
+	r = cv_request_on_open(req, fi_out, false);
+	if (!r)
+		return;
+	if (!source || source->record->is_dir || !source->file || flags) {
+		cv_reply_err(r, flags ? -EINVAL : source && !source->file ? -ESTALE : -EBADF);
+		return;
+	}
+	r->source = cv_open_hold(source);
+	r->source_off = (uint64_t)off_in;
+	r->off = (uint64_t)off_out;
+	r->size = size < CV_MAX_COPY ? size : CV_MAX_COPY;
+	if (overlaps(r))
+		cv_reply_err(r, -EINVAL);
+	else
+		cv_request_after_drain(r, source->node, CV_WB_WRITTEN, copy_drained);
+}

@@ -205,6 +205,8 @@ void cv_request_end(struct cv_request *r)
 		cv_shm_slot_put(&fs->shm, r->slot);
 	if (r->open)
 		cv_open_put(r->open);
+	if (r->source)
+		cv_open_put(r->source);
 	*r->prevp = r->next;
 	if (r->next)
 		r->next->prevp = r->prevp;
@@ -1219,6 +1221,7 @@ static const struct fuse_lowlevel_ops operations = {
 	.release = cv_op_release,
 	.fallocate = cv_op_fallocate,
 	.lseek = cv_op_lseek,
+	.copy_file_range = cv_op_copy_file_range,
 	.getlk = cv_op_getlk,
 	.setlk = cv_op_setlk,
 	.flock = cv_op_flock,

@@ -719,6 +719,69 @@ static void copy_in_kernel(void)
 	free(got);
 }
 
+/* All of it, in as many steps as it takes. */
+static void copy_range(int in, off_t from, int out, off_t to, size_t size)
+{
+	while (size > 0) {
+		ssize_t n = copy_file_range(in, &from, out, &to, size, 0);
+
+		NEED(n > 0 && (size_t)n <= size);
+		size -= (size_t)n;
+	}
+}
+
+static void copy_ranges(void)
+{
+	const size_t size = 3000000, from = 12345, to = 54321, count = 2500000;
+	uint8_t *want = malloc(size), *source = malloc(size), *got = malloc(size + 1);
+	int in = make_file("in", 0600, ""), out = make_file("out", 0600, ""), other;
+	uint8_t *map;
+	off_t off;
+
+	/* Neither need be on the server yet, and pages of both are in memory. */
+	pattern(source, size, 0, 5);
+	pattern(want, size, 0, 6);
+	write_all(in, source, size, 0);
+	write_all(out, want, size / 2, 0);
+	map = mmap(NULL, size, PROT_READ, MAP_SHARED, out, 0);
+	NEED(map != MAP_FAILED);
+	NEED(memcmp(map, want, size / 2) == 0);
+	copy_range(in, (off_t)from, out, (off_t)to, count);
+	memcpy(want + to, source + from, count);
+	NEED(stat_of("out").st_size == (off_t)(to + count));
+	NEED(read_all(out, got, size + 1, 0) == to + count && memcmp(want, got, to + count) == 0);
+	NEED(memcmp(map, want, to + count) == 0);
+	NEED(munmap(map, size) == 0);
+	/* What is written afterwards lies on top of it. */
+	write_all(out, "on top", 6, 1000000);
+	memcpy(want + 1000000, "on top", 6);
+	other = open("out", O_RDONLY);
+	NEED(other >= 0);
+	NEED(read_all(other, got, size + 1, 0) == to + count && memcmp(want, got, to + count) == 0);
+
+	/* No further than the source, and not at all behind its end. */
+	off = (off_t)size - 10;
+	NEED(copy_file_range(in, &off, out, &(off_t){ 0 }, 100, 0) == 10 && off == (off_t)size);
+	NEED(copy_file_range(in, &off, out, &(off_t){ 0 }, 100, 0) == 0);
+	memcpy(want, source + size - 10, 10);
+	NEED(read_all(out, got, size + 1, 0) == to + count && memcmp(want, got, to + count) == 0);
+
+	/* Within one file, if the ranges are apart. */
+	copy_range(in, 0, in, 1000000, 500000);
+	memcpy(source + 1000000, source, 500000);
+	NEED(read_all(in, got, size + 1, 0) == size && memcmp(source, got, size) == 0);
+	NEED_ERROR(copy_file_range(in, &(off_t){ 0 }, in, &(off_t){ 999 }, 1000, 0), EINVAL);
+	NEED_ERROR(copy_file_range(in, &(off_t){ 0 }, other, &(off_t){ 0 }, 10, 0), EBADF);
+	NEED(close(in) == 0 && close(out) == 0 && close(other) == 0);
+	other = open("out", O_RDONLY);
+	NEED(other >= 0);
+	NEED(read_all(other, got, size + 1, 0) == to + count && memcmp(want, got, to + count) == 0);
+	NEED(close(other) == 0);
+	free(want);
+	free(source);
+	free(got);
+}
+
 static void direct_io(void)
 {
 	const size_t size = 1 << 20;
@@ -874,6 +937,7 @@ const struct check file_checks[] = {
 	{ "rename_open", rename_open },
 	{ "replace_by_rename", replace_by_rename },
 	{ "copy_in_kernel", copy_in_kernel },
+	{ "copy_ranges", copy_ranges },
 	{ "direct_io", direct_io },
 	{ "allocate", allocate },
 	{ "seek_holes", seek_holes },

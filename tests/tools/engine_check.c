@@ -1248,6 +1248,48 @@ static void check_statfs(const struct obj *dir)
 	EXPECT(c.op.statvfs.f_namemax >= 255 || c.op.statvfs.f_namemax == 0);
 }
 
+static void check_copy(const struct obj *dir)
+{
+	static uint8_t data[1 << 20], got[(1 << 20) + 1];
+	struct cv_file *src, *dst;
+	struct cv_attr attr;
+	struct obj a;
+	CALL c = { 0 };
+	size_t done = 0;
+	ssize_t r;
+
+	if (!(mnt.info.features & CV_FEAT_COPY))
+		SKIP("the engine cannot copy");
+	EXPECT_OK(do_create(dir, "src", O_RDWR | O_EXCL, 0600, NULL, &src));
+	EXPECT_OK(do_create(dir, "dst", O_RDWR | O_EXCL, 0600, &a, &dst));
+	pattern(data, sizeof(data), 0, 7);
+	EXPECT_RESULT(do_write(src, data, sizeof(data), 0, sizeof(data)), sizeof(data));
+	/* With a hole before it, at odd places, in as many steps as it likes. */
+	while (done < sizeof(data) - 100) {
+		ssize_t n = RUN(&c, cv_copy, src, 100 + done, dst, 4097 + done,
+				sizeof(data) - 100 - done);
+
+		EXPECT(n > 0);
+		if (n <= 0)
+			break;
+		done += (size_t)n;
+	}
+	EXPECT_OK(do_getattr(&a, dst, &attr));
+	EXPECT(attr.size == 4097 + sizeof(data) - 100);
+	EXPECT_RESULT(do_read(dst, got, sizeof(data) - 100, 4097, sizeof(data)),
+		      sizeof(data) - 100);
+	EXPECT(memcmp(data + 100, got, sizeof(data) - 100) == 0);
+	/* Past the end: what there is, or a refusal; never a count that is not true. */
+	r = RUN(&c, cv_copy, src, sizeof(data) - 10, dst, 0, 100);
+	EXPECT(r == 10 || r == -EOPNOTSUPP);
+	r = RUN(&c, cv_copy, src, sizeof(data), dst, 0, 100);
+	EXPECT(r == 0 || r == -EOPNOTSUPP);
+	EXPECT_OK(do_getattr(&a, dst, &attr));
+	EXPECT(attr.size == 4097 + sizeof(data) - 100);
+	cv_release(&mnt, src);
+	cv_release(&mnt, dst);
+}
+
 static void check_fsync(const struct obj *dir)
 {
 	struct cv_file *file;
@@ -1385,6 +1427,7 @@ static const struct {
 	{ "fallocate", check_fallocate },
 	{ "lseek", check_lseek },
 	{ "statfs", check_statfs },
+	{ "copy", check_copy },
 	{ "fsync", check_fsync },
 	{ "caller", check_caller },
 	{ "second_connection", check_second_connection },

@@ -176,6 +176,7 @@ static void missing_members(void **state)
 	assert_int_equal(RUN(&c, cv_fsync, NULL, false), -ENOSYS);
 	assert_int_equal(RUN(&c, cv_fallocate, NULL, 0, 0, 1), -ENOSYS);
 	assert_int_equal(RUN(&c, cv_lseek, NULL, 0, 0), -ENOSYS);
+	assert_int_equal(RUN(&c, cv_copy, NULL, 0, NULL, 0, 1), -EOPNOTSUPP);
 	assert_int_equal(RUN(&c, cv_opendir, &obj.object), -ENOSYS);
 	assert_int_equal(RUN(&c, cv_readdir, NULL, 0), -ENOSYS);
 	assert_int_equal(RUN(&c, cv_fsyncdir, NULL, false), -ENOSYS);
