@@ -22,6 +22,8 @@ static void engine_free(struct sftp_engine *e)
 	while (e->pooled)
 		free(e->pool[--e->pooled]);
 	free(e->root);
+	sftp_ids_free(e->ids);
+	sftp_names_release(e);
 	cv_dict_release(&e->options);
 	free(e);
 }
@@ -58,7 +60,7 @@ static int fill_info(const struct sftp_engine *e, struct cv_info *info, struct c
 	if (s->extensions & SFTP_EXT_COPY_DATA)
 		info->features |= CV_FEAT_COPY;
 	r = sftp_attr(e, &s->root_attrs, 0, &info->root.attr);
-	if (r < 0 || !S_ISDIR(info->root.attr.mode))
+	if ((r < 0 && r != -EAGAIN) || !S_ISDIR(info->root.attr.mode))
 		return cv_fail(err, ENOTDIR, "sftp: '%s' on %s is not a directory",
 			       *e->root ? e->root : "/", host);
 	info->read_max = CV_MAX_IO;
@@ -110,9 +112,9 @@ static int sftp_connect(const struct cv_dict *options, struct cv_loop *loop, voi
 	sftp_bulk_init(e);
 	e->root = strdup(e->link.session.root);
 	r = e->root ? 0 : cv_fail(err, ENOMEM, "sftp: out of memory");
-	if (r == 0)
-		r = sftp_ids_init(&e->ids, options, e->link.session.login_uid,
-				  e->link.session.login_gid, err);
+	e->ids = cv_steal(&e->link.session.ids);
+	if (r == 0 && e->ids->named && !sftp_names_init(e))
+		r = cv_fail(err, ENOMEM, "sftp: out of memory");
 	if (r == 0)
 		r = fill_info(e, ret_info, err);
 	if (r < 0) {

@@ -54,6 +54,17 @@ struct sftp_bulk {
 	struct cv_timer tick;
 };
 
+/* See sftp_names.c. */
+struct sftp_names {
+	struct sftp_request req;
+	struct cv_sftp_out body; /* the question, encoded */
+	bool asking;
+	bool said_no;
+	struct sftp_question asked; /* under way */
+	struct sftp_question next;
+	struct sftp_call *waiting; /* by next_parked; then() looks again */
+};
+
 struct sftp_engine {
 	struct sftp_link link; /* the first connection: for everything */
 	struct sftp_bulk bulk;
@@ -61,8 +72,9 @@ struct sftp_engine {
 	struct sftp_piece **backlog_tail;
 	struct cv_dict options;
 	struct cv_loop *loop;
-	char *root; /* absolute, "" for "/" */
-	struct sftp_ids ids;
+	char *root;	      /* absolute, "" for "/" */
+	struct sftp_ids *ids; /* owned */
+	struct sftp_names names;
 	bool have_uid; /* everything is shown as uid's */
 	bool have_gid;
 	uint32_t uid; /* as shown */
@@ -75,6 +87,7 @@ struct sftp_engine {
 	bool said_no_fsync;
 	bool said_no_rename;
 	bool said_no_update;
+	bool said_no_owner;
 	bool keeps_owner;      /* the server refused to give what we made to whom it belongs */
 	struct cv_file *files; /* open ones */
 	bool refuses_copy;     /* though it offers it */
@@ -195,6 +208,7 @@ struct sftp_call {
 	bool made;   /* mkdir: it is new and empty */
 	bool unsure; /* an earlier try of this call may have been carried out unseen */
 	char *inner; /* owned; path within the mount */
+	uint64_t rdev;
 	int verdict; /* what is returned if nothing better is found */
 };
 
@@ -212,9 +226,10 @@ void sftp_call_changes(struct sftp_call *call, unsigned changes);
 void sftp_call_explain(struct sftp_call *call, int verdict);
 
 char *sftp_path(const struct sftp_engine *e, const char *dir, const char *name);
-/* Returns 0 or -EIO: attributes without a type are of no use. */
 /* Are these of a link that may stand for something else? What it is, a listing does not say. */
 bool sftp_stands_for_other(const struct sftp_engine *e, const struct cv_sftp_attrs *attrs);
+/* 0; -EIO: attributes without a type are of no use; -EAGAIN: whose it is, the server must be asked
+ * first (sftp_names_…()), the rest is there. */
 int sftp_attr(const struct sftp_engine *e, const struct cv_sftp_attrs *in, uint32_t nlink,
 	      struct cv_attr *ret_attr);
 /* path within the mount; target as the server gave it. Returns what readlink() answers, or NULL
@@ -249,6 +264,15 @@ void sftp_op_create(void *conn, struct cv_op *op, const struct cv_object *dir, c
 		    int flags, uint32_t mode);
 void sftp_op_release(void *conn, struct cv_file *file);
 void sftp_op_statfs(void *conn, struct cv_op *op, const struct cv_object *obj);
+
+/* ---- sftp_names.c ---- */
+
+/* Asks whose these attributes are; */
+void sftp_names_want(struct sftp_engine *e, const struct cv_sftp_attrs *attrs);
+/* and has call->then() look again when that may be known. */
+void sftp_names_wait(struct sftp_call *call, const struct cv_sftp_attrs *attrs);
+bool sftp_names_init(struct sftp_engine *e); /* false: out of memory */
+void sftp_names_release(struct sftp_engine *e);
 
 /* ---- sftp_special.c ---- */
 

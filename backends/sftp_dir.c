@@ -43,6 +43,7 @@ static struct sftp_batch *batch_parse(struct sftp_listing *l, struct sftp_reply 
 	for (uint32_t i = 0; i < count; i++) {
 		struct cv_dirent *d = &b->entries[b->count];
 		struct cv_sftp_name name;
+		int r;
 
 		cv_sftp_get_name(&in, &name);
 		if (in.bad) {
@@ -59,12 +60,16 @@ static struct sftp_batch *batch_parse(struct sftp_listing *l, struct sftp_reply 
 		names[name.name_len] = '\0';
 		names += name.name_len + 1;
 		d->next_off = cv_hash(0, name.name, name.name_len) >> 2 | 1;
-		d->have_entry = !sftp_stands_for_other(l->e, &name.attrs) &&
-				sftp_attr(l->e, &name.attrs,
-					  cv_sftp_longname_nlink(name.longname, name.longname_len,
-								 name.attrs.permissions),
-					  &d->entry.attr) == 0;
-		d->mode = d->have_entry ? d->entry.attr.mode : 0;
+		r = -ENOENT;
+		if (!sftp_stands_for_other(l->e, &name.attrs))
+			r = sftp_attr(l->e, &name.attrs,
+				      cv_sftp_longname_nlink(name.longname, name.longname_len,
+							     name.attrs.permissions),
+				      &d->entry.attr);
+		if (r == -EAGAIN)
+			sftp_names_want(l->e, &name.attrs);
+		d->have_entry = r == 0;
+		d->mode = r == 0 || r == -EAGAIN ? d->entry.attr.mode : 0;
 		b->count++;
 	}
 	return b;

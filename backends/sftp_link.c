@@ -574,6 +574,8 @@ static const char *ext_name(enum sftp_ext ext)
 		return "lsetstat@openssh.com";
 	case SFTP_EXT_COPY_DATA:
 		return "copy-data";
+	case SFTP_EXT_NAMES:
+		return "users-groups-by-id@openssh.com";
 	case SFTP_EXT_LIMITS:
 	case SFTP_EXT_EXPAND_PATH:
 	default:
@@ -595,6 +597,10 @@ static void encode_extended(struct cv_sftp_out *out, const struct sftp_request *
 		cv_sftp_put_u64(out, req->length);
 		put_handle(out, &req->open->handle);
 		cv_sftp_put_u64(out, req->offset);
+		return;
+	}
+	if (req->ext == SFTP_EXT_NAMES) {
+		cv_sftp_put_bytes(out, req->payload, req->length);
 		return;
 	}
 	if (req->open)
@@ -953,7 +959,8 @@ static bool type_fits(const struct sftp_request *req, uint8_t type)
 	case CV_FXP_FSTAT:
 		return type == CV_FXP_ATTRS;
 	case CV_FXP_EXTENDED:
-		return type == CV_FXP_EXTENDED_REPLY && req->ext == SFTP_EXT_STATVFS;
+		return type == CV_FXP_EXTENDED_REPLY &&
+		       (req->ext == SFTP_EXT_STATVFS || req->ext == SFTP_EXT_NAMES);
 	case CV_FXP_INIT:
 	case CV_FXP_VERSION:
 	case CV_FXP_CLOSE:

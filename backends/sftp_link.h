@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "backends/sftp_ids.h"
 #include "backends/sftp_proto.h"
 #include "backends/ssh_transport.h"
 #include "config/dict.h"
@@ -34,6 +35,7 @@ enum sftp_ext {
 	SFTP_EXT_LIMITS = 1 << 6,
 	SFTP_EXT_EXPAND_PATH = 1 << 7,
 	SFTP_EXT_COPY_DATA = 1 << 8,
+	SFTP_EXT_NAMES = 1 << 9, /* of users and groups, by their ids */
 };
 
 /* What a login found out. */
@@ -50,8 +52,7 @@ struct sftp_session {
 	bool made_subdir; /* as in struct cv_info */
 	bool settled;	  /* likewise */
 	struct cv_sftp_attrs root_attrs;
-	uint32_t login_uid; /* idmap=user: of the login user */
-	uint32_t login_gid;
+	struct sftp_ids *ids; /* owned; of the first login, for the engine to take */
 };
 
 struct sftp_handle {
@@ -101,9 +102,9 @@ struct sftp_request {
 	uint32_t pflags;
 	uint64_t offset;
 	uint64_t source_offset; /* COPY_DATA */
-	uint64_t length;	/* COPY_DATA */
+	uint64_t length;	/* COPY_DATA; NAMES: of the payload */
 	uint32_t size;		/* READ, WRITE */
-	const void *payload;	/* WRITE */
+	const void *payload;	/* WRITE; NAMES: the ids, encoded */
 	uint8_t *dest;		/* READ */
 	void (*done)(struct sftp_request *req, struct sftp_reply *reply);
 	void *owner;

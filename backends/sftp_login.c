@@ -27,6 +27,10 @@
 #define AWAIT_MIN_MS 5
 #define AWAIT_MAX_MS 100
 
+#define FIRST_USER   1000 /* ordinary users' ids begin here, in most systems */
+#define LIKELY_USERS 64
+#define HOMES_MAX    32 /* users looked for by their home directories */
+
 struct login {
 	struct cv_ssh *ssh;
 	struct cv_ssh_limit *limit;
@@ -54,6 +58,7 @@ static const struct {
 	{ "limits@openssh.com", SFTP_EXT_LIMITS },
 	{ "expand-path@openssh.com", SFTP_EXT_EXPAND_PATH },
 	{ "copy-data", SFTP_EXT_COPY_DATA },
+	{ "users-groups-by-id@openssh.com", SFTP_EXT_NAMES },
 };
 
 int sftp_status_errno(uint32_t status)
@@ -80,6 +85,7 @@ void sftp_session_release(struct sftp_session *s)
 {
 	cv_ssh_close(s->ssh);
 	free(s->root);
+	sftp_ids_free(s->ids);
 	memset(s, 0, sizeof(*s));
 }
 
@@ -179,6 +185,43 @@ static uint32_t answer_status(struct login *l)
 	return l->type == CV_FXP_STATUS ? cv_sftp_get_u32(&l->in) : CV_FX_OK;
 }
 
+static int ask_extended(struct login *l, const char *name, const char *text)
+{
+	size_t at = cv_sftp_begin(&l->out, CV_FXP_EXTENDED, ++l->id);
+
+	cv_sftp_put_text(&l->out, name);
+	cv_sftp_put_text(&l->out, text);
+	cv_sftp_end(&l->out, at, 0);
+	return exchange(l);
+}
+
+/* Offered, and not allowed (sftp-server -P)? */
+static bool refused(const struct login *l)
+{
+	struct cv_sftp_in in = l->in;
+	uint32_t status = l->type == CV_FXP_STATUS ? cv_sftp_get_u32(&in) : CV_FX_OK;
+
+	return status == CV_FX_PERMISSION_DENIED || status == CV_FX_OP_UNSUPPORTED;
+}
+
+/* An absolute path as the answer, without slashes at its end. The caller frees; out of memory it is
+ * NULL. */
+static bool take_path(struct login *l, char **ret_path)
+{
+	struct cv_sftp_name name = { 0 };
+
+	if (l->type != CV_FXP_NAME || cv_sftp_get_count(&l->in) != 1)
+		return false;
+	cv_sftp_get_name(&l->in, &name);
+	if (l->in.bad || name.name_len == 0 || name.name[0] != '/' ||
+	    memchr(name.name, '\0', name.name_len))
+		return false;
+	while (name.name_len > 0 && name.name[name.name_len - 1] == '/')
+		name.name_len--;
+	*ret_path = strndup(name.name, name.name_len);
+	return *ret_path != NULL;
+}
+
 /* ---- steps ---- */
 
 static int say_version(struct login *l, struct sftp_session *s)
@@ -246,50 +289,43 @@ static int ask_limits(struct login *l, struct sftp_session *s)
 	return 0;
 }
 
-static int resolve_root(struct login *l, const char *path, struct sftp_session *s)
+/*
+ * path: "~" or "~user", and what is below. Leaves the answer. "home-directory" is not used: OpenSSH
+ * up to 9.2 at least answers it with the login user's, whoever was asked for.
+ */
+static int ask_home(struct login *l, const char *path, const struct sftp_session *s)
 {
-	bool home = path[0] == '~';
-	struct cv_sftp_name name = { 0 };
+	const char *below = path + 1 + strspn(path + 1, "/");
 	int r;
 
-	if (home && (s->extensions & SFTP_EXT_EXPAND_PATH)) {
-		size_t at = cv_sftp_begin(&l->out, CV_FXP_EXTENDED, ++l->id);
+	if (s->extensions & SFTP_EXT_EXPAND_PATH) {
+		r = ask_extended(l, "expand-path@openssh.com", path);
+		if (r < 0 || !refused(l))
+			return r;
+	}
+	if (below == path + 1 && *below)
+		return cv_fail(l->err, EOPNOTSUPP,
+			       "sftp: path '%s': %s cannot expand '~user'; write the whole path",
+			       path, l->host);
+	/* Relative paths start in the login directory, so "~/x" is "x". */
+	return ask_path(l, CV_FXP_REALPATH, *below ? below : ".", NULL);
+}
 
-		cv_sftp_put_text(&l->out, "expand-path@openssh.com");
-		cv_sftp_put_text(&l->out, path);
-		cv_sftp_end(&l->out, at, 0);
-		r = exchange(l);
-	} else {
-		/* Relative paths start in the login directory, so "~/x" is "x". */
-		if (home && path[1] != '\0' && path[1] != '/')
-			return cv_fail(l->err, EOPNOTSUPP,
-				       "sftp: path '%s': %s cannot expand '~user'; write the whole "
-				       "path",
-				       path, l->host);
-		if (home)
-			path += path[1] ? 2 : 1;
-		r = ask_path(l, CV_FXP_REALPATH, *path ? path : ".", NULL);
-	}
-	if (r < 0)
+static int resolve_root(struct login *l, const char *path, struct sftp_session *s)
+{
+	int r = *path == '~' ? ask_home(l, path, s) : ask_path(l, CV_FXP_REALPATH, path, NULL);
+
+	if (r < 0 || take_path(l, &s->root))
 		return r;
-	if (l->type == CV_FXP_NAME && cv_sftp_get_count(&l->in) == 1)
-		cv_sftp_get_name(&l->in, &name);
-	if (l->in.bad || name.name_len == 0 || name.name[0] != '/' ||
-	    memchr(name.name, '\0', name.name_len)) {
-		r = l->type == CV_FXP_STATUS ? sftp_status_errno(cv_sftp_get_u32(&l->in)) : -EPROTO;
-		if (r == -ENOENT)
-			return cv_fail(l->err, ENOENT,
-				       "sftp: directory '%s' does not exist on %s, nor does the "
-				       "one it is in: create it there or correct the path (subdir "
-				       "creates what is missing below an existing path)",
-				       path, l->host);
-		return cv_fail(l->err, r ? r : -EPROTO, "sftp: path '%s' not found on %s: %s", path,
-			       l->host, cv_strerror(r ? r : -EPROTO));
-	}
-	while (name.name_len > 0 && name.name[name.name_len - 1] == '/')
-		name.name_len--;
-	s->root = strndup(name.name, name.name_len);
-	return s->root ? 0 : cv_fail(l->err, ENOMEM, "sftp: out of memory");
+	r = l->type == CV_FXP_STATUS ? sftp_status_errno(cv_sftp_get_u32(&l->in)) : -EPROTO;
+	if (r == -ENOENT)
+		return cv_fail(l->err, ENOENT,
+			       "sftp: directory '%s' does not exist on %s, nor does the "
+			       "one it is in: create it there or correct the path (subdir "
+			       "creates what is missing below an existing path)",
+			       path, l->host);
+	return cv_fail(l->err, r ? r : -EPROTO, "sftp: path '%s' not found on %s: %s", path,
+		       l->host, cv_strerror(r ? r : -EPROTO));
 }
 
 /* Returns 0 or -errno of the server; below -4095: the exchange itself failed, err is set. */
@@ -450,7 +486,8 @@ static int find_root(struct login *l, const struct cv_dict *options, const char 
  * SFTP never says as whom one is logged in. The login directory is the user's own, as a rule; where
  * it is root's, for a login in a jail, the volume's may be.
  */
-static int find_login_ids(struct login *l, const struct cv_dict *options, struct sftp_session *s)
+static int find_login_ids(struct login *l, const struct cv_dict *options,
+			  const struct sftp_session *s, uint32_t *ret_uid, uint32_t *ret_gid)
 {
 	const char *user = cv_options_str(options, "user", "root");
 	struct cv_sftp_attrs home;
@@ -465,8 +502,8 @@ static int find_login_ids(struct login *l, const struct cv_dict *options, struct
 			       "sftp: idmap=user: %s does not show which numeric id '%s' has; use "
 			       "idmap=file with a line 'user ID 0'",
 			       l->host, user);
-	s->login_uid = home.uid;
-	s->login_gid = home.gid;
+	*ret_uid = home.uid;
+	*ret_gid = home.gid;
 	return 0;
 }
 
@@ -505,6 +542,114 @@ static int await_end(struct login *l, const struct sftp_predecessor *before, boo
 	}
 }
 
+static int ask_names(struct login *l, struct sftp_ids *ids, struct sftp_question *q)
+{
+	size_t at = cv_sftp_begin(&l->out, CV_FXP_EXTENDED, ++l->id);
+	int r;
+
+	cv_sftp_put_text(&l->out, "users-groups-by-id@openssh.com");
+	cv_sftp_put_ids(&l->out, q->user, q->users);
+	cv_sftp_put_ids(&l->out, q->group, q->groups);
+	cv_sftp_end(&l->out, at, 0);
+	r = exchange(l);
+	if (r < 0)
+		return r;
+	if (l->type != CV_FXP_EXTENDED_REPLY || sftp_ids_learn(ids, q, l->in.p, l->in.left) < 0)
+		return cv_fail(l->err, EOPNOTSUPP,
+			       "sftp: %s does not tell names of users, though it offers to: use "
+			       "idmap_file with numbers",
+			       l->host);
+	q->users = q->groups = 0;
+	return 0;
+}
+
+/* ids may come up: their names will be needed, and may be the ones that rules have. */
+static int want_names(struct login *l, struct sftp_ids *ids, struct sftp_question *q, uint32_t uid,
+		      uint32_t gid)
+{
+	int r = 0;
+
+	if (q->users == SFTP_ASK_MAX || q->groups == SFTP_ASK_MAX)
+		r = ask_names(l, ids, q);
+	sftp_question_add(q, ids, uid, gid);
+	return r;
+}
+
+/* The way from a name to its id is a guess: whoever owns the user's home directory. */
+static int want_home(struct login *l, struct sftp_ids *ids, struct sftp_question *q,
+		     const char *name)
+{
+	cv_cleanup_free char *tilde = cv_sprintf("~%s", name);
+	cv_cleanup_free char *path = NULL;
+	struct cv_sftp_attrs home;
+	int r;
+
+	if (!tilde)
+		return cv_fail(l->err, ENOMEM, "sftp: out of memory");
+	r = ask_extended(l, "expand-path@openssh.com", tilde);
+	if (r < 0 || !take_path(l, &path))
+		return r;
+	r = stat_path(l, path, &home);
+	if (r < 0 || !(home.flags & CV_FXA_UIDGID))
+		return r == EXCHANGE_FAILED ? l->err->code : 0;
+	return want_names(l, ids, q, home.uid, home.gid);
+}
+
+/*
+ * Names that are likely to be needed, in as few questions as that takes: those of the numbers that
+ * rules show (many are the same on both sides), of the first ordinary users, of the root's owner.
+ * Then those of users that were not among them.
+ */
+static int find_names(struct login *l, const struct cv_dict *options, struct sftp_session *s)
+{
+	const char *kind = cv_options_str(options, "idmap", "");
+	struct sftp_ids *ids = s->ids;
+	struct sftp_question q = { 0 };
+	unsigned homes = 0;
+	int r;
+
+	if (!ids->named)
+		return 0;
+	if (!(s->extensions & SFTP_EXT_NAMES))
+		return cv_fail(
+			l->err, EOPNOTSUPP,
+			"sftp: idmap=%s: %s does not tell names of users (OpenSSH does, from "
+			"9.1 on): use idmap=file with numbers",
+			kind, l->host);
+	r = want_names(l, ids, &q, s->root_attrs.uid, s->root_attrs.gid);
+	for (size_t i = 0; r == 0 && i < SFTP_IDS_MAX; i++)
+		r = want_names(l, ids, &q, i < ids->users.count ? ids->users.rule[i].shown : 0,
+			       i < ids->groups.count ? ids->groups.rule[i].shown : 0);
+	for (uint32_t id = FIRST_USER; r == 0 && id < FIRST_USER + LIKELY_USERS; id++)
+		r = want_names(l, ids, &q, id, id);
+	if (r == 0)
+		r = ask_names(l, ids, &q);
+	for (size_t i = 0; r == 0 && i < ids->users.count && homes < HOMES_MAX; i++) {
+		const struct sftp_id_rule *rule = &ids->users.rule[i];
+
+		if (rule->known || !(s->extensions & SFTP_EXT_EXPAND_PATH) ||
+		    (rule->shown < FIRST_USER && !cv_str_eq(kind, "file")))
+			continue;
+		r = want_home(l, ids, &q, rule->name);
+		homes++;
+	}
+	return r == 0 && (q.users || q.groups) ? ask_names(l, ids, &q) : r;
+}
+
+/* On the first login of an engine. */
+static int find_ids(struct login *l, const struct cv_dict *options, struct sftp_session *s)
+{
+	uint32_t uid = 0;
+	uint32_t gid = 0;
+	int r = 0;
+
+	if (cv_str_eq(cv_options_str(options, "idmap", NULL), "user"))
+		r = find_login_ids(l, options, s, &uid, &gid);
+	if (r == 0)
+		r = sftp_ids_new(options, uid, gid, &s->ids, l->err);
+	return r < 0 ? r : find_names(l, options, s);
+}
+
 int sftp_login(const struct cv_dict *options, const char *known_root,
 	       const struct sftp_predecessor *before, struct cv_ssh_limit *limit,
 	       struct sftp_session *ret_session, struct cv_err *err)
@@ -525,8 +670,8 @@ int sftp_login(const struct cv_dict *options, const char *known_root,
 		r = ask_limits(&l, &s);
 	if (r == 0)
 		r = find_root(&l, options, known_root, &s);
-	if (r == 0 && !known_root && cv_str_eq(cv_options_str(options, "idmap", NULL), "user"))
-		r = find_login_ids(&l, options, &s);
+	if (r == 0 && !known_root)
+		r = find_ids(&l, options, &s);
 	if (r == 0)
 		r = await_end(&l, before, &s.settled);
 	if (s.ssh)

@@ -45,6 +45,7 @@ int sftp_attr(const struct sftp_engine *e, const struct cv_sftp_attrs *in, uint3
 {
 	uint32_t type = in->permissions & S_IFMT;
 	bool dir = type == S_IFDIR;
+	bool known = true;
 
 	if (!(in->flags & CV_FXA_PERMISSIONS) || type == 0)
 		return -EIO;
@@ -53,13 +54,19 @@ int sftp_attr(const struct sftp_engine *e, const struct cv_sftp_attrs *in, uint3
 	ret->blocks = (ret->size + 511) / 512;
 	ret->mode = type | (in->permissions & 07777 & ~e->umask);
 	ret->nlink = nlink ? nlink : dir ? 2 : 1;
-	ret->uid = e->have_uid ? e->uid : sftp_id_shown(&e->ids.users, in->uid);
-	ret->gid = e->have_gid ? e->gid : sftp_id_shown(&e->ids.groups, in->gid);
+	if (in->flags & CV_FXA_UIDGID) {
+		known = sftp_id_shown(&e->ids->users, e->ids->named, in->uid, &ret->uid);
+		known &= sftp_id_shown(&e->ids->groups, e->ids->named, in->gid, &ret->gid);
+	}
+	if (e->have_uid)
+		ret->uid = e->uid;
+	if (e->have_gid)
+		ret->gid = e->gid;
 	ret->blksize = BLOCK_SIZE_SHOWN;
 	ret->atime.tv_sec = in->atime;
 	ret->mtime.tv_sec = in->mtime;
 	ret->ctime.tv_sec = in->mtime;
-	return 0;
+	return known ? 0 : -EAGAIN;
 }
 
 /* ---- calls ---- */
@@ -283,11 +290,25 @@ static bool failure(const struct sftp_result *res)
 	return res->error && res->status == CV_FX_FAILURE;
 }
 
+static void answer_attr(struct sftp_call *call, const struct cv_sftp_attrs *attrs, uint64_t rdev);
+
+static void owner_told(struct sftp_call *call)
+{
+	answer_attr(call, &call->attrs[1], call->rdev);
+}
+
 static void answer_attr(struct sftp_call *call, const struct cv_sftp_attrs *attrs, uint64_t rdev)
 {
 	struct cv_op *op = call->op;
 	int r = sftp_attr(call->e, attrs, 0, &op->attr);
 
+	if (r == -EAGAIN) {
+		call->attrs[1] = *attrs;
+		call->rdev = rdev;
+		call->then = owner_told;
+		sftp_names_wait(call, &call->attrs[1]);
+		return;
+	}
 	if (r == 0) {
 		op->attr.rdev = rdev;
 		op->have_attr = true;
@@ -595,17 +616,22 @@ static void setattr_stat_done(struct sftp_call *call)
 	setattr_next(call);
 }
 
-static void put_owner(struct sftp_call *call, struct cv_sftp_attrs *a)
+/* False: one of them has another number on the server, and that is not known. */
+static bool put_owner(struct sftp_call *call, struct cv_sftp_attrs *a)
 {
 	const struct cv_sftp_attrs *had = &call->attrs[1];
-	const struct sftp_ids *ids = &call->e->ids;
+	const struct sftp_ids *ids = call->e->ids;
+	bool known = true;
 
 	a->flags |= CV_FXA_UIDGID;
-	a->uid = (call->mask & CV_SET_UID) ? sftp_id_on_server(&ids->users, call->set.uid)
-					   : had->uid;
-	a->gid = (call->mask & CV_SET_GID) ? sftp_id_on_server(&ids->groups, call->set.gid)
-					   : had->gid;
+	a->uid = had->uid;
+	a->gid = had->gid;
+	if (call->mask & CV_SET_UID)
+		known = sftp_id_on_server(&ids->users, call->set.uid, &a->uid);
+	if (call->mask & CV_SET_GID)
+		known &= sftp_id_on_server(&ids->groups, call->set.gid, &a->gid);
 	call->mask &= ~(unsigned)SET_OWNER;
+	return known;
 }
 
 static void put_times(struct sftp_call *call, struct cv_sftp_attrs *a)
@@ -635,7 +661,10 @@ static void setattr_next(struct sftp_call *call)
 	req = sftp_call_request(call, 0, file ? CV_FXP_FSETSTAT : CV_FXP_SETSTAT);
 	req->open = file ? &file->open : NULL;
 	if (call->mask & SET_OWNER) {
-		put_owner(call, &req->attrs);
+		if (!put_owner(call, &req->attrs)) {
+			sftp_call_end(call, -EINVAL);
+			return;
+		}
 	} else if (call->mask & (CV_SET_SIZE | CV_SET_MODE)) {
 		if (call->mask & CV_SET_SIZE)
 			req->attrs.flags |= CV_FXA_SIZE;
@@ -744,14 +773,24 @@ static bool belongs_to_other(const struct sftp_call *call, struct cv_sftp_attrs 
 {
 	const struct cv_sftp_attrs *had = &call->attrs[1];
 	const struct cv_cred *cred = call->op->cred;
-	const struct sftp_ids *ids = &call->e->ids;
+	const struct sftp_ids *ids = call->e->ids;
+	bool known;
 
 	if (call->e->keeps_owner || call->e->have_uid || !(had->flags & CV_FXA_UIDGID) ||
 	    had->uid != 0)
 		return false;
-	ret_owner->uid = sftp_id_on_server(&ids->users, cred->uid);
-	ret_owner->gid = had->gid || call->e->have_gid ? had->gid
-						       : sftp_id_on_server(&ids->groups, cred->gid);
+	ret_owner->gid = had->gid;
+	known = sftp_id_on_server(&ids->users, cred->uid, &ret_owner->uid);
+	if (had->gid == 0 && !call->e->have_gid)
+		known &= sftp_id_on_server(&ids->groups, cred->gid, &ret_owner->gid);
+	if (!known && !call->e->said_no_owner)
+		cv_notice("sftp: the server's numbers of user %u and group %u are not known; what "
+			  "they make belongs to the login user (a line in idmap_file with numbers "
+			  "helps)",
+			  cred->uid, cred->gid);
+	call->e->said_no_owner |= !known;
+	if (!known)
+		return false;
 	if (ret_owner->uid == had->uid && ret_owner->gid == had->gid)
 		return false;
 	ret_owner->flags = CV_FXA_UIDGID;

@@ -99,6 +99,13 @@ void cv_sftp_put_text(struct cv_sftp_out *out, const char *s)
 	cv_sftp_put_string(out, s, strlen(s));
 }
 
+void cv_sftp_put_ids(struct cv_sftp_out *out, const uint32_t *ids, size_t count)
+{
+	cv_sftp_put_u32(out, (uint32_t)(count * sizeof(*ids)));
+	for (size_t i = 0; i < count; i++)
+		cv_sftp_put_u32(out, ids[i]);
+}
+
 void cv_sftp_put_attrs(struct cv_sftp_out *out, const struct cv_sftp_attrs *a)
 {
 	cv_sftp_put_u32(out, a->flags & ~(uint32_t)CV_FXA_EXTENDED);

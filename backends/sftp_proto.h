@@ -101,6 +101,7 @@ void cv_sftp_put_u64(struct cv_sftp_out *out, uint64_t v);
 void cv_sftp_put_bytes(struct cv_sftp_out *out, const void *p, size_t n); /* without a length */
 void cv_sftp_put_string(struct cv_sftp_out *out, const void *p, size_t n);
 void cv_sftp_put_text(struct cv_sftp_out *out, const char *s);
+void cv_sftp_put_ids(struct cv_sftp_out *out, const uint32_t *ids, size_t count);
 void cv_sftp_put_attrs(struct cv_sftp_out *out, const struct cv_sftp_attrs *attrs);
 /* Starts a packet (id is the version for INIT); returns where, for cv_sftp_end(). */
 size_t cv_sftp_begin(struct cv_sftp_out *out, uint8_t type, uint32_t id);

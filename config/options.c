@@ -104,8 +104,9 @@ static const struct cv_option_def table[] = {
 	  "connections that large files may use (SSH); 2 over a long line, else 1" },
 	{ "uid", NULL, CV_OPT_UINT, NET, 4294967294u, NULL, NULL, "owner of everything, as shown" },
 	{ "gid", NULL, CV_OPT_UINT, NET, 4294967294u, NULL, NULL, "group of everything, as shown" },
-	{ "idmap", NULL, CV_OPT_CHOICE, SSH, 0, "none|user|file", "none",
-	  "whose ids are shown as others: nobody's, the login user's (as uid and gid), a file's" },
+	{ "idmap", NULL, CV_OPT_CHOICE, SSH, 0, "none|user|file|names", "none",
+	  "whose ids are shown as others: nobody's, the login user's (as uid and gid), a file's; "
+	  "by name" },
 	{ "idmap_file", NULL, CV_OPT_FILE, SSH, 0, NULL, NULL,
 	  "lines 'user SERVER SHOWN' and 'group SERVER SHOWN', for idmap=file" },
 	{ "umask", NULL, CV_OPT_OCTAL, SSH, 0777, NULL, NULL, "permissions taken away, as shown" },

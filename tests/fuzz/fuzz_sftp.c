@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backends/sftp_ids.h"
 #include "backends/sftp_proto.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -16,6 +17,32 @@ static uint8_t *data_dest(void *user, uint32_t id, uint32_t size)
 	(void)user;
 	(void)id;
 	return size <= 32768 ? sink : NULL;
+}
+
+static struct sftp_ids ids = {
+	.named = true,
+	.users = { .count = 1, .rule = { { .name = (char[]){ "alice" }, .shown = 5000 } } },
+	.groups = { .count = 1, .rule = { { .name = (char[]){ "staff" }, .shown = 60 } } },
+};
+
+/* As an answer to a question for two users and a group. */
+static void learn_names(const uint8_t *body, size_t size)
+{
+	struct sftp_question q = { 0 };
+	uint32_t shown;
+
+	ids.users.rule[0].known = ids.groups.rule[0].known = false;
+	memset(ids.users.seen, 0, sizeof(ids.users.seen));
+	memset(ids.groups.seen, 0, sizeof(ids.groups.seen));
+	sftp_question_add(&q, &ids, 1000, 1000);
+	sftp_question_add(&q, &ids, 1001, 1000);
+	if (sftp_ids_learn(&ids, &q, body, size) < 0)
+		return;
+	/* Whatever it was, it is known now. */
+	if (!sftp_id_shown(&ids.users, true, 1000, &shown) || (shown != 1000 && shown != 5000) ||
+	    !sftp_id_shown(&ids.users, true, 1001, &shown) || (shown != 1001 && shown != 5000) ||
+	    !sftp_id_shown(&ids.groups, true, 1000, &shown) || (shown != 1000 && shown != 60))
+		abort();
 }
 
 static int reply(void *user, uint8_t type, uint32_t id, uint8_t *body, size_t size)
@@ -44,6 +71,9 @@ static int reply(void *user, uint8_t type, uint32_t id, uint8_t *body, size_t si
 		break;
 	case CV_FXP_ATTRS:
 		cv_sftp_get_attrs(&in, &attrs);
+		break;
+	case CV_FXP_EXTENDED_REPLY:
+		learn_names(body, body ? size : 0);
 		break;
 	default:
 		(void)cv_sftp_get_u32(&in);

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# TIME LIMIT: 240
+# TIME LIMIT: 300
 # SSH servers other than OpenSSH: what every container does must work on each of them, and what one of
 # them cannot do must be refused, not done wrongly.
 # shellcheck source=tests/lib.sh
@@ -60,6 +60,12 @@ for server in dropbear proftpd rclone; do
 	check "$server: mount" mount_volume "$SOURCE" "$m" "$OPTIONS" || continue
 	everyday "$server"
 	[ "$server" = rclone ] || changes "$server"
+	if [ "$server" != dropbear ]; then
+		check_fails "$server: owners by name: mount" mount_volume "$SOURCE" "$m-names" "$OPTIONS,idmap=names"
+		check_match "$server: are not known" 'does not tell names of users' "$OUT"
+		check_fails "$server: ~user: mount" mount_volume "sftp://root@127.0.0.1:$SSH_PORT/~tester" "$m-names" "$OPTIONS"
+		check_match "$server: is refused" 'write the whole path' "$OUT"
+	fi
 	if [ "$server" = rclone ]; then
 		# It empties whatever is opened for writing.
 		echo precious >"$m/kept"
@@ -71,6 +77,13 @@ for server in dropbear proftpd rclone; do
 		check_equal "$server: with the new contents" anew "$(cat "$SERVER_DIR/kept")"
 	fi
 	check "$server: unmount" unmount_volume "$m"
+	# A file system of this test's, since start_dropbear; rclone knows no home but its directory.
+	home=/root
+	[ "$server" != rclone ] || home=$SERVER_DIR
+	echo "$server" >"$home/where"
+	check "$server: ~: mount" mount_volume "root@127.0.0.1:~" "$m-home" "$OPTIONS,port=$SSH_PORT"
+	check_equal "$server: ~: is where a login begins" "$server" "$(cat "$m-home/where")"
+	check "$server: ~: unmount" unmount_volume "$m-home"
 done
 
 note "symbolic links"
@@ -150,6 +163,87 @@ check_equal "idmap=file: others as they are" 0:0 "$(owner "$m/open")"
 check "idmap=file: a new file" as 5000 touch "$m/open/new"
 check_equal "idmap=file: and back" 1234 "$(stat -c %u "$SSH_ROOT/open/new")"
 check "idmap=file: unmount" unmount_volume "$m"
+
+note "owners by name"
+# A server with users and groups of its own: another /etc/passwd, in a mount namespace of its own.
+grep -v '^\(alice\|bob\):' "$T/etc/passwd" >"$T/etc/passwd.server"
+cp /etc/group "$T/etc/group.server"
+cp /etc/group "$T/etc/group"
+mount --bind "$T/etc/group" /etc/group
+for name in alice:1501:1601 bob:1502:1602 carol:70001:70001; do
+	echo "${name%%:*}:x:${name#*:}::$T/home/${name%%:*}:/bin/sh" >>"$T/etc/passwd.server"
+	install -d -o "$(cut -d: -f2 <<<"$name")" -g "$(cut -d: -f3 <<<"$name")" "$T/home/${name%%:*}"
+done
+echo team:x:1601: >>"$T/etc/group.server"
+# Here alice has another number, and the one that is bob's there; the team, too.
+printf 'alice:x:1701:1801::/:/bin/sh\nbob:x:1501:1501::/:/bin/sh\ngina:x:1502:1502::/:/bin/sh\n' >>"$T/etc/passwd"
+echo team:x:1801: >>"$T/etc/group"
+names_sshd() {
+	sed "s|^Port .*|Port $1|; s|internal-sftp.*|internal-sftp ${2:-}|" "$T/ssh/sshd_config" >"$T/ssh/sshd_config.$1"
+	spawn "sshd-$1" unshare --mount sh -c "mount --bind '$T/etc/passwd.server' /etc/passwd &&
+		mount --bind '$T/etc/group.server' /etc/group && exec /usr/sbin/sshd -D -e -f '$T/ssh/sshd_config.$1'"
+	defer stop_pid "$SPAWNED"
+	WHILE_PID=$SPAWNED wait_for 10 port_open "$1" || bail "sshd with other users did not start"
+	write_known_hosts "$T/ssh/known_hosts.$1" "$1" "$T/ssh/host_ed25519.pub"
+}
+# names_mount PORT OPTIONS [PATH]
+names_mount() {
+	mount_volume "sftp://root@127.0.0.1:$1${3:-$SSH_ROOT/open}" "$m" "key_file=$SSH_KEY,known_hosts=$T/ssh/known_hosts.$1,$2"
+}
+names_sshd 2404
+for name in alice:1501:1601 bob:1502:1602 carol:70001:70001; do
+	touch "$SSH_ROOT/open/${name%%:*}"
+	chown "${name#*:}" "$SSH_ROOT/open/${name%%:*}"
+done
+check "idmap=names: mount" names_mount 2404 idmap=names
+check_equal "idmap=names: a listing, before any name is known" "alice 1701:1801, bob 1501:1602, carol 70001:70001, " \
+	"$(find "$m" -name '[abc]*' -printf '%f %U:%G\n' | sort | sed 's/$/,/' | tr '\n' ' ')"
+check_equal "idmap=names: root is root" 0:0 "$(owner "$m")"
+check "idmap=names: a change of owner" chown 1501:1801 "$m/carol"
+check_equal "idmap=names: and back" 1502:1601 "$(owner "$SSH_ROOT/open/carol")"
+check_equal "idmap=names: it is shown as it was set" 1501:1801 "$(owner "$m/carol")"
+check "idmap=names: a new file" as 1701 touch "$m/hers"
+check_equal "idmap=names: is hers on the server" 1501 "$(stat -c %u "$SSH_ROOT/open/hers")"
+check_fails "idmap=names: to whom is not known there" chown 1502 "$m/carol"
+check_match "idmap=names: says so" 'Invalid argument' "$OUT"
+check_equal "idmap=names: and changes nothing" 1502:1601 "$(owner "$SSH_ROOT/open/carol")"
+check "idmap=names: unmount" unmount_volume "$m"
+printf 'user alice 5000\ngroup team 5001\nuser 70001 5002\n' >"$T/idmap"
+chown 70001 "$SSH_ROOT/open/carol"
+check "idmap=file with names: mount" names_mount 2404 "idmap=file,idmap_file=$T/idmap"
+# Before any file of hers was seen.
+check "idmap=file with names: a new file" as 5000 touch "$m/new2"
+check_equal "idmap=file with names: is hers" 1501 "$(stat -c %u "$SSH_ROOT/open/new2")"
+check_equal "idmap=file with names: shown" "5000:5001 5002:5001" "$(owner "$m/alice") $(owner "$m/carol")"
+check "idmap=file with names: unmount" unmount_volume "$m"
+names_sshd 2405 "-P users-groups-by-id,expand-path"
+check_fails "idmap=names: where the server refuses" names_mount 2405 idmap=names
+check_match "idmap=names: the cure is named" 'with numbers' "$OUT"
+
+note "home directories"
+mkdir -p "$T/home/alice/data"
+touch "$T/home/alice/data/hers"
+install -d -o 12345 "$T/home/tester/sub"
+echo there >"$T/home/tester/sub/file"
+for port in 2404 2405; do
+	if [ "$port" = 2404 ]; then
+		check "~user: mount" names_mount "$port" idmap=none '/~alice/data'
+		check_equal "~user: is hers" hers "$(ls "$m")"
+		check "~user: unmount" unmount_volume "$m"
+	else
+		check_fails "$port: ~user, which the server will not expand: mount" names_mount "$port" idmap=none '/~alice/data'
+		check_match "$port: ~user, which the server will not expand: the cure" 'write the whole path' "$OUT"
+	fi
+	check_fails "$port: ~nobody-there: mount" names_mount "$port" idmap=none '/~nobody-there/data'
+	check_match "$port: ~nobody-there: is named" "~nobody-there" "$OUT"
+	check "$port: ~: mount" mount_volume "tester@127.0.0.1:~/sub" "$m" "port=$port,key_file=$SSH_KEY,known_hosts=$T/ssh/known_hosts.$port"
+	check "$port: ~: unmount" unmount_volume "$m"
+	check "$port: a relative path: mount" mount_volume "tester@127.0.0.1:sub" "$m" "port=$port,key_file=$SSH_KEY,known_hosts=$T/ssh/known_hosts.$port"
+	check_equal "$port: a relative path: is below home" there "$(cat "$m/file")"
+	check "$port: a relative path: unmount" unmount_volume "$m"
+done
+
+note "ids by number"
 echo 'user 1234' >"$T/idmap"
 check_fails "idmap=file: a broken line" mount_volume "$SOURCE" "$m" "$OPTIONS,idmap=file,idmap_file=$T/idmap"
 check_match "idmap=file: is named" 'idmap. line 1' "$OUT"

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "backends/sftp.h"
 #include "backends/sftp_proto.h"
@@ -214,6 +215,124 @@ static void special_files(void **state)
 					&mode, &rdev));
 }
 
+static struct sftp_ids *ids_of(const char *table)
+{
+	char path[] = "/tmp/cvol-test-ids-XXXXXX";
+	int fd = mkstemp(path);
+	struct cv_dict options = { 0 };
+	struct sftp_ids *ids = NULL;
+	struct cv_err err = { 0 };
+
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, table, strlen(table)), strlen(table));
+	assert_int_equal(cv_dict_set(&options, "idmap", "file"), 0);
+	assert_int_equal(cv_dict_set(&options, "idmap_file", path), 0);
+	if (sftp_ids_new(&options, 0, 0, &ids, &err) < 0)
+		assert_non_null(strstr(err.text, "line 1"));
+	cv_dict_release(&options);
+	(void)close(fd);
+	(void)unlink(path);
+	return ids;
+}
+
+static void put_names(struct cv_sftp_out *out, const char *a, const char *b)
+{
+	cv_sftp_put_u32(out, (uint32_t)(strlen(a) + strlen(b) + 8));
+	cv_sftp_put_text(out, a);
+	cv_sftp_put_text(out, b);
+}
+
+static void expect_shown(const struct sftp_id_rules *rules, uint32_t server, int64_t expected)
+{
+	uint32_t shown;
+	bool known = sftp_id_shown(rules, true, server, &shown);
+
+	if (known ? expected != shown : expected >= 0)
+		fail_msg("%u is shown as %u (%sknown)", server, shown, known ? "" : "not ");
+}
+
+static void expect_on_server(const struct sftp_id_rules *rules, uint32_t shown, int64_t expected)
+{
+	uint32_t server;
+	bool known = sftp_id_on_server(rules, shown, &server);
+
+	if (known ? expected != server : expected >= 0)
+		fail_msg("%u is %u there (%sknown)", shown, server, known ? "" : "not ");
+}
+
+static void ids_by_name(void **state)
+{
+	struct sftp_ids *ids = ids_of("user alice 5000\nuser 7 8\n# x\ngroup staff 60\n");
+	struct sftp_question q = { 0 };
+	struct cv_sftp_out out = { 0 };
+
+	(void)state;
+	assert_non_null(ids);
+	expect_shown(&ids->users, 7, 8);
+	expect_on_server(&ids->users, 8, 7);
+	expect_on_server(&ids->users, 9, 9);
+	expect_shown(&ids->users, 1001, -1);
+	expect_on_server(&ids->users, 5000, -1);
+
+	/* Only what is not known is asked for, and once. */
+	sftp_question_add(&q, ids, 1001, 20);
+	sftp_question_add(&q, ids, 7, 20);
+	sftp_question_add(&q, ids, 1002, 21);
+	sftp_question_add(&q, ids, 1001, 21);
+	assert_int_equal(q.users, 2);
+	assert_int_equal(q.groups, 2);
+
+	put_names(&out, "alice", "");
+	put_names(&out, "alice", "staff");
+	for (size_t cut = 0; cut < out.size; cut++)
+		assert_int_equal(sftp_ids_learn(ids, &q, out.data, cut), -EPROTO);
+	expect_shown(&ids->users, 1001, -1);
+	assert_int_equal(sftp_ids_learn(ids, &q, out.data, out.size), 0);
+	expect_shown(&ids->users, 1001, 5000);
+	expect_on_server(&ids->users, 5000, 1001);
+	expect_shown(&ids->users, 1002, 1002); /* has no name there */
+	expect_shown(&ids->groups, 20, 20);    /* a user's name is no group's */
+	expect_shown(&ids->groups, 21, 60);
+	expect_on_server(&ids->groups, 60, 21);
+
+	/* A second id of that name is shown alike; the way back stays. */
+	q = (struct sftp_question){ 0 };
+	sftp_question_add(&q, ids, 2001, 21);
+	assert_int_equal(q.groups, 0);
+	out.size = 0;
+	cv_sftp_put_u32(&out, 9);
+	cv_sftp_put_text(&out, "alice");
+	cv_sftp_put_u32(&out, 0);
+	assert_int_equal(sftp_ids_learn(ids, &q, out.data, out.size), 0);
+	expect_shown(&ids->users, 2001, 5000);
+	expect_on_server(&ids->users, 5000, 1001);
+
+	/* What is not remembered any more is asked for again: never taken for another. */
+	q = (struct sftp_question){ .users = 1, .user = { 1002 + SFTP_IDS_KNOWN } };
+	sftp_ids_give_up(ids, &q);
+	expect_shown(&ids->users, 1002 + SFTP_IDS_KNOWN, 1002 + SFTP_IDS_KNOWN);
+	expect_shown(&ids->users, 1002, -1);
+	expect_shown(&ids->users, 1001, 5000);
+
+	/* A question is never longer than its room. */
+	q = (struct sftp_question){ 0 };
+	for (uint32_t id = 10000; id < 20000; id++)
+		sftp_question_add(&q, ids, id, id);
+	assert_int_equal(q.users, SFTP_ASK_MAX);
+	assert_int_equal(q.groups, SFTP_ASK_MAX);
+	cv_sftp_out_release(&out);
+	sftp_ids_free(ids);
+
+	assert_null(ids_of("user 12x 5\n"));
+	assert_null(ids_of("user alice x\n"));
+	assert_null(ids_of("owner alice 5\n"));
+	assert_null(ids_of("user alice 5 6\n"));
+	ids = ids_of("user 1 2\n");
+	assert_non_null(ids);
+	assert_false(ids->named);
+	sftp_ids_free(ids);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -222,6 +341,7 @@ int main(void)
 		cmocka_unit_test(attributes_and_names),
 		cmocka_unit_test(links_stay_inside),
 		cmocka_unit_test(special_files),
+		cmocka_unit_test(ids_by_name),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
