@@ -90,7 +90,7 @@ struct sftp_engine {
 	bool said_no_owner;
 	bool keeps_owner;      /* the server refused to give what we made to whom it belongs */
 	struct cv_file *files; /* open ones */
-	bool refuses_copy;     /* though it offers it */
+	unsigned refused;      /* enum sftp_ext: offered, and then not known or not allowed */
 	unsigned copies;       /* by the server, under way */
 	size_t copy_max;       /* bytes of the next one */
 	void *pool[SFTP_POOL]; /* buffers of CV_MAX_IO bytes */
@@ -195,6 +195,7 @@ struct sftp_call {
 	struct cv_file *file;
 	struct cv_setattr set;
 	unsigned mask; /* of set: what is still to be done */
+	unsigned sent; /* of set: what the last request was to do */
 	uint32_t mode;
 	int flags;
 	bool stat_first;  /* setattr: attrs[0] holds what the object had before */
@@ -212,7 +213,15 @@ struct sftp_call {
 	int verdict; /* what is returned if nothing better is found */
 };
 
+static inline bool sftp_offers(const struct sftp_engine *e, enum sftp_ext ext)
+{
+	return e->link.session.extensions & ~e->refused & (unsigned)ext;
+}
+
 /* ---- calls (sftp_ops.c) ---- */
+
+/* Did the server promise an extension that it then does not know? Then it is not used again. */
+bool sftp_broken_promise(struct sftp_call *call, enum sftp_ext ext);
 
 struct sftp_call *sftp_call_new(struct sftp_engine *e, struct cv_op *op);
 /* Frees the call and answers its operation. */

@@ -14,7 +14,6 @@
 #include <string.h>
 
 #include "config/cleanup.h"
-#include "config/log.h"
 
 #define PIECE_FIRST (8u << 20)
 #define PIECE_MIN   (1u << 20)
@@ -40,10 +39,9 @@ static void copy_done(struct sftp_call *call)
 
 	if (--e->copies == 0)
 		sftp_backlog_go(e);
-	if (res->status == CV_FX_PERMISSION_DENIED || res->status == CV_FX_OP_UNSUPPORTED) {
-		cv_debug("sftp: the server offers copy-data and refuses it");
-		e->refuses_copy = true;
-	}
+	(void)sftp_broken_promise(call, SFTP_EXT_COPY_DATA);
+	if (res->status == CV_FX_PERMISSION_DENIED) /* both files are open: it is the request */
+		e->refused |= SFTP_EXT_COPY_DATA;
 	if (res->error && res->status == 0) {
 		sftp_call_end(call, res->error); /* the link's own verdict */
 	} else if (res->error || !whole) {
@@ -63,8 +61,7 @@ void sftp_op_copy(void *conn, struct cv_op *op, struct cv_file *src, uint64_t sr
 	struct sftp_call *call;
 
 	/* Within one file OpenSSH does not. */
-	if (e->refuses_copy ||
-	    (!(e->link.session.extensions & SFTP_EXT_COPY_DATA) && e->link.state == SFTP_LINK_UP) ||
+	if ((!sftp_offers(e, SFTP_EXT_COPY_DATA) && e->link.state == SFTP_LINK_UP) ||
 	    strcmp(src->open.path, dst->open.path) == 0) {
 		op->done(op, -EOPNOTSUPP);
 		return;

@@ -343,8 +343,21 @@ void sftp_op_write(void *conn, struct cv_op *op, struct cv_file *file, const voi
 
 /* ---- fsync ---- */
 
+static void no_fsync(struct sftp_engine *e)
+{
+	if (!e->said_no_fsync)
+		cv_notice("this SSH server has no fsync: data is on the server, but when it is on "
+			  "its disk cannot be known");
+	e->said_no_fsync = true;
+}
+
 static void fsync_done(struct sftp_call *call)
 {
+	if (sftp_broken_promise(call, SFTP_EXT_FSYNC)) {
+		no_fsync(call->e);
+		sftp_call_end(call, 0);
+		return;
+	}
 	if (call->res[0].status == CV_FX_FAILURE)
 		sftp_call_explain(call, call->res[0].error);
 	else
@@ -358,12 +371,8 @@ void sftp_op_fsync(void *conn, struct cv_op *op, struct cv_file *file, bool data
 	struct sftp_request *req;
 
 	(void)datasync;
-	if (!(e->link.session.extensions & SFTP_EXT_FSYNC) && e->link.state == SFTP_LINK_UP) {
-		if (!e->said_no_fsync)
-			cv_notice("this SSH server has no fsync: data is on the server, but when "
-				  "it is on "
-				  "its disk cannot be known");
-		e->said_no_fsync = true;
+	if (!sftp_offers(e, SFTP_EXT_FSYNC) && e->link.state == SFTP_LINK_UP) {
+		no_fsync(e);
 		op->done(op, 0);
 		return;
 	}

@@ -618,8 +618,8 @@ static void encode_symlink(struct sftp_link *link, struct cv_sftp_out *out,
 {
 	/* path: the target, path2: the new link. OpenSSH has them the other way round than the
 	 * draft, by an old mistake that cannot be mended. */
-	cv_sftp_put_text(out, link->session.openssh ? req->path : req->path2);
-	cv_sftp_put_text(out, link->session.openssh ? req->path2 : req->path);
+	cv_sftp_put_text(out, link->session.target_first ? req->path : req->path2);
+	cv_sftp_put_text(out, link->session.target_first ? req->path2 : req->path);
 }
 
 static void encode_body(struct sftp_link *link, struct cv_sftp_out *out,

@@ -43,7 +43,8 @@ struct sftp_session {
 	struct cv_ssh *ssh;  /* owned */
 	char *root;	     /* owned; absolute, "" for "/" */
 	unsigned extensions; /* enum sftp_ext */
-	bool openssh;	     /* speaks as OpenSSH's server does */
+	bool openssh;	     /* works as OpenSSH's server does: one request after the other */
+	bool target_first;   /* SYMLINK: not as the draft has it */
 	bool open_empties;   /* every open for writing empties the file (rclone serve sftp) */
 	uint32_t read_max;   /* bytes per request */
 	uint32_t write_max;

@@ -226,6 +226,7 @@ static bool take_path(struct login *l, char **ret_path)
 
 static int say_version(struct login *l, struct sftp_session *s)
 {
+	const unsigned both = SFTP_EXT_POSIX_RENAME | SFTP_EXT_FSTATVFS;
 	const char *server = cv_ssh_server(l->ssh);
 	size_t at = cv_sftp_begin(&l->out, CV_FXP_INIT, 3);
 	int r;
@@ -250,8 +251,11 @@ static int say_version(struct login *l, struct sftp_session *s)
 				s->extensions |= extensions[i].bit;
 		}
 	}
-	/* Other sshds (dropbear) run OpenSSH's sftp-server, which the extension gives away. */
-	s->openssh = strstr(server, "OpenSSH") || (s->extensions & SFTP_EXT_POSIX_RENAME);
+	/* Other sshds (dropbear) run OpenSSH's sftp-server, which these two give away. Servers that
+	 * are made of Go's pkg/sftp (rclone) have only the first, and work on several reads and
+	 * writes at once. Whoever has it takes the arguments of SYMLINK in OpenSSH's order. */
+	s->openssh = strstr(server, "OpenSSH") || (s->extensions & both) == both;
+	s->target_first = s->openssh || (s->extensions & SFTP_EXT_POSIX_RENAME);
 	s->open_empties = strstr(server, "rclone") != NULL;
 	return 0;
 }

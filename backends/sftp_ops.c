@@ -191,6 +191,16 @@ static void on_answer(struct sftp_request *req, struct sftp_reply *reply)
 		call->then(call);
 }
 
+bool sftp_broken_promise(struct sftp_call *call, enum sftp_ext ext)
+{
+	if (call->req[0].type != CV_FXP_EXTENDED || call->req[0].ext != ext ||
+	    call->res[0].status != CV_FX_OP_UNSUPPORTED)
+		return false;
+	cv_debug("sftp: the server offers extension %#x and does not know it", (unsigned)ext);
+	call->e->refused |= ext;
+	return true;
+}
+
 static char *dir_of(const char *path)
 {
 	const char *slash = strrchr(path, '/');
@@ -257,7 +267,7 @@ void sftp_call_explain(struct sftp_call *call, int verdict)
 	struct sftp_request *req;
 
 	call->verdict = verdict;
-	if (!(call->e->link.session.extensions & SFTP_EXT_STATVFS)) {
+	if (!sftp_offers(call->e, SFTP_EXT_STATVFS)) {
 		sftp_call_end(call, verdict);
 		return;
 	}
@@ -476,13 +486,13 @@ void sftp_op_getattr(void *conn, struct cv_op *op, const struct cv_object *obj,
 
 /* ---- setattr ---- */
 
+static void setattr_start(struct sftp_call *call);
 static void setattr_next(struct sftp_call *call);
 
 /* May, and can, a link itself be changed instead of what it leads to? */
 static bool has_lsetstat(const struct sftp_engine *e)
 {
-	return (e->link.session.extensions & SFTP_EXT_LSETSTAT) &&
-	       e->symlinks != SFTP_SYMLINKS_FOLLOW;
+	return sftp_offers(e, SFTP_EXT_LSETSTAT) && e->symlinks != SFTP_SYMLINKS_FOLLOW;
 }
 
 #define SET_OWNER (CV_SET_UID | CV_SET_GID)
@@ -578,6 +588,11 @@ static void setattr_done(struct sftp_call *call)
 	int r = call->res[0].error;
 	bool owner = call->req[0].attrs.flags & CV_FXA_UIDGID;
 
+	if (sftp_broken_promise(call, SFTP_EXT_LSETSTAT)) {
+		call->mask |= call->sent;
+		setattr_start(call);
+		return;
+	}
 	if (owner && r == -EACCES && call->e->chown_ignore)
 		r = 0;
 	if (failure(&call->res[0])) {
@@ -654,6 +669,7 @@ static void setattr_next(struct sftp_call *call)
 {
 	bool lsetstat = has_lsetstat(call->e);
 	struct cv_file *file = call->file;
+	unsigned before = call->mask;
 	struct sftp_request *req;
 
 	if (file && (call->mask & CV_SET_SIZE) && !(file->open.pflags & CV_FXF_WRITE))
@@ -681,6 +697,7 @@ static void setattr_next(struct sftp_call *call)
 		req->type = CV_FXP_EXTENDED;
 		req->ext = SFTP_EXT_LSETSTAT;
 	}
+	call->sent = before & ~call->mask;
 	call->last = call->mask == 0;
 	if (call->last)
 		request_stat(call, 1);
@@ -959,10 +976,14 @@ static void link_done(struct sftp_call *call)
 	const struct sftp_result *res = &call->res[0];
 	bool there = call->have_attrs[1];
 
-	if ((res->error == 0 || (failure(res) && res->retried)) && there)
+	if (sftp_broken_promise(call, SFTP_EXT_HARDLINK))
+		sftp_call_end(call, -EPERM);
+	else if ((res->error == 0 || (failure(res) && res->retried)) && there)
 		end_attr(call, &call->attrs[1]);
-	else if (res->error == 0)
-		sftp_call_end(call, call->res[1].error ? call->res[1].error : -EIO);
+	else if (res->error == 0) /* rclone says yes and makes none */
+		sftp_call_end(call, call->res[1].error == -ENOENT ? -EPERM
+				    : call->res[1].error	  ? call->res[1].error
+								  : -EIO);
 	else if (failure(res) && there)
 		sftp_call_end(call, -EEXIST);
 	else if (failure(res))
@@ -981,7 +1002,7 @@ void sftp_op_link(void *conn, struct cv_op *op, const struct cv_object *obj,
 	if (!call)
 		return;
 	call->path2 = sftp_path(e, obj->path, NULL);
-	if (!call->path2 || !(e->link.session.extensions & SFTP_EXT_HARDLINK)) {
+	if (!call->path2 || !sftp_offers(e, SFTP_EXT_HARDLINK)) {
 		sftp_call_end(call, call->path2 ? -EPERM : -ENOMEM);
 		return;
 	}
@@ -1105,7 +1126,7 @@ static void rename_done(struct sftp_call *call);
 
 static void rename_send(struct sftp_call *call)
 {
-	bool posix = call->e->link.session.extensions & SFTP_EXT_POSIX_RENAME;
+	bool posix = sftp_offers(call->e, SFTP_EXT_POSIX_RENAME);
 	struct sftp_request *req = sftp_call_request(call, 0, CV_FXP_RENAME);
 
 	/* The plain request never replaces, which is just what NOREPLACE asks for. */
@@ -1164,7 +1185,7 @@ static void rename_looked(struct sftp_call *call)
 	bool dst = call->have_attrs[1];
 	bool src_dir = src && S_ISDIR(call->attrs[0].permissions);
 	bool dst_dir = dst && S_ISDIR(call->attrs[1].permissions);
-	bool posix = call->e->link.session.extensions & SFTP_EXT_POSIX_RENAME;
+	bool posix = sftp_offers(call->e, SFTP_EXT_POSIX_RENAME);
 
 	if (call->unsure && !src && dst)
 		rename_success(call);
@@ -1190,6 +1211,10 @@ static void rename_done(struct sftp_call *call)
 
 	if (call->res[0].error == 0) {
 		rename_success(call);
+		return;
+	}
+	if (sftp_broken_promise(call, SFTP_EXT_POSIX_RENAME)) {
+		rename_send(call);
 		return;
 	}
 	if (call->res[0].status == 0) { /* the link's own verdict: nobody to ask */
@@ -1596,9 +1621,7 @@ static void statfs_done(struct sftp_call *call)
 	struct statvfs *st = &call->op->statvfs;
 	const uint64_t *v = call->statvfs;
 
-	if (call->res[0].error == -EOPNOTSUPP) {
-		/* rclone promises it and then has nothing to say. */
-		call->e->link.session.extensions &= ~(unsigned)SFTP_EXT_STATVFS;
+	if (sftp_broken_promise(call, SFTP_EXT_STATVFS)) { /* rclone */
 		statfs_unknown(st);
 		sftp_call_end(call, 0);
 		return;
@@ -1627,7 +1650,7 @@ void sftp_op_statfs(void *conn, struct cv_op *op, const struct cv_object *obj)
 	struct sftp_call *call;
 	struct sftp_request *req;
 
-	if (!(e->link.session.extensions & SFTP_EXT_STATVFS)) {
+	if (!sftp_offers(e, SFTP_EXT_STATVFS)) {
 		statfs_unknown(&op->statvfs);
 		op->done(op, 0);
 		return;

@@ -31,10 +31,8 @@ static const struct {
 
 bool sftp_special_can(const struct sftp_engine *e)
 {
-	unsigned needed = SFTP_EXT_LSETSTAT | SFTP_EXT_POSIX_RENAME;
-
-	return e->link.session.openssh && (e->link.session.extensions & needed) == needed &&
-	       e->symlinks != SFTP_SYMLINKS_FOLLOW;
+	return e->link.session.openssh && sftp_offers(e, SFTP_EXT_LSETSTAT) &&
+	       sftp_offers(e, SFTP_EXT_POSIX_RENAME) && e->symlinks != SFTP_SYMLINKS_FOLLOW;
 }
 
 bool sftp_special_maybe(const struct sftp_engine *e, const struct cv_sftp_attrs *attrs)

@@ -69,6 +69,9 @@ for server in dropbear proftpd rclone; do
 	if [ "$server" = rclone ]; then
 		# It empties whatever is opened for writing.
 		echo precious >"$m/kept"
+		# It offers hard links, says yes and makes none.
+		check_fails "$server: a hard link" ln "$m/kept" "$m/link"
+		check_match "$server: is refused" 'not permitted' "$OUT"
 		check_fails "$server: changing a file is refused" bash -c "echo more >>'$m/kept'"
 		check_match "$server: says so" 'not supported' "$OUT"
 		check_equal "$server: and the file is what it was" precious "$(cat "$SERVER_DIR/kept")"
