@@ -88,19 +88,47 @@ for i in 1 2 3 4 5 6; do
 done
 
 note "a server that hangs"
-rm -f "$SSH_ROOT/copy"
-hanging=$(ssh_sessions)
-for pid in $hanging; do
-	kill -STOP "$pid"
-done
-cp "$m/big" "$m/copy" &
-cp=$!
-sleep 0.5
-kill -TERM "$cp"
-check "who copies can be interrupted" wait_gone 10 "$cp"
-for pid in $hanging; do
-	kill -CONT "$pid"
-done
+# begin_copy: a process ($COPIER) that has both files open and copies once the server hangs.
+begin_copy() {
+	rm -f "$T/tmp/ready" "$T/tmp/go"
+	python3 -c "
+import os, time
+source = os.open('$m/big', os.O_RDONLY)
+target = os.open('$m/copy', os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+open('$T/tmp/ready', 'w')
+while not os.path.exists('$T/tmp/go'):
+    time.sleep(0.02)
+done = 0
+while n := os.copy_file_range(source, target, $SIZE, done, done):
+    done += n
+" &
+	COPIER=$!
+	wait_for 20 test -e "$T/tmp/ready"
+	# The processes behind a session, too.
+	HANGING=$(ssh_sessions; for pid in $(ssh_sessions); do pgrep -P "$pid"; done)
+	for pid in $HANGING; do
+		kill -STOP "$pid"
+	done
+	touch "$T/tmp/go"
+	sleep 0.5
+}
+go_on() {
+	for pid in $HANGING; do
+		kill -CONT "$pid"
+	done
+}
+begin_copy
+kill -KILL "$(pgrep -x cvol-fuse)"
+go_on
+check "a copy that was under way when the worker died ends" wait_gone 30 "$COPIER"
+wait "$COPIER"
+check_equal "and ends well" 0 $?
+check "every byte is there" cmp "$SSH_ROOT/big" "$SSH_ROOT/copy"
+check_match "the request was repeated" ' 1 requests repeated' "$(grep -rh 'took over: ' /run/cvol/mounts | tail -n 1)"
+begin_copy
+kill -TERM "$COPIER"
+check "who copies can be interrupted" wait_gone 10 "$COPIER"
+go_on
 check "a copy after that" cp "$m/big" "$m/copy"
 check "every byte of it" cmp "$SSH_ROOT/big" "$SSH_ROOT/copy"
 check "unmount" unmount_volume "$m"
