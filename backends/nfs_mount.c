@@ -29,6 +29,7 @@
 #define AUTH_NONE      0
 #define AUTH_SYS       1
 #define RTT_SAMPLES    3
+#define RTT_LONG_US    2000 /* one of this length is measured well enough, and takes its time */
 /* Half a MiB keeps what is on its way in the processors' caches, and servers answer it with less
  * effort than twice of it. Far away, as much as on fast lines is under way in a round trip. */
 #define READAHEAD_NEAR (512u << 10)
@@ -489,6 +490,15 @@ uint32_t cv_nfs_wanted_size(const struct cv_nfs_mount *m, const char *option, ui
 	return wanted && wanted < server_max ? (uint32_t)wanted : server_max;
 }
 
+/* The shortest of all is the line's; in the others the server had to think. */
+static void note_rtt(struct cv_info *info, uint64_t start_ns)
+{
+	uint32_t us = (uint32_t)((cv_now_ns() - start_ns) / 1000);
+
+	if (us < info->rtt_us)
+		info->rtt_us = us;
+}
+
 static int fsinfo(struct cv_nfs_mount *m, struct cv_info *info)
 {
 	cv_cleanup_free uint8_t *reply = NULL;
@@ -496,13 +506,16 @@ static int fsinfo(struct cv_nfs_mount *m, struct cv_info *info)
 	struct cv_attr ignored;
 	struct cv_nfs_args a;
 	struct cv_xdr x;
+	uint64_t start;
 	int r;
 
 	cv_nfs_put_handle(&a, &m->root);
+	start = cv_now_ns();
 	r = call(m, CV_NFS_FSINFO, &a, &reply, &x);
 	if (r < 0)
 		return cv_fail(m->err, r, "nfs: asking %s for its limits (FSINFO): %s", m->host,
 			       cv_strerror(r));
+	note_rtt(info, start);
 	(void)cv_nfs_get_post_attr(&x, &ignored);
 	rtmax = cv_xdr_u32(&x);
 	(void)cv_xdr_take(&x, 8); /* rtpref, rtmult */
@@ -572,21 +585,17 @@ const char *cv_nfs_call_hint(int r)
 
 static int root_attributes(struct cv_nfs_mount *m, struct cv_info *info)
 {
-	uint64_t best = UINT64_MAX;
-
-	for (int i = 0; i < RTT_SAMPLES; i++) {
-		uint64_t start = cv_now_ns(), took;
+	info->rtt_us = UINT32_MAX;
+	for (int i = 0; i < RTT_SAMPLES && (i == 0 || info->rtt_us < RTT_LONG_US); i++) {
+		uint64_t start = cv_now_ns();
 		int r = m->procs->getattr(m, &m->root, &info->root.attr);
 
 		if (r < 0)
 			return cv_fail(m->err, r,
 				       "nfs: %s on %s: reading the root's attributes: %s%s",
 				       m->path, m->host, cv_nfs_why(r), cv_nfs_call_hint(r));
-		took = cv_now_ns() - start;
-		if (took < best)
-			best = took;
+		note_rtt(info, start);
 	}
-	info->rtt_us = (uint32_t)(best / 1000);
 	if (!S_ISDIR(info->root.attr.mode))
 		return cv_fail(m->err, ENOTDIR, "nfs: '%s' on %s is not a directory", m->path,
 			       m->host);
