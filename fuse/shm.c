@@ -409,6 +409,11 @@ void cv_shm_undo_note(struct cv_shm *shm, uint32_t node, uint64_t lookups)
 	cv_shm_barrier();
 }
 
+void cv_shm_wb_populate(struct cv_shm *shm, uint32_t index, size_t size_bytes)
+{
+	(void)madvise(cv_shm_wb_buffer(shm, index), size_bytes, MADV_POPULATE_WRITE);
+}
+
 void cv_shm_wb_trim(struct cv_shm *shm, uint32_t index)
 {
 	uint8_t *buf = cv_shm_wb_buffer(shm, index);

@@ -244,6 +244,8 @@ static inline uint8_t *cv_shm_wb_buffer(struct cv_shm *shm, uint32_t index)
 {
 	return shm->wb + (size_t)index * CV_WB_BUFFER_SIZE;
 }
+/* Gets the pages of a write-behind buffer's first bytes all at once, where the system can. */
+void cv_shm_wb_populate(struct cv_shm *shm, uint32_t index, size_t size_bytes);
 /* Gives the pages of a write-behind buffer back to the system. */
 void cv_shm_wb_trim(struct cv_shm *shm, uint32_t index);
 /* Gives back what a burst of requests made resident beyond the idle set. Call when idle. */

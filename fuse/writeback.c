@@ -15,6 +15,7 @@
 #define WINDOW_WAN    (64ull << 20)
 #define WAN_RTT_US    5000
 #define MERGE_LAN     (256u << 10)
+#define POPULATE_MIN  (64u << 10)
 
 struct extent {
 	struct cv_op op;
@@ -583,6 +584,9 @@ static int try_write(struct cv_wb *wb, struct cv_wb_waiter *w, struct cv_wb_file
 	r->off = w->off;
 	r->size = 0;
 	r->sequence = ++wb->sequence;
+	/* One call costs less than a page fault for each page of a large write. */
+	if (!wb->touched[e->index] && w->size >= POPULATE_MIN)
+		cv_shm_wb_populate(wb->shm, e->index, w->size);
 	wb->touched[e->index] = true;
 	copy_in(wb, e, w);
 	set_state(e, CV_EXTENT_DIRTY);
