@@ -366,8 +366,8 @@ static void unstable_data_is_sent_again(void **state)
 	assert_memory_equal(server.content, f->expected, FILE_SIZE);
 }
 
-/* What fits into one write and is waited for costs no COMMIT; with anything beside it, one COMMIT is
- * for all. */
+/* What fits into one write and is waited for costs no COMMIT; with anything beside it, one COMMIT
+ * is for all. */
 static void one_write_is_asked_to_be_stable(void **state)
 {
 	struct fixture *f = *state;
