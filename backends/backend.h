@@ -73,6 +73,10 @@ struct cv_object {
 	const struct cv_handle *handle; /* CV_FEAT_HANDLES, else NULL */
 	const char *path; /* without CV_FEAT_HANDLES: relative to the mount's root, no leading
 			     slash, "" for the root; may be longer than PATH_MAX */
+	/* With CV_FEAT_HANDLES: the directory and the name where it was last seen, for protocols
+	 * that open by name. A hint: others may have renamed it. NULL: not known. */
+	const struct cv_handle *parent;
+	const char *name;
 };
 
 struct cv_attr {

@@ -23,6 +23,7 @@
 struct cv_nfs_req;
 struct cv_nfs4;
 struct cv_nfs4_open;
+struct cv_nfs4_owner;
 
 /* What a request of NFSv4 has besides (nfs4.h). */
 struct cv_nfs4_req {
@@ -37,6 +38,9 @@ struct cv_nfs4_req {
 	struct cv_nfs4_lock *lock; /* nfs4_lock.c: whose turn it takes */
 	bool turn;		   /* it has it */
 	struct cv_nfs4_open *through;
+	/* Whose numbers the call has (minor version 0): an open's owner, an owner of locks. */
+	struct cv_nfs4_owner *open_owner, *lock_owner;
+	uint32_t numbered; /* the operation that has them */
 	struct cv_lock range;
 	bool wait;
 };

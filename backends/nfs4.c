@@ -86,6 +86,7 @@ static void wait_in_line(struct cv_nfs_req *q)
 	q->next = NULL;
 	*v4->waiting_tail = q;
 	v4->waiting_tail = &q->next;
+	v4->nwaiting++;
 }
 
 static struct cv_nfs_req *next_in_line(struct cv_nfs4 *v4)
@@ -96,6 +97,7 @@ static struct cv_nfs_req *next_in_line(struct cv_nfs4 *v4)
 		v4->waiting = q->next;
 		if (!v4->waiting)
 			v4->waiting_tail = &v4->waiting;
+		v4->nwaiting--;
 	}
 	return q;
 }
@@ -104,6 +106,8 @@ static bool may_go(const struct cv_nfs4 *v4)
 {
 	if (v4->recovering)
 		return false;
+	if (v4->minor == 0)
+		return true; /* what the transport sends at a time is bounded */
 	for (uint32_t i = 0; i < v4->limit; i++) {
 		if (!v4->slots[i].busy && !v4->slots[i].retired)
 			return true;
@@ -113,7 +117,8 @@ static bool may_go(const struct cv_nfs4 *v4)
 
 void cv_nfs4_pump(struct cv_nfs4 *v4)
 {
-	while (v4->waiting && may_go(v4)) {
+	/* Each once: those whose owner is busy get in line again. */
+	for (size_t n = v4->nwaiting; n && v4->waiting && may_go(v4); n--) {
 		struct cv_nfs_req *q = next_in_line(v4);
 
 		q->send(q);
@@ -126,6 +131,7 @@ void cv_nfs4_fail_waiting(struct cv_nfs4 *v4, int result)
 
 	v4->waiting = NULL; /* what they begin in turn waits in a line of its own */
 	v4->waiting_tail = &v4->waiting;
+	v4->nwaiting = 0;
 	while (q) {
 		struct cv_nfs_req *next = q->next;
 
@@ -161,9 +167,20 @@ bool cv_nfs4_start(struct cv_nfs_req *q, struct cv_nfs4_call *c, bool cache)
 	}
 	if (q->v4.session != v4->session_nr)
 		q->v4.slot = -1; /* of a session that is gone */
+	if (v4->minor == 0 && v4->unsure && !v4->recovering)
+		cv_nfs4_recover(v4, true);
 	if (v4->recovering && !q->v4.recovers) {
 		wait_in_line(q);
 		return false;
+	}
+	if (v4->minor == 0) {
+		if (!cv_nfs40_may_start(q)) {
+			wait_in_line(q);
+			return false;
+		}
+		q->call.replay = NULL; /* no session that outlives us */
+		cv_nfs4_begin(c, 0, NULL);
+		return true;
 	}
 	if (q->v4.slot < 0)
 		q->v4.slot = take_slot(v4);
@@ -180,7 +197,23 @@ bool cv_nfs4_start(struct cv_nfs_req *q, struct cv_nfs4_call *c, bool cache)
 	seq.highest = highest_slot(v4);
 	q->call.replay = cache && q->op->replay && lasts(q) ? q->op->replay : NULL;
 	q->call.replay_id = q->op->id;
-	cv_nfs4_begin(c, &seq);
+	cv_nfs4_begin(c, 1, &seq);
+	return true;
+}
+
+bool cv_nfs4_start_owned(struct cv_nfs_req *q, struct cv_nfs4_call *c,
+			 struct cv_nfs4_owner *open_owner, struct cv_nfs4_owner *lock_owner)
+{
+	const struct cv_nfs4 *v4 = q->nfs->v4;
+
+	q->v4.open_owner = open_owner;
+	q->v4.lock_owner = lock_owner;
+	if (!cv_nfs4_start(q, c, true))
+		return false;
+	if (open_owner)
+		open_owner->clientid = v4->clientid;
+	if (lock_owner)
+		lock_owner->clientid = v4->clientid;
 	return true;
 }
 
@@ -220,7 +253,7 @@ static bool answered_before(struct cv_nfs_req *q, const struct cv_nfs4_call *c)
 		return false;
 	return_slot(q);
 	x = cv_xdr_init(reply, size);
-	compound = cv_nfs4_get_compound(&x);
+	compound = cv_nfs4_get_compound(&x, NULL);
 	(void)cv_nfs4_get_op(&x, CV_NFS4_SEQUENCE);
 	cv_nfs4_get_sequence(&x, &ignored);
 	q->resent = false;
@@ -245,8 +278,10 @@ static void submit(struct cv_nfs_req *q, struct cv_nfs4_call *c,
 	if (c->a.size)
 		r = cv_rpc_submit(q->nfs->rpc, &q->call, CV_NFS4_COMPOUND, cv_nfs_cred(q),
 				  c->a.bytes, c->a.size);
-	if (r == 0)
+	if (r == 0) {
+		cv_nfs40_sent(q, c);
 		return;
+	}
 	return_slot(q);
 	cv_nfs_finish(q, r);
 }
@@ -335,6 +370,26 @@ static void repair_open(struct cv_nfs_req *q, struct cv_xdr *x)
 	send_again(q);
 }
 
+/* Minor version 0: we start as a new client, and all is had again. */
+static void lost_client(struct cv_nfs_req *q, uint32_t status, struct cv_xdr *x)
+{
+	cv_debug("nfs: state is lost: status %u", status);
+	if (q->v4.recovers) {
+		cv_nfs4_recover_again(q);
+		return;
+	}
+	if (q->v4.repairs >= REPAIRS_MAX) {
+		q->got(q, -EIO, x);
+		return;
+	}
+	/* An owner that has nothing open can be done without. */
+	if (status == CV_NFS4ERR_BAD_SEQID && q->v4.made)
+		cv_nfs4_new_owner(q->nfs->v4, &q->v4.made->owner);
+	else
+		cv_nfs4_recover(q->nfs->v4, true);
+	send_again(q);
+}
+
 static void carried_out(struct cv_nfs_req *q, uint32_t status, struct cv_xdr *x)
 {
 	q->v4.status = status;
@@ -342,6 +397,8 @@ static void carried_out(struct cv_nfs_req *q, uint32_t status, struct cv_xdr *x)
 		cv_nfs_wait(q);
 	else if (status == CV_NFS4ERR_RETRY_UNCACHED) /* here or as SEQUENCE's own: 2.10.6.1.3 */
 		send_again(q);
+	else if (q->nfs->v4->minor == 0 && cv_nfs40_is_lost(q, status))
+		lost_client(q, status, x);
 	else if (cv_nfs4_state_is_lost(status) && q->v4.open && !q->v4.recovers)
 		repair_open(q, x);
 	else
@@ -361,17 +418,26 @@ static void answered(struct cv_rpc_call *call, int status, const uint8_t *reply,
 	struct cv_xdr x = cv_xdr_init(reply, status == 0 ? size : 0);
 	struct cv_nfs4 *v4 = q->nfs->v4;
 	struct cv_nfs4_seq_reply seq;
-	uint32_t compound, sequence;
+	uint32_t compound, sequence, ops;
 
 	q->v4.status = 0;
 	q->resent = q->resent_before = q->resent_before || call->resent || q->op->repeated;
+	compound = cv_nfs4_get_compound(&x, &ops);
+	if (v4->minor == 0) {
+		cv_nfs40_answered(q, status == 0 && x.bad ? -EIO : status, ops, compound);
+		if (status == 0 && !x.bad)
+			carried_out(q, compound, &x);
+		else
+			q->got(q, status < 0 ? status : -EIO, &x);
+		cv_nfs4_pump(v4);
+		return;
+	}
 	if (status < 0) {
 		release_slot(q, UNKNOWN);
 		q->got(q, status, &x);
 		cv_nfs4_pump(v4);
 		return;
 	}
-	compound = cv_nfs4_get_compound(&x);
 	sequence = cv_nfs4_get_op(&x, CV_NFS4_SEQUENCE);
 	if (!x.bad && sequence == CV_NFS4_OK)
 		cv_nfs4_get_sequence(&x, &seq);
@@ -397,8 +463,9 @@ static void answered_bare(struct cv_rpc_call *call, int status, const uint8_t *r
 	struct cv_xdr x = cv_xdr_init(reply, status == 0 ? size : 0);
 
 	q->v4.status = 0;
+	cv_nfs40_answered(q, status, 0, 0);
 	if (status == 0) {
-		q->v4.status = cv_nfs4_get_compound(&x);
+		q->v4.status = cv_nfs4_get_compound(&x, NULL);
 		status = x.bad ? -EIO : cv_nfs4_errno(q->v4.status);
 	}
 	q->got(q, status, &x);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Inside the NFS engine: NFSv4.1. It shares connections, requests and steps with NFSv3 (nfs.h), and
+ * Inside the NFS engine: NFSv4. It shares connections, requests and steps with NFSv3 (nfs.h), and
  * adds what the protocol adds. nfs4.c: the way of a compound through a slot of the session, and the
  * table. nfs4_session.c: client, session and lease, and what happens when the server has lost them.
  * nfs4_mount.c: what happens before. nfs4_names.c, nfs4_file.c: the operations, each one compound.
+ * nfs40.c: what minor version 0 does differently.
  *
  * A call is exactly-once by its slot and sequence number: the transport repeats it over reconnects
  * bit by bit, and the server answers from the slot. Only a server that has restarted in between has
@@ -21,6 +22,7 @@
 #include "backends/nfs4_xdr.h"
 
 #define CV_NFS4_SLOTS_MAX CV_RPC_WINDOW
+#define CV_NFS40_IDLE	  64
 
 struct cv_nfs4_slot {
 	uint32_t seq; /* of the next call */
@@ -35,11 +37,25 @@ struct cv_nfs4_open {
 	struct cv_nfs4_stateid stateid;
 	struct cv_nfs4_owner owner; /* each open has its own, so opens do not mix */
 	struct cv_cred cred;
-	uint32_t share; /* CV_NFS4_SHARE_* */
-	uint32_t epoch; /* how often it was opened anew */
-	bool lost;	/* to be opened anew */
-	bool reclaim;	/* it was open when the server restarted: claim it in the grace period */
-	int dead;	/* -errno: it could not be had again */
+	struct cv_nfs4_place *place; /* owned; minor version 0, which opens by name */
+	bool stateless;		     /* likewise: goes on without state at the server */
+	uint32_t share;		     /* CV_NFS4_SHARE_* */
+	uint32_t epoch;		     /* how often it was opened anew */
+	bool lost;		     /* to be opened anew */
+	bool reclaim; /* it was open when the server restarted: claim it in the grace period */
+	int dead;     /* -errno: it could not be had again */
+};
+
+/* Where a file was when it was opened; follows our own renames. */
+struct cv_nfs4_place {
+	struct cv_handle dir;
+	char name[CV_NAME_MAX + 1];
+};
+
+/* What has to be told of locks that end with an open. */
+struct cv_nfs4_lock_state {
+	struct cv_nfs4_stateid stateid;
+	struct cv_nfs4_owner owner;
 };
 
 struct cv_nfs4_range {
@@ -72,6 +88,7 @@ struct cv_nfs4_lock {
 
 struct cv_nfs4 {
 	struct cv_nfs *nfs;
+	unsigned minor;		  /* 1: with sessions; 0: without */
 	struct cv_owners *owners; /* owned */
 	struct cv_nfs4_names names;
 	bool send_names; /* the server does not take numbers as owners */
@@ -94,8 +111,17 @@ struct cv_nfs4 {
 	struct cv_nfs4_slot slots[CV_NFS4_SLOTS_MAX];
 	struct cv_nfs4_channel channel;
 
-	/* For a slot, or for the end of a recovery; in order. */
+	/* For a slot, or for the end of a recovery, or for an owner's turn; in order. */
 	struct cv_nfs_req *waiting, **waiting_tail;
+	size_t nwaiting;
+
+	/* Minor version 0 */
+	size_t on_wire; /* calls that are not answered */
+	bool draining;	/* a recovery waits for the last of them */
+	bool unsure;	/* whether the server has counted a call of an owner is unknown */
+	struct cv_nfs4_owner idle[CV_NFS40_IDLE]; /* confirmed, and with nothing open */
+	size_t nidle;
+	uint8_t confirm[CV_NFS_VERF_SIZE]; /* of SETCLIENTID */
 
 	struct cv_nfs4_open *opens;
 	struct cv_nfs4_lock *locks;
@@ -119,6 +145,10 @@ extern const struct cv_backend cv_backend_nfs4;
  * (its send is called again), or is finished.
  */
 bool cv_nfs4_start(struct cv_nfs_req *q, struct cv_nfs4_call *c, bool cache);
+/* The same with what has the numbers of owners (either may be NULL); they are of this client then.
+ */
+bool cv_nfs4_start_owned(struct cv_nfs_req *q, struct cv_nfs4_call *c,
+			 struct cv_nfs4_owner *open_owner, struct cv_nfs4_owner *lock_owner);
 /* Sends it. got() is given what follows SEQUENCE's result. */
 void cv_nfs4_submit(struct cv_nfs_req *q, struct cv_nfs4_call *c);
 /* A compound without a session. */
@@ -153,13 +183,60 @@ struct cv_nfs4_channel cv_nfs4_wanted_channel(void);
 void cv_nfs4_recover(struct cv_nfs4 *v4, bool session);
 /* Is an open to be opened anew? */
 bool cv_nfs4_find_lost(const struct cv_nfs4 *v4);
+/* Minor version 0: the last call before a recovery is answered. */
+void cv_nfs4_recover_drained(struct cv_nfs4 *v4);
+/* The same failed step later, unless the transport itself gives up. */
+void cv_nfs4_recover_later(struct cv_nfs_req *q, int status);
+/* The server does not know what we have open: all of it is claimed. */
+void cv_nfs4_lose_all(struct cv_nfs4 *v4);
+/* open is there again, but its locks; or it is dead (-errno). */
+void cv_nfs4_reopened(struct cv_nfs4 *v4, struct cv_nfs4_open *open, int dead);
+/* The next step: opens, then their locks. */
+void cv_nfs4_reopen_next(struct cv_nfs_req *q);
 /* The same for a request of the recovery itself: from the start. */
 void cv_nfs4_recover_again(struct cv_nfs_req *q);
 
 /* ---- nfs4_file.c ---- */
 
+/* An owner of opens, or of locks: each has one of its own, so they do not mix. */
+void cv_nfs4_new_owner(struct cv_nfs4 *v4, struct cv_nfs4_owner *ret);
 /* For an open to be; owner and cred filled in. NULL: no memory. */
 struct cv_nfs4_open *cv_nfs4_open_new(struct cv_nfs4 *v4, const struct cv_cred *cred, int flags);
+void cv_nfs4_open_free(struct cv_nfs4 *v4, struct cv_nfs4_open *open); /* may be NULL */
+/* Closes what is not in the list; nobody waits for it. Takes open. */
+void cv_nfs4_close(struct cv_nfs *nfs, struct cv_nfs4_open *open);
+/* The server has opened handle with q->v4.made: op->file, and q is finished. */
+void cv_nfs4_finish_open(struct cv_nfs_req *q, const struct cv_handle *handle);
+bool cv_nfs4_truncates(int flags);
+void cv_nfs4_put_truncate(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *stateid);
+/* Opens q->obj without state at the server, if it is there. */
+void cv_nfs4_open_stateless(struct cv_nfs_req *q);
+
+/* ---- nfs40.c ---- */
+
+/* May a call with these owners go? False: q waits. */
+bool cv_nfs40_may_start(struct cv_nfs_req *q);
+void cv_nfs40_sent(struct cv_nfs_req *q, const struct cv_nfs4_call *c);
+/* Of what cv_nfs40_sent() was told. status: the transport's; ops, compound: as in the answer. */
+void cv_nfs40_answered(struct cv_nfs_req *q, int status, uint32_t ops, uint32_t compound);
+/* The answer says that we, or our state, are not known any more. True: q is taken care of. */
+bool cv_nfs40_is_lost(struct cv_nfs_req *q, uint32_t status);
+/* Steps of a recovery. */
+void cv_nfs40_begin_recovery(struct cv_nfs_req *q);
+void cv_nfs40_send_reopen(struct cv_nfs_req *q);
+void cv_nfs40_got_reopen(struct cv_nfs_req *q, int status, struct cv_xdr *x);
+/* An owner for an open: one that is idle, or new. */
+void cv_nfs40_take_owner(struct cv_nfs4 *v4, struct cv_nfs4_owner *ret);
+void cv_nfs40_keep_owner(struct cv_nfs4 *v4, const struct cv_nfs4_owner *owner);
+/* False: no memory. */
+bool cv_nfs40_set_place(struct cv_nfs4_open *open, const struct cv_handle *dir, const char *name);
+/* We have renamed something. */
+void cv_nfs40_renamed(struct cv_nfs4 *v4, const struct cv_handle *dir, const char *name,
+		      const struct cv_handle *newdir, const char *newname);
+/* Opens q->obj, which was last seen as name in dir (may be NULL). */
+void cv_nfs40_open(struct cv_nfs_req *q, const struct cv_handle *dir, const char *name);
+/* OPEN has been answered well: confirms q->v4.made if the server wants it, then q->then. */
+void cv_nfs40_settle(struct cv_nfs_req *q, bool confirm, void (*then)(struct cv_nfs_req *));
 
 /* ---- nfs4_names.c ---- */
 
@@ -212,9 +289,11 @@ void cv_nfs4_readdir(void *conn, struct cv_op *op, struct cv_file *dir, uint64_t
 void cv_nfs4_getlk(void *conn, struct cv_op *op, struct cv_file *file, const struct cv_lock *lock);
 void cv_nfs4_setlk(void *conn, struct cv_op *op, struct cv_file *file, const struct cv_lock *lock,
 		   bool wait);
-/* open is being closed: into stateids (at most max) those of its locks, which are forgotten. */
+/* open is being closed: into states (at most max) those of its locks, which are forgotten. */
 size_t cv_nfs4_locks_take(struct cv_nfs4 *v4, const struct cv_nfs4_open *open,
-			  struct cv_nfs4_stateid *stateids, size_t max);
+			  struct cv_nfs4_lock_state *states, size_t max);
+/* Has it locks? */
+bool cv_nfs4_is_locked(const struct cv_nfs4 *v4, const struct cv_nfs4_open *open);
 /* A request that has a turn, or waits for one, is done. */
 void cv_nfs4_lock_leave(struct cv_nfs_req *q);
 void cv_nfs4_locks_free(struct cv_nfs4 *v4);

@@ -12,22 +12,36 @@
 
 /* ---- opens ---- */
 
+void cv_nfs4_new_owner(struct cv_nfs4 *v4, struct cv_nfs4_owner *ret)
+{
+	uint64_t id = v4->next_owner++;
+
+	*ret = (struct cv_nfs4_owner){ .clientid = v4->clientid, .size = sizeof(id) };
+	memcpy(ret->data, &id, sizeof(id));
+}
+
 struct cv_nfs4_open *cv_nfs4_open_new(struct cv_nfs4 *v4, const struct cv_cred *cred, int flags)
 {
 	struct cv_nfs4_open *open = calloc(1, sizeof(*open));
-	uint64_t id = v4->next_owner++;
 
 	if (!open)
 		return NULL;
-	open->owner.clientid = v4->clientid;
-	open->owner.size = sizeof(id);
-	memcpy(open->owner.data, &id, sizeof(id));
+	cv_nfs40_take_owner(v4, &open->owner);
 	open->cred = *cred;
 	if ((flags & O_ACCMODE) != O_WRONLY)
 		open->share |= CV_NFS4_SHARE_READ;
 	if ((flags & O_ACCMODE) != O_RDONLY)
 		open->share |= CV_NFS4_SHARE_WRITE;
 	return open;
+}
+
+void cv_nfs4_open_free(struct cv_nfs4 *v4, struct cv_nfs4_open *open)
+{
+	if (!open)
+		return;
+	cv_nfs40_keep_owner(v4, &open->owner);
+	free(open->place);
+	free(open);
 }
 
 static void list_add(struct cv_nfs4 *v4, struct cv_nfs4_open *open)
@@ -51,14 +65,13 @@ static void list_remove(struct cv_nfs4 *v4, struct cv_nfs4_open *open)
 		v4->reopening = NULL;
 }
 
-/* The server has opened q->obj with q->v4.made: op->file. False: q is finished. */
-static bool make_file(struct cv_nfs_req *q, const struct cv_handle *handle)
+void cv_nfs4_finish_open(struct cv_nfs_req *q, const struct cv_handle *handle)
 {
 	struct cv_file *file = calloc(1, sizeof(*file));
 
 	if (!file) {
 		cv_nfs_finish(q, -ENOMEM);
-		return false;
+		return;
 	}
 	file->handle = *handle;
 	file->writable = (q->flags & O_ACCMODE) != O_RDONLY;
@@ -66,20 +79,20 @@ static bool make_file(struct cv_nfs_req *q, const struct cv_handle *handle)
 	file->open->handle = *handle;
 	list_add(q->nfs->v4, file->open);
 	q->op->file = file;
-	return true;
+	cv_nfs_finish(q, 0);
 }
 
-static bool truncates(int flags)
+bool cv_nfs4_truncates(int flags)
 {
 	return flags & O_TRUNC && (flags & O_ACCMODE) != O_RDONLY;
 }
 
-static void put_truncate(struct cv_nfs4_call *c)
+void cv_nfs4_put_truncate(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *stateid)
 {
 	/* The time, too: truncating an empty file is a change of it. */
 	const struct cv_setattr set = { .mask = CV_SET_SIZE | CV_SET_MTIME_NOW, .size = 0 };
 
-	cv_nfs4_put_setattr(c, &cv_nfs4_current, &set, NULL, NULL);
+	cv_nfs4_put_setattr(c, stateid, &set, NULL, NULL);
 }
 
 static void send_open(struct cv_nfs_req *q)
@@ -87,13 +100,12 @@ static void send_open(struct cv_nfs_req *q)
 	struct cv_nfs4_open *open = q->v4.made;
 	struct cv_nfs4_call c;
 
-	if (!cv_nfs4_start(q, &c, true))
+	if (!cv_nfs4_start_owned(q, &c, &open->owner, NULL))
 		return;
-	open->owner.clientid = q->nfs->v4->clientid;
 	cv_nfs4_put_fh(&c, &q->obj);
 	cv_nfs4_put_open(&c, open->share, &open->owner);
-	if (truncates(q->flags))
-		put_truncate(&c);
+	if (cv_nfs4_truncates(q->flags))
+		cv_nfs4_put_truncate(&c, &cv_nfs4_current);
 	cv_nfs4_put_getattr(&c);
 	cv_nfs4_submit(q, &c);
 }
@@ -122,6 +134,11 @@ static void got_look(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 	cv_nfs_finish(q, 0);
 }
 
+void cv_nfs4_open_stateless(struct cv_nfs_req *q)
+{
+	cv_nfs_step(q, cv_nfs4_send_getattr, got_look);
+}
+
 static void got_open(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	struct cv_op *op = q->op;
@@ -130,8 +147,8 @@ static void got_open(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 	if (status == 0) {
 		(void)cv_nfs4_skip(x, CV_NFS4_PUTFH);
 		(void)cv_nfs4_skip(x, CV_NFS4_OPEN);
-		cv_nfs4_get_open(x, &q->v4.made->stateid, &ignored);
-		if (truncates(q->flags)) {
+		(void)cv_nfs4_get_open(x, &q->v4.made->stateid, &ignored);
+		if (cv_nfs4_truncates(q->flags)) {
 			(void)cv_nfs4_skip(x, CV_NFS4_SETATTR);
 			cv_nfs4_skip_bitmap(x);
 		}
@@ -139,7 +156,7 @@ static void got_open(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 			status = -EIO;
 	}
 	if (status == -EACCES && op->repeated) {
-		cv_nfs_step(q, cv_nfs4_send_getattr, got_look);
+		cv_nfs4_open_stateless(q);
 		return;
 	}
 	if (status < 0) {
@@ -148,8 +165,7 @@ static void got_open(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 	}
 	op->have_attr = true;
 	op->entry.attr = op->attr; /* create() of what was there */
-	if (make_file(q, &q->obj))
-		cv_nfs_finish(q, 0);
+	cv_nfs4_finish_open(q, &q->obj);
 }
 
 void cv_nfs4_open_file(void *conn, struct cv_op *op, const struct cv_object *obj, int flags)
@@ -161,18 +177,21 @@ void cv_nfs4_open_file(void *conn, struct cv_op *op, const struct cv_object *obj
 		return;
 	q->flags = flags;
 	q->v4.made = cv_nfs4_open_new(nfs->v4, op->cred, flags);
-	if (q->v4.made)
+	if (!q->v4.made)
+		cv_nfs_finish(q, -ENOMEM);
+	else if (nfs->v4->minor > 0)
 		cv_nfs_step(q, send_open, got_open);
 	else
-		cv_nfs_finish(q, -ENOMEM);
+		cv_nfs40_open(q, obj->parent, obj->name);
 }
 
 /* ---- create ----
  *
  * Without O_EXCL: UNCHECKED, which opens what is there if the caller may have it. With O_EXCL:
- * GUARDED; in a session that is exactly-once as EXCLUSIVE is, and needs no second call to put times
- * and mode in the verifier's place (RFC 8881, 18.16.3). Where the server has forgotten the first
- * transmission in a restart, an empty file with the mode asked for is taken as ours.
+ * GUARDED; in a session that is exactly-once as EXCLUSIVE is (in minor version 0 by the number that
+ * its owner gives it), and needs no second call to put times and mode in the verifier's place (RFC
+ * 8881, 18.16.3). Where the server has forgotten the first transmission in a restart, an empty file
+ * with the mode asked for is taken as ours.
  */
 
 static void send_create(struct cv_nfs_req *q)
@@ -180,14 +199,15 @@ static void send_create(struct cv_nfs_req *q)
 	struct cv_nfs4_open *open = q->v4.made;
 	struct cv_nfs4_call c;
 
-	if (!cv_nfs4_start(q, &c, true))
+	if (!cv_nfs4_start_owned(q, &c, &open->owner, NULL))
 		return;
-	open->owner.clientid = q->nfs->v4->clientid;
 	cv_nfs4_put_fh(&c, &q->dir);
 	cv_nfs4_put_op(&c, CV_NFS4_SAVEFH);
-	cv_nfs4_put_open_create(&c, open->share, &open->owner, q->flags & O_EXCL, q->mode, q->name);
-	if (truncates(q->flags))
-		put_truncate(&c);
+	/* Minor version 0 has no name for the state of the operation before. */
+	cv_nfs4_put_open_create(&c, open->share, &open->owner, q->flags & O_EXCL,
+				c.minor == 0 && cv_nfs4_truncates(q->flags), q->mode, q->name);
+	if (c.minor > 0 && cv_nfs4_truncates(q->flags))
+		cv_nfs4_put_truncate(&c, &cv_nfs4_current);
 	cv_nfs4_put_op(&c, CV_NFS4_GETFH);
 	cv_nfs4_put_getattr(&c);
 	cv_nfs4_put_op(&c, CV_NFS4_RESTOREFH);
@@ -204,12 +224,22 @@ static void open_made(struct cv_nfs_req *q)
 		return;
 	}
 	q->obj = q->op->entry.handle;
-	cv_nfs_step(q, send_open, got_open);
+	if (q->nfs->v4->minor > 0)
+		cv_nfs_step(q, send_open, got_open);
+	else
+		cv_nfs40_open(q, &q->dir, q->name);
+}
+
+static void finish_create(struct cv_nfs_req *q)
+{
+	cv_nfs4_finish_open(q, &q->op->entry.handle);
 }
 
 static void got_create(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
+	struct cv_nfs4_open *made = q->v4.made;
 	struct cv_op *op = q->op;
+	bool confirm = false;
 
 	if (status == -EEXIST && q->resent) {
 		cv_nfs4_fetch_entry(q, open_made);
@@ -219,8 +249,8 @@ static void got_create(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 		(void)cv_nfs4_skip(x, CV_NFS4_PUTFH);
 		(void)cv_nfs4_skip(x, CV_NFS4_SAVEFH);
 		(void)cv_nfs4_skip(x, CV_NFS4_OPEN);
-		cv_nfs4_get_open(x, &q->v4.made->stateid, &op->dir.before);
-		if (truncates(q->flags)) {
+		confirm = cv_nfs4_get_open(x, &made->stateid, &op->dir.before);
+		if (q->nfs->v4->minor > 0 && cv_nfs4_truncates(q->flags)) {
 			(void)cv_nfs4_skip(x, CV_NFS4_SETATTR);
 			cv_nfs4_skip_bitmap(x);
 		}
@@ -236,8 +266,14 @@ static void got_create(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 	op->have_attr = true;
 	(void)cv_nfs4_skip(x, CV_NFS4_RESTOREFH);
 	cv_nfs4_take_dir(q, x, &op->dir);
-	if (make_file(q, &op->entry.handle))
-		cv_nfs_finish(q, 0);
+	if (q->nfs->v4->minor > 0) {
+		finish_create(q);
+	} else if (!cv_nfs40_set_place(made, &q->dir, q->name)) {
+		cv_nfs_finish(q, -ENOMEM);
+	} else {
+		made->handle = op->entry.handle;
+		cv_nfs40_settle(q, confirm, finish_create);
+	}
 }
 
 void cv_nfs4_create(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
@@ -266,8 +302,8 @@ void cv_nfs4_create(void *conn, struct cv_op *op, const struct cv_object *dir, c
 struct closing {
 	struct cv_op op;
 	struct cv_nfs4 *v4;
-	struct cv_nfs4_open *open;		    /* owned */
-	struct cv_nfs4_stateid locks[CLOSED_LOCKS]; /* released first: servers insist on it */
+	struct cv_nfs4_open *open;		       /* owned */
+	struct cv_nfs4_lock_state locks[CLOSED_LOCKS]; /* released first: servers insist on it */
 	size_t nlocks;
 };
 
@@ -277,21 +313,32 @@ static void closed(struct cv_op *op, ssize_t result)
 
 	(void)result; /* gone with the lease, at the latest */
 	closing->v4->own--;
-	free(closing->open);
+	cv_nfs4_open_free(closing->v4, closing->open);
 	free(closing);
 }
 
 static void send_close(struct cv_nfs_req *q)
 {
 	const struct closing *closing = cv_container_of(q->op, struct closing, op);
+	struct cv_nfs4_open *open = closing->open;
 	struct cv_nfs4_call c;
 
-	if (!cv_nfs4_start(q, &c, true))
+	if (open->owner.clientid != q->nfs->v4->clientid) {
+		cv_nfs_finish(q, 0); /* went with the client it belonged to */
 		return;
-	cv_nfs4_put_fh(&c, &closing->open->handle);
-	for (size_t i = 0; i < closing->nlocks; i++)
-		cv_nfs4_put_locku(&c, &closing->locks[i], 0, CV_NFS4_TO_EOF);
-	cv_nfs4_put_close(&c, &closing->open->stateid);
+	}
+	if (!cv_nfs4_start_owned(q, &c, &open->owner, NULL))
+		return;
+	cv_nfs4_put_fh(&c, &open->handle);
+	for (size_t i = 0; i < closing->nlocks; i++) {
+		const struct cv_nfs4_lock_state *lock = &closing->locks[i];
+
+		cv_nfs4_put_locku(&c, &lock->stateid, &lock->owner, 0, CV_NFS4_TO_EOF);
+	}
+	cv_nfs4_put_close(&c, &open->stateid, &open->owner);
+	/* Servers keep owners of locks that have none until they are told. */
+	for (size_t i = 0; i < closing->nlocks && c.minor == 0; i++)
+		cv_nfs4_put_release_lockowner(&c, &closing->locks[i].owner);
 	cv_nfs4_submit(q, &c);
 }
 
@@ -308,20 +355,19 @@ static void got_close(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 	cv_nfs_finish(q, status);
 }
 
-static void close_open(struct cv_nfs *nfs, struct cv_nfs4_open *open)
+void cv_nfs4_close(struct cv_nfs *nfs, struct cv_nfs4_open *open)
 {
 	struct closing *closing = calloc(1, sizeof(*closing));
-	struct cv_nfs4_stateid ignored[1];
+	struct cv_nfs4_lock_state ignored[1];
 	struct cv_nfs_req *q;
 	size_t nlocks;
 
-	list_remove(nfs->v4, open);
 	nlocks = cv_nfs4_locks_take(nfs->v4, open, closing ? closing->locks : ignored,
 				    closing ? CLOSED_LOCKS : 0);
 	/* What the server has lost it need not close. */
-	if (!closing || open->dead || open->lost) {
+	if (!closing || open->dead || open->lost || open->stateless) {
 		free(closing);
-		free(open);
+		cv_nfs4_open_free(nfs->v4, open);
 		return;
 	}
 	closing->nlocks = nlocks;
@@ -336,8 +382,12 @@ static void close_open(struct cv_nfs *nfs, struct cv_nfs4_open *open)
 
 void cv_nfs4_release(void *conn, struct cv_file *file)
 {
-	if (file->open)
-		close_open(conn, file->open);
+	struct cv_nfs *nfs = conn;
+
+	if (file->open) {
+		list_remove(nfs->v4, file->open);
+		cv_nfs4_close(nfs, file->open);
+	}
 	free(file);
 }
 

@@ -35,16 +35,6 @@ static struct cv_nfs4_lock *find(const struct cv_nfs4 *v4, const struct cv_handl
 	return NULL;
 }
 
-static void set_owner(const struct cv_nfs4 *v4, const struct cv_lock *lock,
-		      struct cv_nfs4_owner *ret)
-{
-	memset(ret, 0, sizeof(*ret));
-	ret->clientid = v4->clientid;
-	ret->size = sizeof(lock->owner) + 1;
-	memcpy(ret->data, &lock->owner, sizeof(lock->owner));
-	ret->data[sizeof(lock->owner)] = lock->flock;
-}
-
 static struct cv_nfs4_lock *lock_new(struct cv_nfs4 *v4, const struct cv_handle *file,
 				     const struct cv_lock *lock)
 {
@@ -57,10 +47,28 @@ static struct cv_nfs4_lock *lock_new(struct cv_nfs4 *v4, const struct cv_handle 
 	l->flock = lock->flock;
 	l->pid = lock->pid;
 	l->last = &l->first;
-	set_owner(v4, lock, &l->owner);
+	cv_nfs4_new_owner(v4, &l->owner);
 	l->next = v4->locks;
 	v4->locks = l;
 	return l;
+}
+
+/*
+ * Minor version 0 has an empty state of locks until the file is closed: Ganesha 4.3 crashes when
+ * the owner is released before. So the next owner may have it, who is none but ours to the server.
+ */
+static struct cv_nfs4_lock *take_unused(struct cv_nfs4 *v4, const struct cv_nfs4_open *open,
+					const struct cv_lock *lock)
+{
+	for (struct cv_nfs4_lock *l = v4->locks; l; l = l->next) {
+		if (l->open != open || !l->have || l->nranges || l->busy || l->first || l->polling)
+			continue;
+		l->kernel_owner = lock->owner;
+		l->flock = lock->flock;
+		l->pid = lock->pid;
+		return l;
+	}
+	return NULL;
 }
 
 static void lock_free(struct cv_nfs4 *v4, struct cv_nfs4_lock *l)
@@ -73,6 +81,8 @@ static void lock_free(struct cv_nfs4 *v4, struct cv_nfs4_lock *l)
 		*p = l->next;
 	if (v4->relocking == l)
 		v4->relocking = NULL;
+	if (v4->recovery && v4->recovery->v4.lock_owner == &l->owner)
+		v4->recovery->v4.lock_owner = NULL;
 	free(l->ranges);
 	free(l);
 }
@@ -84,7 +94,7 @@ static void free_if_unused(struct cv_nfs4 *v4, struct cv_nfs4_lock *l)
 }
 
 size_t cv_nfs4_locks_take(struct cv_nfs4 *v4, const struct cv_nfs4_open *open,
-			  struct cv_nfs4_stateid *stateids, size_t max)
+			  struct cv_nfs4_lock_state *states, size_t max)
 {
 	struct cv_nfs4_lock *next;
 	size_t n = 0;
@@ -94,13 +104,22 @@ size_t cv_nfs4_locks_take(struct cv_nfs4 *v4, const struct cv_nfs4_open *open,
 		if (l->open != open)
 			continue;
 		if (l->have && n < max)
-			stateids[n++] = l->stateid;
+			states[n++] = (struct cv_nfs4_lock_state){ l->stateid, l->owner };
 		l->have = l->lost = false;
 		l->nranges = 0;
 		l->open = NULL;
 		free_if_unused(v4, l);
 	}
 	return n;
+}
+
+bool cv_nfs4_is_locked(const struct cv_nfs4 *v4, const struct cv_nfs4_open *open)
+{
+	for (const struct cv_nfs4_lock *l = v4->locks; l; l = l->next) {
+		if (l->open == open && l->nranges)
+			return true;
+	}
+	return false;
 }
 
 void cv_nfs4_locks_free(struct cv_nfs4 *v4)
@@ -224,11 +243,23 @@ static bool is_whole(const struct cv_lock *lock)
 	return lock->type == F_UNLCK && lock->start == 0 && lock->end >= CV_LOCK_EOF;
 }
 
+/* LOCK by what l stands on. */
+static void put_lock(struct cv_nfs4_call *c, const struct cv_nfs4_lock *l, int type, bool reclaim,
+		     uint64_t start, uint64_t end)
+{
+	uint64_t length = length_of(start, end);
+
+	if (l->have)
+		cv_nfs4_put_lock(c, type_of(type), reclaim, start, length, &l->stateid, &l->owner);
+	else
+		cv_nfs4_put_first_lock(c, type_of(type), reclaim, start, length, &l->open->stateid,
+				       &l->open->owner, &l->owner);
+}
+
 static void send_setlk(struct cv_nfs_req *q)
 {
 	const struct cv_lock *range = &q->v4.range;
 	struct cv_nfs4_lock *l = q->v4.lock;
-	uint64_t length = length_of(range->start, range->end);
 	struct cv_nfs4_call c;
 
 	if (range->type == F_UNLCK && !l->have) {
@@ -243,17 +274,20 @@ static void send_setlk(struct cv_nfs_req *q)
 		l->open = q->v4.through;
 	/* A release is not worth opening a file anew. */
 	q->v4.open = range->type == F_UNLCK ? NULL : l->open;
-	if (!cv_nfs4_start(q, &c, true))
+	if (!l->have && l->open->stateless) {
+		cv_nfs_finish(q, -ENOLCK); /* no state to stand on */
+		return;
+	}
+	if (!cv_nfs4_start_owned(q, &c, l->have ? NULL : &l->open->owner, &l->owner))
 		return;
 	cv_nfs4_put_fh(&c, &l->handle);
 	if (range->type == F_UNLCK) {
-		cv_nfs4_put_locku(&c, &l->stateid, range->start, length);
-		if (is_whole(range))
+		cv_nfs4_put_locku(&c, &l->stateid, &l->owner, range->start,
+				  length_of(range->start, range->end));
+		if (is_whole(range) && c.minor > 0)
 			cv_nfs4_put_free_stateid(&c, &l->stateid);
 	} else {
-		l->owner.clientid = q->nfs->v4->clientid;
-		cv_nfs4_put_lock(&c, type_of(range->type), false, range->start, length,
-				 &l->open->stateid, l->have ? &l->stateid : NULL, &l->owner);
+		put_lock(&c, l, range->type, false, range->start, range->end);
 		cv_nfs4_put_getattr(&c);
 	}
 	cv_nfs4_submit(q, &c);
@@ -262,13 +296,13 @@ static void send_setlk(struct cv_nfs_req *q)
 static void got_unlock(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	struct cv_nfs4_lock *l = q->v4.lock;
-	struct cv_nfs4_stateid ignored;
 
 	/* FREE_STATEID may fail, and an empty state be kept: that does no harm. */
 	if (cv_nfs4_skip(x, CV_NFS4_PUTFH) && cv_nfs4_skip(x, CV_NFS4_LOCKU)) {
-		cv_nfs4_get_stateid(x, &ignored);
+		cv_nfs4_get_stateid(x, &l->stateid);
 		note_range(l, &q->v4.range);
-		if (is_whole(&q->v4.range) && cv_nfs4_skip(x, CV_NFS4_FREE_STATEID))
+		if (is_whole(&q->v4.range) && q->nfs->v4->minor > 0 &&
+		    cv_nfs4_skip(x, CV_NFS4_FREE_STATEID))
 			l->have = false;
 		status = 0;
 	} else if (cv_nfs4_state_is_lost(q->v4.status)) {
@@ -369,6 +403,8 @@ void cv_nfs4_setlk(void *conn, struct cv_op *op, struct cv_file *file, const str
 		return;
 	}
 	if (!l)
+		l = take_unused(nfs->v4, file->open, lock);
+	if (!l)
 		l = lock_new(nfs->v4, &file->handle, lock);
 	if (!l) {
 		cv_nfs_finish(q, -ENOLCK);
@@ -386,12 +422,17 @@ void cv_nfs4_setlk(void *conn, struct cv_op *op, struct cv_file *file, const str
 static void send_getlk(struct cv_nfs_req *q)
 {
 	const struct cv_lock *range = &q->v4.range;
+	const struct cv_nfs4_lock *l;
 	struct cv_nfs4_owner owner;
 	struct cv_nfs4_call c;
 
 	if (!cv_nfs4_start(q, &c, false))
 		return;
-	set_owner(q->nfs->v4, range, &owner);
+	l = find(q->nfs->v4, &q->obj, range);
+	if (l)
+		owner = l->owner;
+	else
+		cv_nfs4_new_owner(q->nfs->v4, &owner); /* who has nothing yet is nobody else's */
 	cv_nfs4_put_fh(&c, &q->obj);
 	cv_nfs4_put_lockt(&c, type_of(range->type), range->start,
 			  length_of(range->start, range->end), &owner);
@@ -477,13 +518,11 @@ static void send_relock(struct cv_nfs_req *q)
 		q->then(q);
 		return;
 	}
-	if (!cv_nfs4_start(q, &c, true))
+	if (!cv_nfs4_start_owned(q, &c, l->have ? NULL : &l->open->owner, &l->owner))
 		return;
 	r = &l->ranges[l->claimed];
-	l->owner.clientid = q->nfs->v4->clientid;
 	cv_nfs4_put_fh(&c, &l->handle);
-	cv_nfs4_put_lock(&c, type_of(r->type), q->plus, r->start, length_of(r->start, r->end),
-			 &l->open->stateid, l->have ? &l->stateid : NULL, &l->owner);
+	put_lock(&c, l, r->type, q->plus, r->start, r->end);
 	cv_nfs4_submit(q, &c);
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Mounting NFSv4.1: one TCP port, no portmapper, no mount service. A client id and a session, then
- * from the root of the server's pseudo file system down to the export.
+ * Mounting NFSv4: one TCP port, no portmapper, no mount service. A client id and (4.1) a session,
+ * then from the root of the server's pseudo file system down to the export.
  */
 #include "backends/nfs_mount.h"
 
@@ -24,14 +24,14 @@
 
 /* ---- calls ---- */
 
-/* A compound in the session, on its first slot; nobody else uses it yet. */
+/* A compound; in the session, where there is one, on its first slot: nobody else uses it yet. */
 static void begin(const struct cv_nfs_mount *m, struct cv_nfs4_call *c)
 {
 	const struct cv_nfs4 *v4 = m->nfs->v4;
 	struct cv_nfs4_seq seq = { .seq = v4->slots[0].seq };
 
 	memcpy(seq.session, v4->session, sizeof(seq.session));
-	cv_nfs4_begin(c, &seq);
+	cv_nfs4_begin(c, v4->minor, v4->minor ? &seq : NULL);
 }
 
 /* One transmission. *ret_status: nfsstat4. */
@@ -46,7 +46,7 @@ static int call_once(struct cv_nfs_mount *m, const struct cv_nfs4_call *c, uint8
 	if (r < 0)
 		return r;
 	*x = cv_xdr_init(*ret_reply, size);
-	*ret_status = cv_nfs4_get_compound(x);
+	*ret_status = cv_nfs4_get_compound(x, NULL);
 	return x->bad ? -EIO : 0;
 }
 
@@ -61,7 +61,7 @@ static bool pause_a_little(const struct cv_nfs_mount *m)
 	return true;
 }
 
-/* Outside of a session: EXCHANGE_ID, CREATE_SESSION. Returns 0, or -errno of either kind. */
+/* Outside of a session: how one begins. Returns 0, or -errno of either kind. */
 static int call_bare(struct cv_nfs_mount *m, struct cv_nfs4_call *c, uint8_t **ret_reply,
 		     struct cv_xdr *x)
 {
@@ -78,11 +78,12 @@ static int call_bare(struct cv_nfs_mount *m, struct cv_nfs4_call *c, uint8_t **r
 	}
 }
 
-/* In the session. Returns 0 and *x after SEQUENCE's result, or -errno. */
+/* Returns 0 and *x after SEQUENCE's result, or -errno. */
 static int call(struct cv_nfs_mount *m, struct cv_nfs4_call *c, uint8_t **ret_reply,
 		struct cv_xdr *x)
 {
 	struct cv_nfs4_slot *slot = &m->nfs->v4->slots[0];
+	bool session = m->nfs->v4->minor > 0;
 
 	cv_nfs4_end(c);
 	if (!c->a.size)
@@ -92,11 +93,12 @@ static int call(struct cv_nfs_mount *m, struct cv_nfs4_call *c, uint8_t **ret_re
 		uint32_t status = 0;
 		int r;
 
-		cv_nfs4_renumber(c, slot->seq);
+		if (session)
+			cv_nfs4_renumber(c, slot->seq);
 		r = call_once(m, c, ret_reply, x, &status);
 		if (r < 0)
 			return r;
-		if (cv_nfs4_get_op(x, CV_NFS4_SEQUENCE) == CV_NFS4_OK) {
+		if (session && cv_nfs4_get_op(x, CV_NFS4_SEQUENCE) == CV_NFS4_OK) {
 			cv_nfs4_get_sequence(x, &seq);
 			slot->seq++;
 		}
@@ -120,7 +122,7 @@ static int exchange_id(struct cv_nfs_mount *m, struct cv_nfs4_client *ret)
 	struct cv_xdr x;
 	int r;
 
-	cv_nfs4_begin(&c, NULL);
+	cv_nfs4_begin(&c, 1, NULL);
 	cv_nfs4_put_exchange_id(&c, &v4->verifier, v4->client);
 	r = call_bare(m, &c, &reply, &x);
 	if (r == 0 && !cv_nfs4_get_exchange_id(&x, ret))
@@ -138,7 +140,7 @@ static int create_session(struct cv_nfs_mount *m, const struct cv_nfs4_client *c
 	int r;
 
 	v4->clientid = client->id;
-	cv_nfs4_begin(&c, NULL);
+	cv_nfs4_begin(&c, 1, NULL);
 	cv_nfs4_put_create_session(&c, client->id, client->seq, &wanted);
 	r = call_bare(m, &c, &reply, &x);
 	if (r == 0 && !cv_nfs4_get_create_session(&x, v4->session, &v4->channel))
@@ -177,6 +179,35 @@ static int start_session(struct cv_nfs_mount *m)
 	if (r < 0)
 		return cv_fail(m->err, r, "nfs: NFSv4.1 on %s: %s: %s%s", m->host, step,
 			       cv_nfs_why(r), cv_nfs_call_hint(r));
+	return 0;
+}
+
+/* NFSv4.0 */
+static int start_client(struct cv_nfs_mount *m)
+{
+	struct cv_nfs4 *v4 = m->nfs->v4;
+	cv_cleanup_free uint8_t *reply = NULL;
+	const char *step = "SETCLIENTID";
+	struct cv_nfs4_call c;
+	struct cv_xdr x;
+	int r;
+
+	cv_nfs4_begin(&c, 0, NULL);
+	cv_nfs4_put_setclientid(&c, &v4->verifier, v4->client);
+	r = call_bare(m, &c, &reply, &x);
+	if (r == 0 && !cv_nfs4_get_setclientid(&x, &v4->clientid, v4->confirm))
+		r = -EIO;
+	if (r == 0) {
+		step = "SETCLIENTID_CONFIRM";
+		free(cv_steal(&reply));
+		cv_nfs4_begin(&c, 0, NULL);
+		cv_nfs4_put_setclientid_confirm(&c, v4->clientid, v4->confirm);
+		r = call_bare(m, &c, &reply, &x);
+	}
+	if (r < 0)
+		return cv_fail(m->err, r, "nfs: NFSv4.0 on %s: introducing ourselves (%s): %s%s",
+			       m->host, step, cv_nfs_why(r), cv_nfs_call_hint(r));
+	v4->channel = cv_nfs4_wanted_channel(); /* nothing is agreed upon */
 	return 0;
 }
 
@@ -300,10 +331,11 @@ static int find_root(struct cv_nfs_mount *m)
 		m->nfs->v4 = cv_nfs4_new(m->nfs, cv_dict_get(m->options, "resume"));
 	if (!m->nfs->v4)
 		return cv_fail(m->err, ENOMEM, "nfs: out of memory");
+	m->nfs->v4->minor = m->procs->minor;
 	r = cv_nfs_dial(m);
 	if (r == 0) {
-		(void)cv_step("starting an NFSv4.1 session");
-		r = start_session(m);
+		(void)cv_step("starting an NFSv4 session");
+		r = m->procs->minor ? start_session(m) : start_client(m);
 	}
 	if (r < 0)
 		return r;
@@ -316,10 +348,10 @@ static int find_root(struct cv_nfs_mount *m)
 	if (r != -ENOENT)
 		return r;
 	list_names(m, list, sizeof(list));
-	return cv_fail(m->err, r,
-		       "nfs: %s has no '%s' in NFSv4.1, where paths begin at the server's pseudo "
-		       "root%s%s",
-		       m->host, m->path, *list ? "; there is: " : "", list);
+	return cv_fail(
+		m->err, r,
+		"nfs: %s has no '%s' in %s, where paths begin at the server's pseudo root%s%s",
+		m->host, m->path, m->procs->name, *list ? "; there is: " : "", list);
 }
 
 static int limits(struct cv_nfs_mount *m, struct cv_info *info)
@@ -369,7 +401,7 @@ static int limits(struct cv_nfs_mount *m, struct cv_info *info)
 static bool took(struct cv_replay *replay, int status, const uint8_t *reply, size_t size)
 {
 	struct cv_xdr x = cv_xdr_init(reply, status == 0 ? size : 0);
-	uint32_t compound = cv_nfs4_get_compound(&x);
+	uint32_t compound = cv_nfs4_get_compound(&x, NULL);
 	uint32_t sequence = cv_nfs4_get_op(&x, CV_NFS4_SEQUENCE);
 
 	if (!x.bad && sequence == CV_NFS4ERR_DELAY)
@@ -379,14 +411,13 @@ static bool took(struct cv_replay *replay, int status, const uint8_t *reply, siz
 	return true;
 }
 
-const struct cv_nfs_mount_procs cv_nfs4_mount_procs = {
+#define PROCS                                                                                      \
+	.version = CV_NFS4_VERSION, .port = NFS_PORT, .find_root = find_root, .getattr = getattr,  \
+	.lookup = lookup, .make_dir = make_dir, .limits = limits
+const struct cv_nfs_mount_procs cv_nfs40_mount_procs = { .name = "NFSv4.0", .minor = 0, PROCS };
+const struct cv_nfs_mount_procs cv_nfs41_mount_procs = {
 	.name = "NFSv4.1",
-	.version = CV_NFS4_VERSION,
-	.port = NFS_PORT,
+	.minor = 1,
 	.took = took,
-	.find_root = find_root,
-	.getattr = getattr,
-	.lookup = lookup,
-	.make_dir = make_dir,
-	.limits = limits,
+	PROCS,
 };

@@ -289,27 +289,34 @@ static void got_create(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 /* A regular file: opened, and closed at once. */
 static void send_create_file(struct cv_nfs_req *q)
 {
-	struct cv_nfs4 *v4 = q->nfs->v4;
+	struct cv_nfs4_owner *owner = &q->v4.made->owner;
 	struct cv_nfs4_call c;
 
-	if (!cv_nfs4_start(q, &c, true))
+	if (!cv_nfs4_start_owned(q, &c, owner, NULL))
 		return;
-	q->v4.made->owner.clientid = v4->clientid;
 	cv_nfs4_put_fh(&c, &q->dir);
 	cv_nfs4_put_op(&c, CV_NFS4_SAVEFH);
-	cv_nfs4_put_open_create(&c, CV_NFS4_SHARE_WRITE, &q->v4.made->owner, true, q->mode,
-				q->name);
+	cv_nfs4_put_open_create(&c, CV_NFS4_SHARE_WRITE, owner, true, false, q->mode, q->name);
 	cv_nfs4_put_op(&c, CV_NFS4_GETFH);
 	cv_nfs4_put_getattr(&c);
-	cv_nfs4_put_close(&c, &cv_nfs4_current);
+	if (c.minor > 0)
+		cv_nfs4_put_close(&c, &cv_nfs4_current, owner);
 	cv_nfs4_put_op(&c, CV_NFS4_RESTOREFH);
 	cv_nfs4_put_getattr(&c);
 	cv_nfs4_submit(q, &c);
 }
 
+static void close_made(struct cv_nfs_req *q)
+{
+	cv_nfs4_close(q->nfs, cv_steal(&q->v4.made));
+	cv_nfs_finish(q, 0);
+}
+
 static void got_create_file(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
+	struct cv_nfs4_open *made = q->v4.made;
 	struct cv_nfs4_stateid ignored;
+	bool confirm = false;
 
 	if (status == -EEXIST && q->resent) {
 		cv_nfs4_fetch_entry(q, cv_nfs_check_made);
@@ -319,16 +326,24 @@ static void got_create_file(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 		(void)cv_nfs4_skip(x, CV_NFS4_PUTFH);
 		(void)cv_nfs4_skip(x, CV_NFS4_SAVEFH);
 		(void)cv_nfs4_skip(x, CV_NFS4_OPEN);
-		cv_nfs4_get_open(x, &ignored, &q->op->dir.before);
+		confirm = cv_nfs4_get_open(x, &made->stateid, &q->op->dir.before);
 		if (!cv_nfs4_take_entry(q, x))
 			status = -EIO;
 	}
-	if (status == 0) {
+	if (status < 0) {
+		cv_nfs_finish(q, status);
+		return;
+	}
+	made->handle = q->op->entry.handle;
+	if (q->nfs->v4->minor > 0) {
 		(void)cv_nfs4_skip(x, CV_NFS4_CLOSE);
 		cv_nfs4_get_stateid(x, &ignored);
-		take_changed_dir(q, x);
 	}
-	cv_nfs_finish(q, status);
+	take_changed_dir(q, x);
+	if (q->nfs->v4->minor > 0)
+		cv_nfs_finish(q, 0);
+	else
+		cv_nfs40_settle(q, confirm, close_made);
 }
 
 void cv_nfs4_mknod(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
@@ -558,6 +573,8 @@ static void got_rename(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 		cv_nfs4_take_dir(q, x, &q->op->newdir);
 		take_changed_dir(q, x);
 	}
+	if (status == 0)
+		cv_nfs40_renamed(q->nfs->v4, &q->dir, q->name, &q->dir2, q->name2);
 	cv_nfs_finish(q, status);
 }
 
@@ -622,6 +639,7 @@ static void check_renamed(struct cv_nfs_req *q)
 static void got_rename_noreplace(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	if (status == 0) {
+		cv_nfs40_renamed(q->nfs->v4, &q->dir, q->name, &q->dir2, q->name2);
 		cv_nfs_finish(q, 0);
 	} else if (status == -EEXIST && q->resent) {
 		swap_names(q);

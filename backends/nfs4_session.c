@@ -2,7 +2,8 @@
 /*
  * Client id, session, lease; and recovery. A recovery is one request that walks through steps while
  * all others wait: EXCHANGE_ID, CREATE_SESSION, then each open that was lost, then
- * RECLAIM_COMPLETE. Whether the server still has our state, EXCHANGE_ID says.
+ * RECLAIM_COMPLETE. Whether the server still has our state, EXCHANGE_ID says. In minor version 0
+ * (nfs40.c) SETCLIENTID takes the place of the first two, and nothing that of the last.
  */
 #include "backends/nfs4.h"
 
@@ -49,13 +50,18 @@ static void send_renew(struct cv_nfs_req *q)
 {
 	struct cv_nfs4_call c;
 
-	if (cv_nfs4_start(q, &c, false))
-		cv_nfs4_submit(q, &c);
+	if (!cv_nfs4_start(q, &c, false))
+		return;
+	if (c.minor == 0)
+		cv_nfs4_put_renew(&c, q->nfs->v4->clientid);
+	cv_nfs4_submit(q, &c);
 }
 
 static void got_renew(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	(void)x;
+	if (status == 0)
+		q->nfs->v4->renewed_ns = cv_loop_now_ns(q->nfs->loop);
 	cv_nfs_finish(q, status);
 }
 
@@ -89,10 +95,9 @@ int cv_nfs4_start_renewing(struct cv_nfs4 *v4)
 
 static void send_exchange_id(struct cv_nfs_req *q);
 static void got_exchange_id(struct cv_nfs_req *q, int status, struct cv_xdr *x);
-static void reopen_next(struct cv_nfs_req *q);
 
 /* The server cannot now; the same again, later. The transport's own failures (soft) end it. */
-static void later(struct cv_nfs_req *q, int status)
+void cv_nfs4_recover_later(struct cv_nfs_req *q, int status)
 {
 	if (q->v4.status)
 		cv_nfs_wait(q);
@@ -100,7 +105,7 @@ static void later(struct cv_nfs_req *q, int status)
 		cv_nfs_finish(q, status);
 }
 
-static void lose_all(struct cv_nfs4 *v4)
+void cv_nfs4_lose_all(struct cv_nfs4 *v4)
 {
 	for (struct cv_nfs4_open *o = v4->opens; o; o = o->next) {
 		o->lost = true;
@@ -114,7 +119,7 @@ static void send_create_session(struct cv_nfs_req *q)
 	struct cv_nfs4 *v4 = q->nfs->v4;
 	struct cv_nfs4_call c;
 
-	cv_nfs4_begin(&c, NULL);
+	cv_nfs4_begin(&c, 1, NULL);
 	cv_nfs4_put_create_session(&c, v4->clientid, (uint32_t)q->size, &wanted);
 	cv_nfs4_submit_bare(q, &c);
 }
@@ -127,11 +132,11 @@ static void got_create_session(struct cv_nfs_req *q, int status, struct cv_xdr *
 		/* STALE_CLIENTID: it has restarted once more. */
 		q->send = send_exchange_id;
 		q->got = got_exchange_id;
-		later(q, status < 0 ? status : -EIO);
+		cv_nfs4_recover_later(q, status < 0 ? status : -EIO);
 		return;
 	}
 	cv_nfs4_reset_slots(v4);
-	reopen_next(q);
+	cv_nfs4_reopen_next(q);
 }
 
 static void send_exchange_id(struct cv_nfs_req *q)
@@ -139,7 +144,7 @@ static void send_exchange_id(struct cv_nfs_req *q)
 	struct cv_nfs4 *v4 = q->nfs->v4;
 	struct cv_nfs4_call c;
 
-	cv_nfs4_begin(&c, NULL);
+	cv_nfs4_begin(&c, 1, NULL);
 	cv_nfs4_put_exchange_id(&c, &v4->verifier, v4->client);
 	cv_nfs4_submit_bare(q, &c);
 }
@@ -150,12 +155,12 @@ static void got_exchange_id(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 	struct cv_nfs4_client client;
 
 	if (status < 0 || !cv_nfs4_get_exchange_id(x, &client)) {
-		later(q, status < 0 ? status : -EIO);
+		cv_nfs4_recover_later(q, status < 0 ? status : -EIO);
 		return;
 	}
 	if (!client.confirmed || client.id != v4->clientid) {
 		cv_notice("the NFS server has restarted: open files are claimed again");
-		lose_all(v4);
+		cv_nfs4_lose_all(v4);
 		q->again = true; /* RECLAIM_COMPLETE will be due */
 	}
 	v4->clientid = client.id;
@@ -170,12 +175,11 @@ static void send_reopen(struct cv_nfs_req *q)
 	struct cv_nfs4_call c;
 
 	if (!open) { /* closed in the meantime */
-		reopen_next(q);
+		cv_nfs4_reopen_next(q);
 		return;
 	}
-	if (!cv_nfs4_start(q, &c, true))
+	if (!cv_nfs4_start_owned(q, &c, &open->owner, NULL))
 		return;
-	open->owner.clientid = v4->clientid;
 	cv_nfs4_put_fh(&c, &open->handle);
 	if (open->reclaim)
 		cv_nfs4_put_open_reclaim(&c, open->share, &open->owner);
@@ -184,7 +188,7 @@ static void send_reopen(struct cv_nfs_req *q)
 	cv_nfs4_submit(q, &c);
 }
 
-static void reopened(struct cv_nfs4 *v4, struct cv_nfs4_open *open, int dead)
+void cv_nfs4_reopened(struct cv_nfs4 *v4, struct cv_nfs4_open *open, int dead)
 {
 	open->lost = open->reclaim = false;
 	open->dead = dead;
@@ -214,13 +218,13 @@ static void got_reopen(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 	}
 	if (open && status == 0) {
 		open->stateid = stateid;
-		reopened(q->nfs->v4, open, 0);
+		cv_nfs4_reopened(q->nfs->v4, open, 0);
 	} else if (open && open->reclaim) {
 		open->reclaim = false; /* no grace, or it does not remember us: like a new one */
 	} else if (open) {
-		reopened(q->nfs->v4, open, status);
+		cv_nfs4_reopened(q->nfs->v4, open, status);
 	}
-	reopen_next(q);
+	cv_nfs4_reopen_next(q);
 }
 
 static void send_complete(struct cv_nfs_req *q)
@@ -254,7 +258,7 @@ bool cv_nfs4_find_lost(const struct cv_nfs4 *v4)
 	return find_lost(v4, false) || find_lost(v4, true);
 }
 
-static void reopen_next(struct cv_nfs_req *q)
+void cv_nfs4_reopen_next(struct cv_nfs_req *q)
 {
 	struct cv_nfs4 *v4 = q->nfs->v4;
 	struct cv_nfs4_open *open = find_lost(v4, true);
@@ -263,14 +267,16 @@ static void reopen_next(struct cv_nfs_req *q)
 	v4->relocking = open ? NULL : cv_nfs4_lock_find_lost(v4);
 	if (v4->relocking) {
 		q->op->cred = &v4->relocking->open->cred;
-		cv_nfs4_relock(q, q->again, reopen_next);
+		cv_nfs4_relock(q, q->again, cv_nfs4_reopen_next);
 		return;
 	}
 	if (!open && q->again) {
 		q->again = false;
 		q->op->cred = &machine;
-		cv_nfs_step(q, send_complete, got_complete);
-		return;
+		if (v4->minor > 0) {
+			cv_nfs_step(q, send_complete, got_complete);
+			return;
+		}
 	}
 	if (!open)
 		open = find_lost(v4, false);
@@ -280,14 +286,17 @@ static void reopen_next(struct cv_nfs_req *q)
 		return;
 	}
 	q->op->cred = &open->cred;
-	cv_nfs_step(q, send_reopen, got_reopen);
+	if (v4->minor > 0)
+		cv_nfs_step(q, send_reopen, got_reopen);
+	else
+		cv_nfs_step(q, cv_nfs40_send_reopen, cv_nfs40_got_reopen);
 }
 
 static void recovered(struct cv_op *op, ssize_t result)
 {
 	struct cv_nfs4 *v4 = cv_container_of(op, struct cv_nfs4, recovery_op);
 
-	v4->recovering = false;
+	v4->recovering = v4->draining = false;
 	v4->recovery = NULL;
 	v4->reopening = NULL;
 	v4->relocking = NULL;
@@ -304,6 +313,27 @@ static void recovered(struct cv_op *op, ssize_t result)
 		cv_nfs4_pump(v4);
 }
 
+static void begin_client(struct cv_nfs_req *q)
+{
+	if (q->nfs->v4->minor == 0) {
+		cv_nfs40_begin_recovery(q);
+	} else {
+		q->send = send_exchange_id;
+		q->got = got_exchange_id;
+	}
+}
+
+/*
+ * Minor version 0 numbers the calls of each owner: an answer to what was asked before must not
+ * meddle with what is had anew. So it waits for all that is on its way.
+ */
+void cv_nfs4_recover_drained(struct cv_nfs4 *v4)
+{
+	v4->draining = false;
+	begin_client(v4->recovery);
+	v4->recovery->send(v4->recovery);
+}
+
 void cv_nfs4_recover(struct cv_nfs4 *v4, bool session)
 {
 	struct cv_nfs_req *q;
@@ -317,10 +347,15 @@ void cv_nfs4_recover(struct cv_nfs4 *v4, bool session)
 		return;
 	q->v4.recovers = true;
 	v4->recovery = q;
-	if (session)
-		cv_nfs_step(q, send_exchange_id, got_exchange_id);
-	else
-		reopen_next(q);
+	v4->draining = v4->minor == 0 && v4->on_wire > 0;
+	if (v4->draining)
+		return;
+	if (session || v4->minor == 0) {
+		begin_client(q);
+		q->send(q);
+	} else {
+		cv_nfs4_reopen_next(q);
+	}
 }
 
 void cv_nfs4_recover_again(struct cv_nfs_req *q)
@@ -329,8 +364,7 @@ void cv_nfs4_recover_again(struct cv_nfs_req *q)
 	q->op->cred = &machine;
 	q->nfs->v4->reopening = NULL;
 	q->nfs->v4->relocking = NULL;
-	q->send = send_exchange_id;
-	q->got = got_exchange_id;
+	begin_client(q);
 	cv_nfs_wait(q);
 }
 
@@ -340,12 +374,12 @@ void cv_nfs4_recover_again(struct cv_nfs_req *q)
  * A successor is the same client after a restart, to the server: what its predecessor had open and
  * locked goes at once, not with the lease, and is free to be had anew.
  */
-#define IDENTITY      "NFSv4.1 %016" PRIx64
-#define IDENTITY_SCAN "NFSv4.1 %16" SCNx64
+#define IDENTITY      "NFSv4.%u %016" PRIx64
+#define IDENTITY_SCAN "NFSv4.%*u %16" SCNx64
 
 void cv_nfs4_say_identity(const struct cv_nfs4 *v4, char *ret, size_t size)
 {
-	(void)snprintf(ret, size, IDENTITY, v4->id);
+	(void)snprintf(ret, size, IDENTITY, v4->minor, v4->id);
 }
 
 struct cv_nfs4 *cv_nfs4_new(struct cv_nfs *nfs, const char *resume)
@@ -362,6 +396,7 @@ struct cv_nfs4 *cv_nfs4_new(struct cv_nfs *nfs, const char *resume)
 		return NULL;
 	}
 	v4->nfs = nfs;
+	v4->minor = 1;
 	v4->names = (struct cv_nfs4_names){ .uid = cv_owners_uid,
 					    .gid = cv_owners_gid,
 					    .arg = v4->owners };
@@ -389,7 +424,7 @@ static void send_destroy(struct cv_nfs_req *q)
 	struct cv_nfs4 *v4 = q->nfs->v4;
 	struct cv_nfs4_call c;
 
-	cv_nfs4_begin(&c, NULL);
+	cv_nfs4_begin(&c, 1, NULL);
 	if (q->flags)
 		cv_nfs4_put_destroy_clientid(&c, v4->clientid);
 	else
@@ -426,6 +461,8 @@ void cv_nfs4_say_goodbye(struct cv_nfs4 *v4)
 		(void)cv_loop_turn(nfs->loop, GOODBYE_TURN_MS);
 	cv_op_init(op, said, &machine);
 	op->engine = v4;
+	if (v4->minor == 0)
+		return; /* it has nothing for it: the lease ends the rest */
 	q = cv_nfs_req_new(nfs, op);
 	if (!q)
 		return;

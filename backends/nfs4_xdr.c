@@ -60,6 +60,7 @@ enum attr {
 #define EXCHANGE_CONFIRMED    0x80000000u
 #define SHARE_NO_DELEGATION   0x0400u
 #define CALLBACK_PROGRAM      0x40000000u /* never called: there is no back channel */
+#define OPEN_CONFIRM_WANTED   2u
 #define NOBODY		      65534u
 
 enum { OPEN_NOCREATE = 0, OPEN_CREATE = 1 };
@@ -75,14 +76,15 @@ const struct cv_nfs4_stateid cv_nfs4_current = { .seq = 1 };
 static const size_t count_at = 8; /* after the empty tag and the minor version */
 static const size_t seq_at = 32;  /* SEQUENCE is first: after its number and the session */
 
-void cv_nfs4_begin(struct cv_nfs4_call *c, const struct cv_nfs4_seq *seq)
+void cv_nfs4_begin(struct cv_nfs4_call *c, unsigned minor, const struct cv_nfs4_seq *seq)
 {
-	c->ops = 0;
+	c->minor = minor;
+	c->ops = c->numbered = 0;
 	c->owner_at = 0;
 	c->a.size = 0;
 	c->x = cv_xdr_out_init(c->a.bytes, sizeof(c->a.bytes));
 	cv_xdr_put_u32(&c->x, 0); /* tag: "" */
-	cv_xdr_put_u32(&c->x, CV_NFS4_MINOR);
+	cv_xdr_put_u32(&c->x, minor);
 	cv_xdr_put_u32(&c->x, 0); /* number of operations, filled in at the end */
 	if (!seq)
 		return;
@@ -129,13 +131,19 @@ static void put_bitmap(struct cv_xdr_out *x, uint64_t bits)
 	cv_xdr_put_u32(x, (uint32_t)(bits >> 32));
 }
 
-/* Of one of our own: 0 means the latest (8.2.2). */
-static void put_latest(struct cv_xdr_out *x, const struct cv_nfs4_stateid *s)
+/* Of one of our own: 0 means the latest (8.2.2). Minor version 0 wants it as it came. */
+static void put_stateid(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *s)
 {
-	bool special = s == &cv_nfs4_anonymous || s == &cv_nfs4_current;
+	bool whole = c->minor == 0 || s == &cv_nfs4_anonymous || s == &cv_nfs4_current;
 
-	cv_xdr_put_u32(x, special ? s->seq : 0);
-	cv_xdr_put_fixed(x, s->other, sizeof(s->other));
+	cv_xdr_put_u32(&c->x, whole ? s->seq : 0);
+	cv_xdr_put_fixed(&c->x, s->other, sizeof(s->other));
+}
+
+static void put_number(struct cv_nfs4_call *c, const struct cv_nfs4_owner *o)
+{
+	c->numbered = c->ops;
+	cv_xdr_put_u32(&c->x, o->seq);
 }
 
 static void put_owner(struct cv_xdr_out *x, const struct cv_nfs4_owner *o)
@@ -269,7 +277,7 @@ void cv_nfs4_put_setattr(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *s
 			 const struct cv_setattr *set, const char *owner, const char *group)
 {
 	cv_nfs4_put_op(c, CV_NFS4_SETATTR);
-	put_latest(&c->x, stateid);
+	put_stateid(c, stateid);
 	put_fattr(&c->x, set, owner, group);
 }
 
@@ -277,7 +285,7 @@ void cv_nfs4_put_read(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *stat
 		      uint32_t count)
 {
 	cv_nfs4_put_op(c, CV_NFS4_READ);
-	put_latest(&c->x, stateid);
+	put_stateid(c, stateid);
 	cv_xdr_put_u64(&c->x, off);
 	cv_xdr_put_u32(&c->x, count);
 }
@@ -286,7 +294,7 @@ void cv_nfs4_put_write(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *sta
 		       uint32_t count, bool sync)
 {
 	cv_nfs4_put_op(c, CV_NFS4_WRITE);
-	put_latest(&c->x, stateid);
+	put_stateid(c, stateid);
 	cv_xdr_put_u64(&c->x, off);
 	cv_xdr_put_u32(&c->x, sync ? CV_NFS_STABLE : 0); /* FILE_SYNC4, UNSTABLE4 */
 	cv_xdr_put_u32(&c->x, count);
@@ -339,8 +347,8 @@ void cv_nfs4_put_create(struct cv_nfs4_call *c, const char *name, uint32_t mode,
 static void put_open_head(struct cv_nfs4_call *c, uint32_t share, const struct cv_nfs4_owner *owner)
 {
 	cv_nfs4_put_op(c, CV_NFS4_OPEN);
-	cv_xdr_put_u32(&c->x, 0); /* seqid: sessions order the calls */
-	cv_xdr_put_u32(&c->x, share | SHARE_NO_DELEGATION);
+	put_number(c, owner);
+	cv_xdr_put_u32(&c->x, c->minor ? share | SHARE_NO_DELEGATION : share);
 	cv_xdr_put_u32(&c->x, 0); /* deny nobody */
 	c->owner_at = (size_t)(c->x.p - c->a.bytes);
 	put_owner(&c->x, owner);
@@ -353,6 +361,15 @@ void cv_nfs4_put_open(struct cv_nfs4_call *c, uint32_t share, const struct cv_nf
 	cv_xdr_put_u32(&c->x, CLAIM_FH);
 }
 
+void cv_nfs4_put_open_name(struct cv_nfs4_call *c, uint32_t share,
+			   const struct cv_nfs4_owner *owner, const char *name)
+{
+	put_open_head(c, share, owner);
+	cv_xdr_put_u32(&c->x, OPEN_NOCREATE);
+	cv_xdr_put_u32(&c->x, CLAIM_NULL);
+	put_text(&c->x, name);
+}
+
 void cv_nfs4_put_open_reclaim(struct cv_nfs4_call *c, uint32_t share,
 			      const struct cv_nfs4_owner *owner)
 {
@@ -363,49 +380,79 @@ void cv_nfs4_put_open_reclaim(struct cv_nfs4_call *c, uint32_t share,
 }
 
 void cv_nfs4_put_open_create(struct cv_nfs4_call *c, uint32_t share,
-			     const struct cv_nfs4_owner *owner, bool guarded, uint32_t mode,
-			     const char *name)
+			     const struct cv_nfs4_owner *owner, bool guarded, bool truncate,
+			     uint32_t mode, const char *name)
 {
+	const struct cv_setattr set = { .mask = CV_SET_MODE | (truncate ? CV_SET_SIZE : 0),
+					.mode = mode & 07777 };
+
 	put_open_head(c, share, owner);
 	cv_xdr_put_u32(&c->x, OPEN_CREATE);
 	cv_xdr_put_u32(&c->x, guarded ? CREATE_GUARDED : CREATE_UNCHECKED);
-	put_mode(&c->x, mode);
+	put_fattr(&c->x, &set, NULL, NULL);
 	cv_xdr_put_u32(&c->x, CLAIM_NULL);
 	put_text(&c->x, name);
 }
 
-void cv_nfs4_put_close(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *stateid)
+void cv_nfs4_put_open_confirm(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *stateid,
+			      const struct cv_nfs4_owner *owner)
+{
+	cv_nfs4_put_op(c, CV_NFS4_OPEN_CONFIRM);
+	put_stateid(c, stateid);
+	put_number(c, owner);
+}
+
+void cv_nfs4_put_close(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *stateid,
+		       const struct cv_nfs4_owner *owner)
 {
 	cv_nfs4_put_op(c, CV_NFS4_CLOSE);
-	cv_xdr_put_u32(&c->x, 0); /* seqid */
-	put_latest(&c->x, stateid);
+	put_number(c, owner);
+	put_stateid(c, stateid);
 }
 
 void cv_nfs4_put_free_stateid(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *stateid)
 {
 	cv_nfs4_put_op(c, CV_NFS4_FREE_STATEID);
-	put_latest(&c->x, stateid);
+	put_stateid(c, stateid);
 }
 
-void cv_nfs4_put_lock(struct cv_nfs4_call *c, enum cv_nfs4_locktype type, bool reclaim,
-		      uint64_t off, uint64_t length, const struct cv_nfs4_stateid *open_stateid,
-		      const struct cv_nfs4_stateid *lock_stateid, const struct cv_nfs4_owner *owner)
+void cv_nfs4_put_release_lockowner(struct cv_nfs4_call *c, const struct cv_nfs4_owner *owner)
+{
+	cv_nfs4_put_op(c, CV_NFS4_RELEASE_LOCKOWNER);
+	put_owner(&c->x, owner);
+}
+
+static void put_lock_head(struct cv_nfs4_call *c, enum cv_nfs4_locktype type, bool reclaim,
+			  uint64_t off, uint64_t length, bool first)
 {
 	cv_nfs4_put_op(c, CV_NFS4_LOCK);
 	cv_xdr_put_u32(&c->x, type);
 	cv_xdr_put_u32(&c->x, reclaim);
 	cv_xdr_put_u64(&c->x, off);
 	cv_xdr_put_u64(&c->x, length);
-	cv_xdr_put_u32(&c->x, !lock_stateid);
-	if (lock_stateid) {
-		put_latest(&c->x, lock_stateid);
-		cv_xdr_put_u32(&c->x, 0);
-		return;
-	}
-	cv_xdr_put_u32(&c->x, 0);
-	put_latest(&c->x, open_stateid);
-	cv_xdr_put_u32(&c->x, 0);
+	cv_xdr_put_u32(&c->x, first);
+}
+
+void cv_nfs4_put_first_lock(struct cv_nfs4_call *c, enum cv_nfs4_locktype type, bool reclaim,
+			    uint64_t off, uint64_t length,
+			    const struct cv_nfs4_stateid *open_stateid,
+			    const struct cv_nfs4_owner *open_owner,
+			    const struct cv_nfs4_owner *owner)
+{
+	put_lock_head(c, type, reclaim, off, length, true);
+	put_number(c, open_owner);
+	put_stateid(c, open_stateid);
+	put_number(c, owner);
 	put_owner(&c->x, owner);
+}
+
+void cv_nfs4_put_lock(struct cv_nfs4_call *c, enum cv_nfs4_locktype type, bool reclaim,
+		      uint64_t off, uint64_t length, const struct cv_nfs4_stateid *stateid,
+		      const struct cv_nfs4_owner *owner)
+{
+	put_lock_head(c, type, reclaim, off, length, false);
+	put_stateid(c, stateid);
+	put_number(c, owner);
 }
 
 void cv_nfs4_put_lockt(struct cv_nfs4_call *c, enum cv_nfs4_locktype type, uint64_t off,
@@ -418,13 +465,13 @@ void cv_nfs4_put_lockt(struct cv_nfs4_call *c, enum cv_nfs4_locktype type, uint6
 	put_owner(&c->x, owner);
 }
 
-void cv_nfs4_put_locku(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *stateid, uint64_t off,
-		       uint64_t length)
+void cv_nfs4_put_locku(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *stateid,
+		       const struct cv_nfs4_owner *owner, uint64_t off, uint64_t length)
 {
 	cv_nfs4_put_op(c, CV_NFS4_LOCKU);
 	cv_xdr_put_u32(&c->x, CV_NFS4_WRITE_LT); /* it does not matter which */
-	cv_xdr_put_u32(&c->x, 0);
-	put_latest(&c->x, stateid);
+	put_number(c, owner);
+	put_stateid(c, stateid);
 	cv_xdr_put_u64(&c->x, off);
 	cv_xdr_put_u64(&c->x, length);
 }
@@ -485,6 +532,31 @@ void cv_nfs4_put_reclaim_complete(struct cv_nfs4_call *c)
 	cv_xdr_put_u32(&c->x, 0); /* of everything */
 }
 
+void cv_nfs4_put_setclientid(struct cv_nfs4_call *c, const void *verifier, const char *owner)
+{
+	cv_nfs4_put_op(c, CV_NFS4_SETCLIENTID);
+	cv_xdr_put_fixed(&c->x, verifier, CV_NFS_VERF_SIZE);
+	put_text(&c->x, owner);
+	cv_xdr_put_u32(&c->x, CALLBACK_PROGRAM);
+	put_text(&c->x, "tcp");
+	put_text(&c->x, "0.0.0.0.0.0"); /* nowhere: so there will be no delegations */
+	cv_xdr_put_u32(&c->x, 0);	/* identifies the callback */
+}
+
+void cv_nfs4_put_setclientid_confirm(struct cv_nfs4_call *c, uint64_t clientid,
+				     const uint8_t confirm[CV_NFS_VERF_SIZE])
+{
+	cv_nfs4_put_op(c, CV_NFS4_SETCLIENTID_CONFIRM);
+	cv_xdr_put_u64(&c->x, clientid);
+	cv_xdr_put_fixed(&c->x, confirm, CV_NFS_VERF_SIZE);
+}
+
+void cv_nfs4_put_renew(struct cv_nfs4_call *c, uint64_t clientid)
+{
+	cv_nfs4_put_op(c, CV_NFS4_RENEW);
+	cv_xdr_put_u64(&c->x, clientid);
+}
+
 /* ---- results ---- */
 
 int cv_nfs4_errno(uint32_t status)
@@ -523,13 +595,15 @@ int cv_nfs4_errno(uint32_t status)
 	return cv_nfs_errno(status); /* the others are NFSv3's, or -EIO */
 }
 
-uint32_t cv_nfs4_get_compound(struct cv_xdr *x)
+uint32_t cv_nfs4_get_compound(struct cv_xdr *x, uint32_t *ret_ops)
 {
-	uint32_t status = cv_xdr_u32(x);
+	uint32_t status = cv_xdr_u32(x), ops;
 	size_t n;
 
 	(void)cv_xdr_opaque(x, 1024, &n); /* tag */
-	(void)cv_xdr_u32(x);		  /* number of results: a result that is missing is bad */
+	ops = cv_xdr_u32(x);		  /* a result that is missing will be bad */
+	if (ret_ops)
+		*ret_ops = ops;
 	return status;
 }
 
@@ -850,13 +924,16 @@ static void skip_delegation(struct cv_xdr *x)
 	}
 }
 
-void cv_nfs4_get_open(struct cv_xdr *x, struct cv_nfs4_stateid *ret, uint64_t *ret_before)
+bool cv_nfs4_get_open(struct cv_xdr *x, struct cv_nfs4_stateid *ret, uint64_t *ret_before)
 {
+	uint32_t flags;
+
 	cv_nfs4_get_stateid(x, ret);
 	*ret_before = cv_nfs4_get_change(x);
-	(void)cv_xdr_u32(x); /* rflags: no confirmation in 4.1 */
+	flags = cv_xdr_u32(x);
 	cv_nfs4_skip_bitmap(x);
 	skip_delegation(x);
+	return flags & OPEN_CONFIRM_WANTED;
 }
 
 void cv_nfs4_get_denied(struct cv_xdr *x, struct cv_nfs4_denied *ret)
@@ -914,6 +991,20 @@ bool cv_nfs4_get_exchange_id(struct cv_xdr *x, struct cv_nfs4_client *ret)
 	ret->confirmed = flags & EXCHANGE_CONFIRMED;
 	/* What follows says who the server is, for trunking. */
 	return !x->bad && protect == 0;
+}
+
+bool cv_nfs4_get_setclientid(struct cv_xdr *x, uint64_t *ret_clientid,
+			     uint8_t confirm[CV_NFS_VERF_SIZE])
+{
+	const uint8_t *p;
+
+	if (!begin_ok(x, CV_NFS4_SETCLIENTID))
+		return false;
+	*ret_clientid = cv_xdr_u64(x);
+	p = cv_xdr_take(x, CV_NFS_VERF_SIZE);
+	if (p)
+		memcpy(confirm, p, CV_NFS_VERF_SIZE);
+	return !x->bad;
 }
 
 static void get_channel(struct cv_xdr *x, struct cv_nfs4_channel *ret)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * NFSv4.1 on the wire (RFC 8881, XDR in RFC 5662). A call is a compound: cv_nfs4_begin(),
- * operations in order, cv_nfs4_end(). Results are decoded in the same order, bounded, straight from
- * the reply. Knows nothing of connections, sessions' life or requests.
+ * NFSv4 on the wire: minor version 1 (RFC 8881, XDR in RFC 5662) and 0 (RFC 7530, RFC 7531). A call
+ * is a compound: cv_nfs4_begin(), operations in order, cv_nfs4_end(). Results are decoded in the
+ * same order, bounded, straight from the reply. Knows nothing of connections, sessions' life or
+ * requests.
  */
 #ifndef CV_BACKENDS_NFS4_XDR_H
 #define CV_BACKENDS_NFS4_XDR_H
@@ -16,7 +17,6 @@
 #include "backends/xdr.h"
 
 #define CV_NFS4_VERSION	     4
-#define CV_NFS4_MINOR	     1
 #define CV_NFS4_COMPOUND     1 /* the procedure; 0 is NULL */
 #define CV_NFS4_FH_MAX	     128
 #define CV_NFS4_SESSION_SIZE 16
@@ -40,6 +40,7 @@ enum cv_nfs4_op {
 	CV_NFS4_LOOKUP = 15,
 	CV_NFS4_NVERIFY = 17,
 	CV_NFS4_OPEN = 18,
+	CV_NFS4_OPEN_CONFIRM = 20, /* minor version 0 */
 	CV_NFS4_PUTFH = 22,
 	CV_NFS4_PUTROOTFH = 24,
 	CV_NFS4_READ = 25,
@@ -47,11 +48,15 @@ enum cv_nfs4_op {
 	CV_NFS4_READLINK = 27,
 	CV_NFS4_REMOVE = 28,
 	CV_NFS4_RENAME = 29,
+	CV_NFS4_RENEW = 30, /* minor version 0 */
 	CV_NFS4_RESTOREFH = 31,
 	CV_NFS4_SAVEFH = 32,
 	CV_NFS4_SETATTR = 34,
+	CV_NFS4_SETCLIENTID = 35,	  /* minor version 0 */
+	CV_NFS4_SETCLIENTID_CONFIRM = 36, /* likewise */
 	CV_NFS4_VERIFY = 37,
 	CV_NFS4_WRITE = 38,
+	CV_NFS4_RELEASE_LOCKOWNER = 39, /* minor version 0 */
 	CV_NFS4_EXCHANGE_ID = 42,
 	CV_NFS4_CREATE_SESSION = 43,
 	CV_NFS4_DESTROY_SESSION = 44,
@@ -70,14 +75,20 @@ enum cv_nfs4_status {
 	CV_NFS4ERR_DENIED = 10010,
 	CV_NFS4ERR_EXPIRED = 10011,
 	CV_NFS4ERR_GRACE = 10013,
+	CV_NFS4ERR_RESOURCE = 10018,
+	CV_NFS4ERR_MOVED = 10019,
+	CV_NFS4ERR_NOFILEHANDLE = 10020,
 	CV_NFS4ERR_MINOR_VERS_MISMATCH = 10021,
 	CV_NFS4ERR_STALE_CLIENTID = 10022,
 	CV_NFS4ERR_STALE_STATEID = 10023,
+	CV_NFS4ERR_OLD_STATEID = 10024,
 	CV_NFS4ERR_BAD_STATEID = 10025,
+	CV_NFS4ERR_BAD_SEQID = 10026,
 	CV_NFS4ERR_NOT_SAME = 10027,
 	CV_NFS4ERR_NO_GRACE = 10033,
 	CV_NFS4ERR_RECLAIM_BAD = 10034,
 	CV_NFS4ERR_RECLAIM_CONFLICT = 10035,
+	CV_NFS4ERR_BADXDR = 10036,
 	CV_NFS4ERR_OPENMODE = 10038,
 	CV_NFS4ERR_BADOWNER = 10039,
 	CV_NFS4ERR_ADMIN_REVOKED = 10047,
@@ -107,6 +118,10 @@ struct cv_nfs4_owner { /* of an open, or of locks */
 	uint64_t clientid;
 	uint8_t size;
 	uint8_t data[CV_NFS4_OWNER_MAX];
+	/* Minor version 0, where its calls are numbered and go one after the other: */
+	uint32_t seq;	/* of the next one; always 0 in a session, which does that itself */
+	bool busy;	/* one is on its way */
+	bool confirmed; /* the server has seen that it is not an old one, come late */
 };
 
 struct cv_nfs4_seq { /* SEQUENCE's arguments */
@@ -124,8 +139,11 @@ struct cv_nfs4_channel { /* a session's limits, bytes and counts */
 struct cv_nfs4_call {
 	struct cv_nfs_args a;
 	struct cv_xdr_out x;
+	unsigned minor;
 	uint32_t ops;
 	size_t owner_at; /* where the owner of its OPEN is; 0: it has none */
+	uint32_t
+		numbered; /* how many they were with the last that has an owner's number; 0: none */
 };
 
 /* What SEQUENCE says of a compound's way through the session, in its arguments, and an open owner
@@ -135,7 +153,7 @@ struct cv_nfs4_call {
 #define CV_NFS4_OWNER_SIZE 20
 
 /* seq NULL: a compound outside of a session. */
-void cv_nfs4_begin(struct cv_nfs4_call *c, const struct cv_nfs4_seq *seq);
+void cv_nfs4_begin(struct cv_nfs4_call *c, unsigned minor, const struct cv_nfs4_seq *seq);
 /* The same compound with another sequence number. */
 void cv_nfs4_renumber(struct cv_nfs4_call *c, uint32_t seq);
 void cv_nfs4_end(struct cv_nfs4_call *c); /* c->a is ready; a.size 0: did not fit */
@@ -165,37 +183,56 @@ void cv_nfs4_put_create(struct cv_nfs4_call *c, const char *name, uint32_t mode,
 			const char *target);
 void cv_nfs4_put_rename(struct cv_nfs4_call *c, const char *name, const char *newname);
 void cv_nfs4_put_link(struct cv_nfs4_call *c, const char *name);
-/* share: CV_NFS4_SHARE_*. How it is named: by the current handle, or created in it. */
+/* share: CV_NFS4_SHARE_*. How it is named: by the current handle, by a name in that, or created in
+ * it. Minor version 0 does not have the first. */
 void cv_nfs4_put_open(struct cv_nfs4_call *c, uint32_t share, const struct cv_nfs4_owner *owner);
+void cv_nfs4_put_open_name(struct cv_nfs4_call *c, uint32_t share,
+			   const struct cv_nfs4_owner *owner, const char *name);
 void cv_nfs4_put_open_reclaim(struct cv_nfs4_call *c, uint32_t share,
 			      const struct cv_nfs4_owner *owner);
+/* truncate: what is there already, and not guarded. */
 void cv_nfs4_put_open_create(struct cv_nfs4_call *c, uint32_t share,
-			     const struct cv_nfs4_owner *owner, bool guarded, uint32_t mode,
-			     const char *name);
-void cv_nfs4_put_close(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *stateid);
+			     const struct cv_nfs4_owner *owner, bool guarded, bool truncate,
+			     uint32_t mode, const char *name);
+void cv_nfs4_put_open_confirm(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *stateid,
+			      const struct cv_nfs4_owner *owner);
+void cv_nfs4_put_close(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *stateid,
+		       const struct cv_nfs4_owner *owner);
 void cv_nfs4_put_free_stateid(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *stateid);
-/* The first lock of an owner on a file stands on an open's stateid, the others on the lock's. */
+/* Minor version 0: it has no locks any more, on any file. */
+void cv_nfs4_put_release_lockowner(struct cv_nfs4_call *c, const struct cv_nfs4_owner *owner);
+/* The first lock of an owner on a file stands on an open's state, the others on the lock's own. */
+void cv_nfs4_put_first_lock(struct cv_nfs4_call *c, enum cv_nfs4_locktype type, bool reclaim,
+			    uint64_t off, uint64_t length,
+			    const struct cv_nfs4_stateid *open_stateid,
+			    const struct cv_nfs4_owner *open_owner,
+			    const struct cv_nfs4_owner *owner);
 void cv_nfs4_put_lock(struct cv_nfs4_call *c, enum cv_nfs4_locktype type, bool reclaim,
-		      uint64_t off, uint64_t length, const struct cv_nfs4_stateid *open_stateid,
-		      const struct cv_nfs4_stateid *lock_stateid,
+		      uint64_t off, uint64_t length, const struct cv_nfs4_stateid *stateid,
 		      const struct cv_nfs4_owner *owner);
 void cv_nfs4_put_lockt(struct cv_nfs4_call *c, enum cv_nfs4_locktype type, uint64_t off,
 		       uint64_t length, const struct cv_nfs4_owner *owner);
-void cv_nfs4_put_locku(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *stateid, uint64_t off,
-		       uint64_t length);
+void cv_nfs4_put_locku(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *stateid,
+		       const struct cv_nfs4_owner *owner, uint64_t off, uint64_t length);
 void cv_nfs4_put_exchange_id(struct cv_nfs4_call *c, const void *verifier, const char *owner);
 void cv_nfs4_put_create_session(struct cv_nfs4_call *c, uint64_t clientid, uint32_t seq,
 				const struct cv_nfs4_channel *wanted);
 void cv_nfs4_put_destroy_session(struct cv_nfs4_call *c, const void *session);
 void cv_nfs4_put_destroy_clientid(struct cv_nfs4_call *c, uint64_t clientid);
 void cv_nfs4_put_reclaim_complete(struct cv_nfs4_call *c);
+/* Minor version 0: in place of the last five. */
+void cv_nfs4_put_setclientid(struct cv_nfs4_call *c, const void *verifier, const char *owner);
+void cv_nfs4_put_setclientid_confirm(struct cv_nfs4_call *c, uint64_t clientid,
+				     const uint8_t confirm[CV_NFS_VERF_SIZE]);
+void cv_nfs4_put_renew(struct cv_nfs4_call *c, uint64_t clientid);
 
 /* ---- results; each leaves x->bad set when something does not fit ---- */
 
 int cv_nfs4_errno(uint32_t status); /* nfsstat4 → 0 or -errno */
 
-/* The head of a reply: COMPOUND4res up to its first operation. Returns nfsstat4. */
-uint32_t cv_nfs4_get_compound(struct cv_xdr *x);
+/* The head of a reply: COMPOUND4res up to its first operation. Returns nfsstat4. *ret_ops: how many
+ * operations were carried out, the one that failed included; may be NULL. */
+uint32_t cv_nfs4_get_compound(struct cv_xdr *x, uint32_t *ret_ops);
 /* The head of an operation's result. Returns its nfsstat4; bad unless it is op's. */
 uint32_t cv_nfs4_get_op(struct cv_xdr *x, enum cv_nfs4_op op);
 /* Past a successful result without a body. */
@@ -226,8 +263,9 @@ struct cv_nfs4_limits {
 bool cv_nfs4_get_limits(struct cv_xdr *x, struct cv_nfs4_limits *ret);
 /* change_info4, without a head: the change attribute before if that is certain, else 0. */
 uint64_t cv_nfs4_get_change(struct cv_xdr *x);
-/* OPEN after its head. *ret_before: as above. */
-void cv_nfs4_get_open(struct cv_xdr *x, struct cv_nfs4_stateid *ret, uint64_t *ret_before);
+/* OPEN after its head. *ret_before: as above. Returns whether it has to be confirmed (version 0).
+ */
+bool cv_nfs4_get_open(struct cv_xdr *x, struct cv_nfs4_stateid *ret, uint64_t *ret_before);
 void cv_nfs4_get_stateid(struct cv_xdr *x, struct cv_nfs4_stateid *ret);
 void cv_nfs4_skip_bitmap(struct cv_xdr *x);
 struct cv_nfs4_denied {
@@ -245,6 +283,8 @@ struct cv_nfs4_client {
 	bool confirmed; /* the server knows us: our state is still there */
 };
 bool cv_nfs4_get_exchange_id(struct cv_xdr *x, struct cv_nfs4_client *ret);
+bool cv_nfs4_get_setclientid(struct cv_xdr *x, uint64_t *ret_clientid,
+			     uint8_t confirm[CV_NFS_VERF_SIZE]);
 bool cv_nfs4_get_create_session(struct cv_xdr *x, uint8_t session[CV_NFS4_SESSION_SIZE],
 				struct cv_nfs4_channel *ret);
 

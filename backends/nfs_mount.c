@@ -184,7 +184,7 @@ static int mnt_at(struct cv_nfs_mount *m, uint16_t port, const char *path,
 			m->host, cv_nfs_why(r),
 			r == -EPROTONOSUPPORT
 				? "; it does not speak MOUNT version 3 at this port: give "
-				  "mountport=, or enable NFSv3 on the server, or use version=4.1"
+				  "mountport=, or enable NFSv3 on the server, or use version=4"
 			: r == -EBADMSG
 				? "; some other server listens at this port: check port= and "
 				  "mountport="
@@ -738,8 +738,22 @@ static bool is_hopeless(int r)
 	return r == -EHOSTUNREACH || r == -ENETUNREACH || r == -ETIMEDOUT || r == -ENOMEM;
 }
 
+/* version=4: NFSv4.1 where it is offered, else NFSv4.0. */
+static int mount_v4(struct cv_nfs_mount *m, struct cv_info *info)
+{
+	int r = mount_version(m, &cv_nfs41_mount_procs, info);
+
+	if (r != -EPROTONOSUPPORT)
+		return r;
+	(void)cv_step("no NFSv4.1: trying NFSv4.0");
+	r = mount_version(m, &cv_nfs40_mount_procs, info);
+	if (r == 0)
+		cv_notice("%s: NFSv4.0, because the server does not offer NFSv4.1", m->host);
+	return r;
+}
+
 /*
- * version=auto: NFSv3 where it is offered, NFSv4.1 where not. Measured side by side (docs/nfs.md)
+ * version=auto: NFSv3 where it is offered, NFSv4 where not. Measured side by side (docs/nfs.md)
  * small files cost the same, large reads more with NFSv4.1.
  */
 static int mount_auto(struct cv_nfs_mount *m, struct cv_info *info)
@@ -756,14 +770,23 @@ static int mount_auto(struct cv_nfs_mount *m, struct cv_info *info)
 		return r;
 	first = *err;
 	m->err = &second;
-	(void)cv_step("NFSv3 failed: trying NFSv4.1");
-	r = mount_version(m, &cv_nfs4_mount_procs, info);
+	(void)cv_step("NFSv3 failed: trying NFSv4");
+	r = mount_v4(m, info);
 	m->err = err;
 	if (r == 0)
-		cv_notice("%s: NFSv4.1, because NFSv3 is not to be had: %s", m->host, first.text);
+		cv_notice("%s: %s, because NFSv3 is not to be had: %s", m->host, m->procs->name,
+			  first.text);
 	else
 		*err = r == -EPROTONOSUPPORT || first.code != -EPROTONOSUPPORT ? first : second;
 	return r == 0 ? 0 : err->code;
+}
+
+/* By what a predecessor has said (cv_info.resume): a name, and perhaps more. */
+static const struct cv_nfs_mount_procs *procs_of(const char *resume)
+{
+	if (strncmp(resume, cv_nfs40_mount_procs.name, strlen(cv_nfs40_mount_procs.name)) == 0)
+		return &cv_nfs40_mount_procs;
+	return cv_str_eq(resume, procs3.name) ? &procs3 : &cv_nfs41_mount_procs;
 }
 
 /* version= and locks= together. */
@@ -776,20 +799,23 @@ static int mount_wanted(struct cv_nfs_mount *m, struct cv_info *info)
 
 	/* Handles of one version mean nothing to the other. */
 	if (resume)
-		return mount_version(
-			m, cv_str_eq(resume, procs3.name) ? &procs3 : &cv_nfs4_mount_procs, info);
-	if (cv_str_eq(version, "4") || cv_str_eq(version, "4.1") || (any && server_locks))
-		return mount_version(m, &cv_nfs4_mount_procs, info);
+		return mount_version(m, procs_of(resume), info);
+	if (cv_str_eq(version, "4.1"))
+		return mount_version(m, &cv_nfs41_mount_procs, info);
+	if (cv_str_eq(version, "4.0"))
+		return mount_version(m, &cv_nfs40_mount_procs, info);
+	if (cv_str_eq(version, "4") || (any && server_locks))
+		return mount_v4(m, info);
 	if (any)
 		return mount_auto(m, info);
 	if (!cv_str_eq(version, "3"))
-		return cv_fail(
-			m->err, EPROTONOSUPPORT,
-			"nfs: version=%s: cvol speaks NFS 3 and 4.1; use version=4.1, 3 or auto",
-			version);
+		return cv_fail(m->err, EPROTONOSUPPORT,
+			       "nfs: version=%s: cvol speaks NFS 3, 4.0 and 4.1; use version=4, 3 "
+			       "or auto",
+			       version);
 	if (server_locks)
 		return cv_fail(m->err, EINVAL,
-			       "nfs: locks=server needs version=4.1; with NFSv3 locks exclude the "
+			       "nfs: locks=server needs version=4; with NFSv3 locks exclude the "
 			       "users of this mount only (locks=local)");
 	return mount_version(m, &procs3, info);
 }
@@ -803,7 +829,7 @@ static int mount_all(struct cv_nfs_mount *m, struct cv_info *info)
 		return r;
 	info->features = CV_FEAT_HANDLES | CV_FEAT_CALLER_CREDS | CV_FEAT_HARD_LINKS |
 			 CV_FEAT_UNSTABLE_WRITES | CV_FEAT_WRITE_BEHIND;
-	if (m->procs == &cv_nfs4_mount_procs && cv_str_eq(locks, "server"))
+	if (m->procs != &procs3 && cv_str_eq(locks, "server"))
 		info->features |= CV_FEAT_LOCKS;
 	if (m->nfs->v4)
 		cv_nfs4_say_identity(m->nfs->v4, info->resume, sizeof(info->resume));

@@ -39,6 +39,7 @@ struct cv_nfs_mount {
 struct cv_nfs_mount_procs {
 	const char *name;
 	uint32_t version;
+	unsigned minor;
 	uint16_t port;	    /* 0: asked of the portmapper */
 	bool known_by_port; /* the server recognises a retransmission by where it comes from, too */
 	/* As of cv_rpc_replay_blocking(). NULL: no records are kept. */
@@ -53,7 +54,7 @@ struct cv_nfs_mount_procs {
 	/* Sizes, lengths, granularity: into m->nfs and info. Sets m->err. */
 	int (*limits)(struct cv_nfs_mount *m, struct cv_info *info);
 };
-extern const struct cv_nfs_mount_procs cv_nfs4_mount_procs;
+extern const struct cv_nfs_mount_procs cv_nfs40_mount_procs, cv_nfs41_mount_procs;
 
 uint64_t cv_nfs_left_ns(const struct cv_nfs_mount *m);
 /* m->fd, m->config; what a predecessor has sent is settled. Sets m->err. */

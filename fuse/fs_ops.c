@@ -246,9 +246,17 @@ void cv_request_after_drain(struct cv_request *r, struct cv_node *node, enum cv_
 int cv_fs_object(struct cv_fs *fs, struct cv_node *node, int buffer, struct cv_object *obj)
 {
 	obj->nodeid = node->id;
-	obj->handle = NULL;
-	obj->path = NULL;
+	obj->handle = obj->parent = NULL;
+	obj->path = obj->name = NULL;
 	if (fs->nodes.by_handle) {
+		const struct cv_node *parent = NULL;
+
+		if (node->id != CV_NODE_ROOT && !(node->record->flags & CV_NODE_NAMELESS))
+			parent = cv_node_get(&fs->nodes, node->record->parent);
+		if (parent) {
+			obj->parent = &parent->record->handle;
+			obj->name = node->record->name;
+		}
 		obj->handle = &node->record->handle;
 		return obj->handle->size ? 0 : -ESTALE;
 	}

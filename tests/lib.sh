@@ -930,6 +930,10 @@ start_engine() {
 		SOURCE=nfs://127.0.0.1$NFS_PSEUDO
 		OPTIONS=version=4.1
 		;;
+	nfs40)
+		start_engine nfs4
+		OPTIONS=version=4.0
+		;;
 	sftp)
 		[ -n "${SSHD_PID:-}" ] || start_sshd
 		SERVER_DIR=$SSH_ROOT

@@ -61,7 +61,7 @@ restart() {
 head -c 60000000 /dev/urandom >"$T/tmp/data"
 # With a grace period, as servers have one: NFSv4 must claim what it had open.
 NFS_V4_PARAM="Grace_Period = 20; Lease_Lifetime = 10;"
-for engine in nfs nfs4; do
+for engine in $(engines nfs nfs4 nfs40); do
 	restart "$engine"
 done
 finish

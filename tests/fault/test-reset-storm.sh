@@ -41,7 +41,7 @@ storm() {
 	check "$engine: nothing is left" wait_nothing_left 10
 }
 
-for engine in $(engines sftp nfs nfs4); do
+for engine in $(engines sftp nfs nfs4 nfs40); do
 	start_engine "$engine"
 	if [ "$engine" = sftp ]; then
 		start_proxy sftp "$SSH_PORT"

@@ -44,7 +44,7 @@ f.close()' "$T/tmp" "$1"
 	wait_for 10 test -e "$T/tmp/opened" || bail "no holder"
 }
 
-for engine in $(engines nfs nfs4 sftp); do
+for engine in $(engines nfs nfs4 nfs40 sftp); do
 	start_engine "$engine"
 	opts='{}'
 	if [ "$engine" = sftp ]; then
@@ -57,7 +57,7 @@ for engine in $(engines nfs nfs4 sftp); do
 		opts=$(jq -nc --arg s "nfs://127.0.0.1:$PROXY_PORT$NFS_EXPORT" --arg m "$MNT_PORT" \
 			'{source: $s, mountport: $m, version: "3"}')
 		[ "$engine" = nfs ] || opts=$(jq -nc --arg s "nfs://127.0.0.1:$PROXY_PORT$NFS_PSEUDO" \
-			'{source: $s, version: "4.1"}')
+			--arg v "${OPTIONS#version=}" '{source: $s, version: $v}')
 	fi
 	raw_ok Create "{\"Name\":\"v-$engine\",\"Opts\":$opts}" >/dev/null || bail "create: $OUT"
 	p=$(raw_ok Mount "{\"Name\":\"v-$engine\",\"ID\":\"$ID\"}" | jq -r .Mountpoint)

@@ -52,9 +52,9 @@ struct call {
 
 struct obj {
 	struct cv_object object;
-	struct cv_handle handle;
+	struct cv_handle handle, parent;
 	struct cv_attr attr;
-	char path[PATH_SIZE];
+	char path[PATH_SIZE], name[CV_NAME_MAX + 1];
 };
 
 static struct cv_loop *loop;
@@ -133,6 +133,15 @@ static ssize_t call_wait(struct call *c)
 /* Starts the call c with the given function and waits for its result. */
 #define RUN(c, fn, ...) (call_start(c), fn(&mnt, &(c)->op, __VA_ARGS__), call_wait(c))
 
+/* The object points into its obj. */
+static void point(struct obj *o, bool has_parent)
+{
+	o->object.handle = handles ? &o->handle : NULL;
+	o->object.path = handles ? NULL : o->path;
+	o->object.parent = handles && has_parent ? &o->parent : NULL;
+	o->object.name = handles && has_parent ? o->name : NULL;
+}
+
 static void obj_set(struct obj *o, const struct obj *dir, const char *name,
 		    const struct cv_entry *entry)
 {
@@ -154,8 +163,10 @@ static void obj_set(struct obj *o, const struct obj *dir, const char *name,
 	o->handle = entry->handle;
 	o->attr = entry->attr;
 	o->object.nodeid = dir ? next_nodeid++ : 1;
-	o->object.handle = handles ? &o->handle : NULL;
-	o->object.path = handles ? NULL : o->path;
+	if (dir)
+		o->parent = dir->handle;
+	(void)cv_strcpy(o->name, sizeof(o->name), name ? name : "");
+	point(o, dir != NULL);
 }
 
 static ssize_t do_lookup(const struct obj *dir, const char *name, struct obj *ret)
@@ -578,15 +589,13 @@ static void check_deep(const struct obj *dir)
 	struct obj at = *dir, next;
 	char name[64];
 
-	at.object.handle = handles ? &at.handle : NULL;
-	at.object.path = handles ? NULL : at.path;
+	point(&at, true);
 	memset(name, 'd', sizeof(name) - 1);
 	name[sizeof(name) - 1] = '\0';
 	for (int i = 0; i < 50; i++) {
 		EXPECT_OK(do_mkdir(&at, name, 0700, &next));
 		at = next;
-		at.object.handle = handles ? &at.handle : NULL;
-		at.object.path = handles ? NULL : at.path;
+		point(&at, true);
 	}
 	EXPECT_OK(do_create(&at, "leaf", O_RDWR | O_EXCL, 0600, NULL, NULL));
 	EXPECT_OK(do_lookup(&at, "leaf", NULL));

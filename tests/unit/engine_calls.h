@@ -32,7 +32,8 @@ struct call {
 struct object {
 	struct cv_object object;
 	struct cv_entry entry;
-	char path[1024];
+	struct cv_handle parent;
+	char path[1024], name[CV_NAME_MAX + 1];
 };
 
 static struct cv_loop *test_loop;
@@ -83,10 +84,17 @@ static inline void object_set(struct object *o, const struct object *dir, const 
 	else
 		o->path[0] = '\0';
 	o->entry = *entry;
-	if (test_mount.info.features & CV_FEAT_HANDLES)
-		o->object.handle = &o->entry.handle;
-	else
+	if (!(test_mount.info.features & CV_FEAT_HANDLES)) {
 		o->object.path = o->path;
+		return;
+	}
+	o->object.handle = &o->entry.handle;
+	if (dir) {
+		o->parent = dir->entry.handle;
+		(void)snprintf(o->name, sizeof(o->name), "%s", name);
+		o->object.parent = &o->parent;
+		o->object.name = o->name;
+	}
 }
 
 static inline ssize_t lookup(const struct object *dir, const char *name, struct object *ret)
