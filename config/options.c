@@ -84,7 +84,7 @@ static const struct cv_option_def table[] = {
 	  "protocol version" },
 	{ "mountport", NULL, CV_OPT_UINT, NFS, 65535, NULL, "asked",
 	  "TCP port of the mount service" },
-	{ "locks", NULL, CV_OPT_CHOICE, NFS, 0, "server|local", "server (4.1), local (3)",
+	{ "locks", NULL, CV_OPT_CHOICE, NFS, 0, "server|local", "server (4), local (3)",
 	  "who fcntl and flock locks exclude: all clients of the server, or this mount's users" },
 	{ "rsize", NULL, CV_OPT_SIZE, NFS, 0, NULL, "the server's, at most 1MiB",
 	  "bytes per READ" },
