@@ -451,6 +451,162 @@ static void test_lock_in_the_way(void **state)
 	engine->release(nfs, f);
 }
 
+/* ---- minor version 0 ---- */
+
+static int setup0(void **state)
+{
+	int r = setup(state);
+
+	nfs->v4->minor = 0;
+	return r;
+}
+
+static void reply_opened(const struct request *req, bool confirm)
+{
+	struct out o;
+
+	bare(&o, 0);
+	put_op(&o, CV_NFS4_PUTFH, 0);
+	put_op(&o, CV_NFS4_OPEN, 0);
+	put_stateid(&o, "OPEN-STATE-1");
+	for (int i = 0; i < 8; i++) /* change_info, rflags, no attributes, no delegation */
+		cv_xdr_put_u32(&o.x, i == 5 && confirm ? 2 : 0);
+	put_op(&o, CV_NFS4_GETFH, 0);
+	cv_xdr_put_opaque(&o.x, "FILE", 4);
+	put_attr(&o, "500");
+	reply(req, &o);
+}
+
+/* The number of a compound whose second operation is OPEN of the file: after PUTFH of DIR. */
+static uint32_t open_seq(const struct request *req)
+{
+	assert_int_equal(word(req->bytes + SEQ_AT + 12), CV_NFS4_OPEN);
+	return word(req->bytes + SEQ_AT + 16);
+}
+
+static void start_open0(struct run *r)
+{
+	static const struct cv_object named = {
+		.nodeid = 2, .handle = &file_handle, .parent = &dir_handle, .name = "name"
+	};
+
+	engine->open(nfs, op_of(r), &named, O_RDWR);
+}
+
+static void serve_confirm(void)
+{
+	struct request req;
+	struct out o;
+
+	expect_first(&req, CV_NFS4_PUTFH);
+	assert_int_equal(word(req.bytes + SEQ_AT + 12), CV_NFS4_OPEN_CONFIRM);
+	assert_int_equal(word(req.bytes + SEQ_AT + 32), 1); /* OPEN had 0 */
+	bare(&o, 0);
+	put_op(&o, CV_NFS4_PUTFH, 0);
+	put_op(&o, CV_NFS4_OPEN_CONFIRM, 0);
+	put_stateid(&o, "OPEN-STATE-2");
+	reply(&req, &o);
+}
+
+/* A new owner is confirmed; the next open has it again, with the next number. */
+static void test_owner_numbers(void **state)
+{
+	struct request req;
+	struct out o;
+	struct run r;
+
+	(void)state;
+	start_open0(&r);
+	expect_first(&req, CV_NFS4_PUTFH);
+	assert_non_null(memmem(req.bytes, req.size, "name", 4));
+	assert_int_equal(open_seq(&req), 0);
+	reply_opened(&req, true);
+	serve_confirm();
+	expect(&r, 0);
+	engine->release(nfs, r.op.file);
+	expect_first(&req, CV_NFS4_PUTFH);
+	assert_int_equal(word(req.bytes + SEQ_AT + 12), CV_NFS4_CLOSE);
+	assert_int_equal(word(req.bytes + SEQ_AT + 16), 2);
+	assert_non_null(memmem(req.bytes, req.size, "OPEN-STATE-2", CV_NFS4_OTHER_SIZE));
+	bare(&o, 0);
+	put_op(&o, CV_NFS4_PUTFH, 0);
+	put_op(&o, CV_NFS4_CLOSE, 0);
+	put_stateid(&o, "OPEN-STATE-2");
+	reply(&req, &o);
+	while (nfs->v4->own)
+		assert_int_equal(cv_loop_turn(loop, 5), 0);
+	assert_int_equal(nfs->v4->nidle, 1);
+	/* An error counts, too, but not when the server came not as far as the number. */
+	start_open0(&r);
+	expect_first(&req, CV_NFS4_PUTFH);
+	assert_int_equal(open_seq(&req), 3);
+	bare(&o, 13);
+	put_op(&o, CV_NFS4_PUTFH, 0);
+	put_op(&o, CV_NFS4_OPEN, 13);
+	o.bytes[11] = 2; /* results */
+	reply(&req, &o);
+	expect(&r, -EACCES);
+	start_open0(&r);
+	expect_first(&req, CV_NFS4_PUTFH);
+	assert_int_equal(open_seq(&req), 4);
+	bare(&o, 70);
+	put_op(&o, CV_NFS4_PUTFH, 70);
+	o.bytes[11] = 1;
+	reply(&req, &o);
+	expect(&r, -ESTALE);
+	start_open0(&r);
+	expect_first(&req, CV_NFS4_PUTFH);
+	assert_int_equal(open_seq(&req), 4);
+	reply_opened(&req, false);
+	expect(&r, 0);
+	engine->release(nfs, r.op.file);
+}
+
+/* The server has restarted: a new client, CLAIM_PREVIOUS, and the read goes out again. */
+static void test_client_lost(void **state)
+{
+	struct cv_file *f;
+	struct request req;
+	struct out o;
+	struct run r;
+
+	(void)state;
+	start_open0(&r);
+	expect_first(&req, CV_NFS4_PUTFH);
+	reply_opened(&req, false);
+	expect(&r, 0);
+	f = r.op.file;
+	engine->read(nfs, op_of(&r), f, 64, 0);
+	expect_first(&req, CV_NFS4_PUTFH);
+	bare(&o, CV_NFS4ERR_STALE_STATEID);
+	put_op(&o, CV_NFS4_PUTFH, 0);
+	put_op(&o, CV_NFS4_READ, CV_NFS4ERR_STALE_STATEID);
+	reply(&req, &o);
+	expect_first(&req, CV_NFS4_SETCLIENTID);
+	bare(&o, 0);
+	put_op(&o, CV_NFS4_SETCLIENTID, 0);
+	cv_xdr_put_u64(&o.x, 4711);
+	cv_xdr_put_fixed(&o.x, "CONFIRM!", CV_NFS_VERF_SIZE);
+	reply(&req, &o);
+	expect_first(&req, CV_NFS4_SETCLIENTID_CONFIRM);
+	assert_non_null(memmem(req.bytes, req.size, "CONFIRM!", CV_NFS_VERF_SIZE));
+	bare(&o, 0);
+	put_op(&o, CV_NFS4_SETCLIENTID_CONFIRM, 0);
+	reply(&req, &o);
+	expect_first(&req, CV_NFS4_PUTFH);
+	assert_int_equal(open_seq(&req), 1);
+	assert_non_null(memmem(req.bytes, req.size, "FILE", 4)); /* by its handle */
+	reply_opened(&req, false);
+	expect_first(&req, CV_NFS4_PUTFH);
+	assert_int_equal(word(req.bytes + SEQ_AT + 12), CV_NFS4_READ);
+	bare(&o, 0);
+	put_op(&o, CV_NFS4_PUTFH, 0);
+	put_data(&o, "hello");
+	reply(&req, &o);
+	expect(&r, 5);
+	engine->release(nfs, f);
+}
+
 /* ---- owners ---- */
 
 static void write_file(char *path, const char *text)
@@ -507,6 +663,8 @@ int main(void)
 		TEST(test_open_lost),
 		TEST(test_lock_ranges),
 		TEST(test_lock_in_the_way),
+		cmocka_unit_test_setup_teardown(test_owner_numbers, setup0, teardown),
+		cmocka_unit_test_setup_teardown(test_client_lost, setup0, teardown),
 		cmocka_unit_test(test_owners),
 	};
 
