@@ -1,14 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What an NFSv4.1 server may answer. The first byte chooses an operation, the rest are the results
- * of its calls, one after the other: a byte of how, a two-byte length, then that many bytes. How:
- * bit 0 puts the head of a compound and a good SEQUENCE result before them. Lost sessions and files
+ * What an NFSv4 server may answer. The first byte chooses an operation and, from MINOR_0 on, minor
+ * version 0; the rest are the results of its calls, one after the other: a byte of how, a two-byte
+ * length, then that many bytes. How: bit 0 puts the head of a compound and, in version 1, a good
+ * SEQUENCE result before them. Lost sessions and files
  * may make the engine recover in between. The operation must end exactly once, with a result that
  * the contract allows.
  */
 #include "tests/fuzz/nfs_calls.h"
 
 #define HEAD_MAX 64
+#define MINOR_0	 115 /* operations come round again */
+
+static bool session;
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -44,8 +48,10 @@ static void answer4(int fd, const uint8_t xid[4], const uint8_t *head, const uin
 		data += n;
 		size -= n;
 		p = put(put(p + 4, 0), 16); /* no tag, so many results */
-		p = put(put(p, CV_NFS4_SEQUENCE), 0) + CV_NFS4_SESSION_SIZE;
-		p = put(put(put(put(put(p, 1), 0), 15), 15), 0);
+		if (session) {
+			p = put(put(p, CV_NFS4_SEQUENCE), 0) + CV_NFS4_SESSION_SIZE;
+			p = put(put(put(put(put(p, 1), 0), 15), 15), 0);
+		}
 	}
 	if (size)
 		memcpy(p, data, size);
@@ -85,6 +91,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	nfs->v4->channel.max_slots = 16;
 	cv_nfs4_reset_slots(nfs->v4);
 	open = open_in(nfs->v4);
+	session = data[0] < MINOR_0;
+	nfs->v4->minor = session;
 	start(&cv_backend_nfs4, nfs, &op, data[0], open);
 	play(nfs, server, data + 1, size - 1, 1, answer4);
 	if (opened)

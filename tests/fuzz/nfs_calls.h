@@ -61,7 +61,9 @@ static void start(const struct cv_backend *b, struct cv_nfs *nfs, struct cv_op *
 		  struct cv_nfs4_open *open)
 {
 	static const struct cv_handle handle = { .size = 4, .data = { 1, 2, 3, 4 } };
-	static const struct cv_object obj = { .nodeid = 1, .handle = &handle, .path = "" };
+	static const struct cv_object obj = {
+		.nodeid = 1, .handle = &handle, .path = "", .parent = &handle, .name = "name"
+	};
 	static const struct cv_setattr set = { .mask = CV_SET_MODE | CV_SET_UID, .mode = 0644 };
 	static struct cv_file file, dir;
 	static const struct cv_cred cred;
