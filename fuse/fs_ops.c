@@ -1247,6 +1247,22 @@ static const struct fuse_lowlevel_ops operations = {
 
 /* ---- session ---- */
 
+/* libfuse 3.14 has these capabilities, but does not put their flags into the answer to INIT. */
+static uint32_t missing_flags(const struct cv_fs *fs)
+{
+	uint32_t flags = 0;
+
+	/* A server that knows who writes strips setuid bits itself; the kernel would send a setattr
+	 * in the writer's name, which such a server must refuse. */
+	if (fs->mount.info.features & CV_FEAT_CALLER_CREDS)
+		flags |= FUSE_HANDLE_KILLPRIV;
+	/* Without it lookups and listings of a directory wait for each other behind a lock of the
+	 * kernel's that not even SIGKILL gets a process away from. */
+	if (fs->shm.state->want & FUSE_CAP_PARALLEL_DIROPS)
+		flags |= FUSE_PARALLEL_DIROPS;
+	return flags;
+}
+
 static ssize_t reply_writev(int fd, struct iovec *iov, int count, void *userdata)
 {
 	struct cv_fs *fs = userdata;
@@ -1257,15 +1273,9 @@ static ssize_t reply_writev(int fd, struct iovec *iov, int count, void *userdata
 
 	fs->served++;
 	fs->shm.header->answered++;
-	/*
-	 * A server that knows who writes strips setuid bits itself; the kernel would send a setattr
-	 * in the writer's name, which such a server must refuse. libfuse 3.14 has the capability
-	 * but does not put its flag into the answer.
-	 */
 	if (fs->answering_init && count > 1 &&
-	    iov[1].iov_len >= offsetof(struct fuse_init_out, flags) + 4 &&
-	    (fs->mount.info.features & CV_FEAT_CALLER_CREDS))
-		((struct fuse_init_out *)iov[1].iov_base)->flags |= FUSE_HANDLE_KILLPRIV;
+	    iov[1].iov_len >= offsetof(struct fuse_init_out, flags) + 4)
+		((struct fuse_init_out *)iov[1].iov_base)->flags |= missing_flags(fs);
 	if (slot)
 		cv_shm_reply_begin(slot, iov, count, out->len);
 	n = writev(fd, iov, count);
