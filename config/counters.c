@@ -12,8 +12,9 @@
 #include "config/loop.h"
 #include "config/str.h"
 
-#define ERROR_KEEP_S 10
-#define READ_TRIES   100 /* a worker that was killed while writing the text never finishes */
+#define ERROR_KEEP_S  10
+#define ANSWER_MIN_NS 10000 /* sooner ends only what needed no server: no sign of life of it */
+#define READ_TRIES    100   /* a worker that was killed while writing the text never finishes */
 
 _Static_assert(sizeof(struct cv_counters) <= CV_COUNTERS_MAX, "counters fit");
 _Static_assert(sizeof(struct cv_counters) % sizeof(uint64_t) == 0, "copied word by word");
@@ -149,7 +150,8 @@ void cv_counters_end(struct cv_counters *c, enum cv_call call, uint64_t begun_ns
 		return;
 	if (c->in_flight)
 		cv_counters_set(&c->in_flight, c->in_flight - 1);
-	cv_counters_set(&c->progress_ns, now_ns);
+	if (now_ns >= begun_ns + ANSWER_MIN_NS)
+		cv_counters_set(&c->progress_ns, now_ns);
 	cv_counters_add(&c->calls[call].done, 1);
 	if (cv_counters_is_failure(result))
 		count_failure(c, call, result);

@@ -52,6 +52,8 @@ struct cv_request {
 	struct cv_op op;
 	struct cv_wb_waiter waiter;
 	struct cv_timer interrupt;
+	pid_t exiting_pid; /* cv_request_may_exit(); 0: not */
+	uint64_t exiting_from_ns;
 	struct cv_fs *fs;
 	fuse_req_t req;	      /* NULL once answered */
 	struct cv_slot *slot; /* holds the request's bytes; NULL for our own operations */
@@ -86,7 +88,7 @@ struct cv_request {
 	bool kernels_times; /* a setattr of the kernel's own: see op_setattr() */
 	bool widened;	    /* asked for reading as well as writing; see fs_file.c */
 	bool refreshed;
-	bool must_finish; /* also when its caller is gone: a release, a write that was taken */
+	bool must_finish; /* also when its caller is gone: a close, an unlock, a taken write */
 	struct {
 		bool keep_name; /* link instead of rename */
 		bool fallback;	/* in the same directory */
@@ -115,6 +117,8 @@ struct cv_fs {
 	struct cv_takeover
 		*takeover; /* NULL: this worker is its mount's first, or has taken over */
 	struct cv_timer idle;
+	struct cv_timer exits; /* callers that may be exiting: exiting.h */
+	pid_t let_go;	       /* the last that was: if exiting, its other files need not wait */
 	struct cv_meter meter;
 	struct cv_slot *current; /* slot of the request being dispatched */
 	bool current_taken;
@@ -169,6 +173,11 @@ void cv_request_op(struct cv_request *r, void (*done)(struct cv_op *op, ssize_t 
 void cv_request_name_op(const struct cv_request *r, struct cv_op *op);
 /* What cv_op.id is for the request that the kernel calls unique. */
 uint64_t cv_request_id(const struct cv_fs *fs, uint64_t unique);
+/*
+ * r is what a process may also ask for in its exit path, where no INTERRUPT will come: with the
+ * server away its caller is let go all the same, and what was asked is done later.
+ */
+void cv_request_may_exit(struct cv_request *r);
 void cv_request_end(struct cv_request *r);	  /* everything held is let go */
 void cv_reply_err(struct cv_request *r, int err); /* err <= 0; answers and ends */
 void cv_reply_attr(struct cv_request *r, struct cv_node *node, const struct cv_attr *attr);
@@ -272,6 +281,8 @@ void cv_op_setlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, stru
 void cv_op_flock(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, int op);
 /* Of a handle that goes away: the engine releases what was locked through it. */
 void cv_locks_forget(struct cv_fs *fs, uint32_t handle);
+/* A successor, of an owner that is gone: not restored. */
+void cv_locks_drop(struct cv_fs *fs, uint64_t node, uint64_t owner, bool flock);
 /* A successor: asks for all of them again. Returns their number. */
 uint32_t cv_locks_restore(struct cv_fs *fs);
 /* A process (owner) closes r->open's file: its fcntl(2) locks of it go. Then resume(r). */

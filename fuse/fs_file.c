@@ -567,6 +567,7 @@ void cv_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	if (!r)
 		return;
 	r->fi = *fi;
+	cv_request_may_exit(r);
 	/* All data of the file, as NFS clients do: another close of this handle may be waiting, and
 	 * the kernel may have sent pages that were mapped through it with another handle. */
 	cv_request_after_drain(r, r->node, cv_fs_settled(r->fs), flush_drained);

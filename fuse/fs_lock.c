@@ -137,6 +137,17 @@ static bool restore(struct cv_fs *fs, struct cv_lock_record *rec)
 	return true;
 }
 
+void cv_locks_drop(struct cv_fs *fs, uint64_t node, uint64_t owner, bool flock)
+{
+	for (uint32_t i = 0; i < CV_LOCKS_MAX; i++) {
+		struct cv_lock_record *rec = &fs->shm.locks[i];
+
+		if (rec->used && rec->lock.owner == owner && rec->lock.flock == flock &&
+		    fs->shm.handles[rec->handle].node == node)
+			rec->used = 0;
+	}
+}
+
 uint32_t cv_locks_restore(struct cv_fs *fs)
 {
 	uint32_t count = 0;
@@ -218,6 +229,8 @@ static void setlk_go(struct cv_request *r)
 static void setlk(struct cv_request *r, bool wait)
 {
 	r->flags = wait;
+	if (r->lock.type == F_UNLCK)
+		cv_request_may_exit(r);
 	if (r->lock.type != F_UNLCK && !has_room(r->fs)) {
 		cv_reply_err(r, -ENOLCK);
 		return;

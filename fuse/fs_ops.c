@@ -17,6 +17,7 @@
 #include "config/log.h"
 #include "config/options.h"
 #include "config/str.h"
+#include "fuse/exiting.h"
 #include "fuse/takeover.h"
 
 #define RECEIVE_BATCH	   64	/* requests taken per turn before others get theirs */
@@ -94,6 +95,8 @@ static void interrupt_fire(struct cv_timer *timer)
 		cv_reply_err(r, -EINTR);
 		return;
 	}
+	if (r->exiting_pid)
+		r->fs->let_go = r->exiting_pid;
 	/* The engine goes on, its result will find nobody to tell. */
 	r->req = NULL;
 	r->op.abandoned = true;
@@ -122,6 +125,53 @@ uint64_t cv_request_id(const struct cv_fs *fs, uint64_t unique)
 {
 	/* An odd multiplier: different requests of a mount never share a name. */
 	return fs->shm.state->id ^ (unique * 0x9e3779b97f4a7c15ull);
+}
+
+static bool server_is_silent(struct cv_fs *fs)
+{
+	const struct cv_counters *c = fs->mount.counters;
+	struct cv_stats stats;
+
+	cv_mount_stats(&fs->mount, &stats);
+	return !stats.connected ||
+	       (c && c->in_flight && cv_now_ns() - c->progress_ns > CV_EXIT_SILENT_MS * 1000000ull);
+}
+
+/* must_finish: letting a caller go ends no request, so the list stays as it is. */
+static void exits_fire(struct cv_timer *timer)
+{
+	struct cv_fs *fs = cv_container_of(timer, struct cv_fs, exits);
+	uint64_t now = cv_loop_now_ns(fs->loop);
+	bool silent = server_is_silent(fs), waiting = false;
+
+	for (struct cv_request *r = fs->requests; r; r = r->next) {
+		uint64_t waited_ms = (now - r->exiting_from_ns) / 1000000;
+
+		if (!r->exiting_pid || !r->req)
+			continue;
+		if (waited_ms < CV_EXIT_KILLED_MS ||
+		    !cv_exiting_let_go(cv_exiting(r->exiting_pid), waited_ms, silent)) {
+			waiting = true;
+			continue;
+		}
+		interrupt_fire(&r->interrupt);
+	}
+	if (waiting)
+		(void)cv_timer_set(fs->loop, timer, CV_EXIT_LOOK_MS);
+}
+
+void cv_request_may_exit(struct cv_request *r)
+{
+	struct cv_fs *fs = r->fs;
+	pid_t pid = fuse_req_ctx(r->req)->pid;
+	bool again = pid && pid == fs->let_go;
+
+	r->must_finish = true;
+	r->exiting_pid = pid;
+	r->exiting_from_ns =
+		cv_loop_now_ns(fs->loop) - (again ? CV_EXIT_SILENT_MS * 1000000ull : 0);
+	if (!fs->exits.index || again)
+		(void)cv_timer_set(fs->loop, &fs->exits, again ? 0 : CV_EXIT_LOOK_MS);
 }
 
 struct cv_request *cv_request_new(struct cv_fs *fs, fuse_req_t req, fuse_ino_t ino)
@@ -1444,6 +1494,7 @@ int cv_fs_start(struct cv_fs *fs, const struct cv_dict *options, int fuse_fd, st
 	cv_fs_set_ttls(fs, options);
 	fs->fuse_watch = (struct cv_watch)CV_WATCH_INIT(fuse_ready);
 	fs->idle = (struct cv_timer)CV_TIMER_INIT(idle_fire);
+	fs->exits = (struct cv_timer)CV_TIMER_INIT(exits_fire);
 	fs->fuse_fd = fuse_fd;
 	r = agree(fs, err);
 	if (r < 0) {
@@ -1486,6 +1537,7 @@ void cv_fs_release(struct cv_fs *fs)
 {
 	cv_meter_stop(&fs->meter);
 	cv_timer_cancel(fs->loop, &fs->idle);
+	cv_timer_cancel(fs->loop, &fs->exits);
 	cv_takeover_free(fs->takeover);
 	cv_loop_remove(fs->loop, &fs->fuse_watch);
 	free(fs->opens);

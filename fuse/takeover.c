@@ -15,6 +15,7 @@
 #include "config/cleanup.h"
 #include "config/log.h"
 #include "fuse/control.h"
+#include "fuse/exiting.h"
 
 #define CRASHES_MAX  3	 /* workers that one request may cost */
 #define GRACE_MS     400 /* as for a server that works: see interrupted() in fs_ops.c */
@@ -39,6 +40,7 @@ struct cv_takeover {
 	struct cv_timer tick; /* interrupted requests; the end of PHASE_SETTLE */
 	struct cv_deferred next;
 	uint64_t interrupted_ns[CV_SLOTS]; /* 0: not */
+	uint64_t looked_ns;		   /* at processes that may be exiting */
 	bool running[CV_SLOTS];		   /* dispatched */
 	uint32_t files;
 	uint32_t requests;
@@ -98,12 +100,62 @@ void cv_takeover_received(struct cv_takeover *t, struct cv_slot *slot)
 		note_interrupt(t, slot);
 }
 
+/* A close, or the unlock of a flock: what a process may ask for when it hears no signal any more.
+ */
+static bool may_exit(struct cv_shm *shm, struct cv_slot *slot)
+{
+	const uint8_t *body = cv_shm_slot_request(shm, slot) + sizeof(struct fuse_in_header);
+
+	return slot->opcode == FUSE_FLUSH ||
+	       ((slot->opcode == FUSE_SETLK || slot->opcode == FUSE_SETLKW) &&
+		((const struct fuse_lk_in *)(const void *)body)->lk.type == F_UNLCK);
+}
+
+/* What its caller gets no more of: a lock that is not let go is at least not asked for again. */
+static void drop_locks(struct cv_fs *fs, struct cv_slot *slot)
+{
+	const uint8_t *request = cv_shm_slot_request(&fs->shm, slot);
+	const struct fuse_in_header *in = (const void *)request;
+	const void *body = request + sizeof(*in);
+	const struct fuse_lk_in *lk = body;
+
+	if (slot->opcode == FUSE_FLUSH)
+		cv_locks_drop(fs, in->nodeid, ((const struct fuse_flush_in *)body)->lock_owner,
+			      false);
+	else if (may_exit(&fs->shm, slot) && (lk->lk_flags & FUSE_LK_FLOCK))
+		cv_locks_drop(fs, in->nodeid, lk->owner, true);
+}
+
+/* That the server is away is known: requests wait because it is. */
+static void note_exiting(struct cv_takeover *t)
+{
+	struct cv_shm *shm = &t->fs->shm;
+	uint64_t now = cv_now_ns();
+
+	if (now - t->looked_ns < CV_EXIT_LOOK_MS * 1000000ull)
+		return;
+	t->looked_ns = now;
+	for (uint32_t i = 0; i < shm->slots_ready; i++) {
+		struct cv_slot *slot = &shm->slots[i];
+		const struct fuse_in_header *in;
+
+		if (t->running[i] || t->interrupted_ns[i] || !unanswered(slot) ||
+		    !may_exit(shm, slot))
+			continue;
+		in = (const void *)cv_shm_slot_request(shm, slot);
+		if (cv_exiting_let_go(cv_exiting((pid_t)in->pid), (now - t->started_ns) / 1000000,
+				      true))
+			t->interrupted_ns[i] = now - GRACE_MS * 1000000ull;
+	}
+}
+
 /* Who got a signal and has waited long enough goes on with EINTR; what was asked is not begun. */
 static void answer_interrupted(struct cv_takeover *t, int fuse_fd)
 {
 	struct cv_shm *shm = &t->fs->shm;
 	uint64_t now = cv_now_ns();
 
+	note_exiting(t);
 	for (uint32_t i = 0; i < shm->slots_ready; i++) {
 		struct cv_slot *slot = &shm->slots[i];
 
@@ -111,6 +163,7 @@ static void answer_interrupted(struct cv_takeover *t, int fuse_fd)
 		    is_silent(slot->opcode) || now - t->interrupted_ns[i] < GRACE_MS * 1000000ull)
 			continue;
 		t->interrupted_ns[i] = 0;
+		drop_locks(t->fs, slot);
 		answer_error(t->fs, fuse_fd, slot, -EINTR);
 	}
 }
