@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# TIME LIMIT: 240
+# TIME LIMIT: 360
 # A server that hangs: the plugin still answers everything that needs no server, the other volumes
 # work, whoever waits can be killed, and when the server is back nothing is lost.
 # shellcheck source=tests/lib.sh
@@ -104,6 +104,54 @@ for engine in $(engines sftp nfs); do
 	check "$engine: Unmount" raw_ok Unmount "{\"Name\":\"$v\",\"ID\":\"$ID\"}"
 	raw_ok Remove "{\"Name\":\"$v\"}" >/dev/null
 done
+
+# Containers that have written what the silent server has not got: docker kill and docker stop end them as always.
+# How a container ends: by SIGKILL, also after it has ignored SIGTERM; or by itself, at SIGTERM.
+start_dockerd
+import_images || bail "no images"
+ended() { # NAME
+	[ "$(d inspect -f '{{.State.Running}}' "$1")" = false ]
+}
+for engine in $(engines sftp nfs); do
+	proxy=ssh root=$SSH_ROOT opts=$opts_sftp
+	[ "$engine" = sftp ] || proxy=nfs root=$NFS_ROOT opts=$opts_nfs
+	v=docker-$engine
+	raw_ok Create "{\"Name\":\"$v\",\"Opts\":$opts}" >/dev/null || bail "create $v"
+	for how in kill ignore exit; do
+		on_term=:
+		[ "$how" != exit ] || on_term='exit 0'
+		# One process has the file open. It starts no other and redirects nothing to it: both would close it.
+		d run -d --name "$v-$how" -v "$v:/v" cvol-test sh -c "trap '$on_term' TERM; mkfifo /tmp/go /tmp/never
+			exec >/v/$how; read x </tmp/go; echo written; : 2>/tmp/written
+			while :; do read x <>/tmp/never; done" >/dev/null || bail "run $how"
+		wait_for 30 test -e "$root/$how" || bail "$how: not open"
+	done
+	proxy_cmd "$proxy" hole
+	for how in kill ignore exit; do
+		d exec "$v-$how" sh -c 'echo >/tmp/go'
+		check "$engine: $how: written" wait_for 60 d exec "$v-$how" test -e /tmp/written
+	done
+	start=$(now_ms)
+	check "$engine: docker kill" d kill "$v-kill"
+	check "$engine: docker kill: the container has ended" wait_for 30 ended "$v-kill"
+	took=$(($(now_ms) - start))
+	start=$(now_ms)
+	check "$engine: docker stop, SIGTERM ignored" d stop -t 1 "$v-ignore"
+	check "$engine: docker stop, SIGTERM ignored: the container has ended" ended "$v-ignore"
+	took+=" $(($(now_ms) - start))"
+	start=$(now_ms)
+	check "$engine: docker stop, ends at SIGTERM" d stop -t 1 "$v-exit"
+	check "$engine: docker stop, ends at SIGTERM: the container has ended" ended "$v-exit"
+	took+=" $(($(now_ms) - start))"
+	note "$engine: kill, stop, stop: $took ms"
+	proxy_cmd "$proxy" resume
+	for how in kill ignore exit; do
+		check "$engine: back: what it had written is there ($how)" wait_for 60 grep -qx written "$root/$how"
+	done
+	d rm -f "$v-kill" "$v-ignore" "$v-exit" >/dev/null 2>&1
+	check "$engine: nothing is left" wait_nothing_left 40
+done
+stop_dockerd
 
 # The NFS server itself stopped (SIGSTOP): the kernel still acknowledges, nobody answers.
 start_engine nfs
