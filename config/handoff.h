@@ -22,7 +22,7 @@
  *                                        <- synced {} or fail {errno, text}
  *     fds {} ->
  *                                        <- fds {pid} [fuse, shm]
- *     log {level} ->
+ *     log {level} ->                        also of the worker's successors
  *                                        <- ok {}
  *
  * Instead of `start`, for cvol doctor (fuse/probe.h), which mounts nothing:
@@ -79,7 +79,7 @@ int cv_handoff_parse(const void *data, size_t size, struct cv_handoff *ret_msg);
  * The start of the shared memory file that outlives every worker. The daemon creates the file
  * (memfd, sealed against shrinking), fills this page and, right after mount(2), stores the
  * FUSE_INIT request in it unanswered; each worker generation feeds those bytes to libfuse. The rest
- * of the file belongs to fuse/shm.h. Version 1.
+ * of the file belongs to fuse/shm.h.
  */
 #define CV_SHM_MAGIC	0x314d48534c4f5643ull /* "CVOLSHM1" */
 #define CV_SHM_VERSION	2
@@ -94,6 +94,7 @@ struct cv_shm_header {
 	uint32_t finished;    /* a worker ended in good order: nothing is left to be done */
 	uint32_t replaceable; /* a successor can go on where a worker ends */
 	uint32_t crashed;     /* the daemon: the last worker ended by a fault of its own */
+	uint32_t log_level;   /* enum cv_log_level, if `log` has set one for the mount; else 0 */
 	uint64_t answered;    /* requests; tells a worker that works from one that only dies */
 	uint8_t init[CV_SHM_INIT_MAX];
 };

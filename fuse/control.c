@@ -99,6 +99,7 @@ static void do_log(struct peer *p, const struct cv_dict *args)
 		return;
 	}
 	cv_log_set_level(parsed);
+	p->control->fs->shm.header->log_level = parsed;
 	answer(p, "ok", NULL, NULL, 0);
 }
 

@@ -293,6 +293,8 @@ int main(int argc, char **argv)
 	if (r < 0)
 		return tell_failure(sock, &err);
 	start.fds[0] = -1;
+	if (w->fs.shm.header->log_level)
+		cv_log_set_level((enum cv_log_level)w->fs.shm.header->log_level);
 	if (start.nfds > 1)
 		listen_fd = cv_steal_fd(&start.fds[1]);
 	if (start.nfds > 2)

@@ -98,7 +98,7 @@ const struct cv_command cv_cmd_log_level = {
 	.args = "[VOLUME|DIR] LEVEL",
 	.summary = "Log more, or less, from now on",
 	.help = "LEVEL is error, warning, notice, info or debug. Of a mounted VOLUME, or of what\n"
-		"'cvol mount' mounted on DIR, until its worker ends; with neither, of the daemon "
+		"'cvol mount' mounted on DIR, until it is unmounted; with neither, of the daemon "
 		"and\n"
 		"the workers it starts from now on, until the daemon ends.\n\n"
 		"  --socket PATH  the daemon's socket (" CV_DEFAULT_SOCKET ")\n"

@@ -28,6 +28,12 @@ ls "$p" >/dev/null && echo hi >"$p/file"
 wait_for 5 test "$(lines_of debug)" -gt 0
 check "its worker says more" test "$(lines_of debug)" -gt 0
 check_equal "the daemon does not" 0 "$(jq -c 'select(.program == "cvol" and .level == "debug")' "$log" | wc -l)"
+kill -KILL "$(cvol_workers)"
+check "another worker takes over" wait_for 10 grep -q 'took over: ' "$log"
+before=$(lines_of debug)
+echo hi >"$p/file3"
+wait_for 5 test "$(lines_of debug)" -gt "$before"
+check "and says as much" test "$(lines_of debug)" -gt "$before"
 check "and back" "$CVOL" log-level media info "${at[@]}"
 before=$(lines_of debug)
 echo more >"$p/file2"
