@@ -110,6 +110,14 @@ struct cv_counters *cv_counters_attach(void *region)
 	return c;
 }
 
+void cv_counters_beat(void *region, uint64_t now_ns)
+{
+	struct cv_counters *c = region;
+
+	if (c->magic == CV_COUNTERS_MAGIC && c->version == CV_COUNTERS_VERSION)
+		cv_counters_set(&c->beat_ns, now_ns);
+}
+
 void cv_counters_begin(struct cv_counters *c, uint64_t now_ns)
 {
 	if (!c)
@@ -228,6 +236,17 @@ static void copy_whole(struct cv_counters *to, const struct cv_counters *from)
 			break;
 	}
 	to->last_error[sizeof(to->last_error) - 1] = '\0';
+}
+
+uint64_t cv_counters_read_beat(int shm_fd)
+{
+	struct cv_counters c; /* its head */
+
+	if (pread(shm_fd, &c, offsetof(struct cv_counters, pid), (off_t)CV_COUNTERS_OFFSET) !=
+		    (ssize_t)offsetof(struct cv_counters, pid) ||
+	    c.magic != CV_COUNTERS_MAGIC || c.version != CV_COUNTERS_VERSION)
+		return 0;
+	return c.beat_ns;
 }
 
 int cv_counters_read(int shm_fd, struct cv_counters *ret)

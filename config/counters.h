@@ -142,6 +142,8 @@ struct cv_counters {
  * anew if it is empty or has another layout. Counts this process as a worker.
  */
 struct cv_counters *cv_counters_attach(void *region);
+/* A sign of life of a process that has not attached yet; of what is not there, none. */
+void cv_counters_beat(void *region, uint64_t now_ns);
 /* c may be NULL in all of these. */
 void cv_counters_begin(struct cv_counters *c, uint64_t now_ns);
 /* result: as completed; a count or -errno. */
@@ -168,6 +170,8 @@ bool cv_counters_is_failure(ssize_t result);
 
 /* ---- the readers' side ---- */
 
+/* beat_ns alone; 0: there is none. */
+uint64_t cv_counters_read_beat(int shm_fd);
 /* A copy. 0; -ENODATA: none there, or of another version; -errno of mmap(2). */
 int cv_counters_read(int shm_fd, struct cv_counters *ret);
 
@@ -177,7 +181,7 @@ enum cv_health {
 	CV_HEALTH_HUNG,	   /* the worker itself shows no sign of life */
 };
 #define CV_HEALTH_WAITING_MS 5000
-#define CV_HEALTH_HUNG_MS    30000
+#define CV_HEALTH_HUNG_MS    15000 /* three times what an idle worker sleeps */
 /* now_ns: cv_now_ns(). *ret_since_s: CLOCK_REALTIME, since when; 0 for OK. */
 enum cv_health cv_counters_health(const struct cv_counters *c, uint64_t now_ns,
 				  uint64_t *ret_since_s);

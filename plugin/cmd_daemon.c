@@ -46,6 +46,7 @@
 #define PING_MS		 5000
 #define BOOT_WAIT_S	 90 /* dockerd waits 120 s for Mount */
 #define BOOT_WAIT_MAX_S	 3600
+#define HANG_LIMIT_MAX_S 3600
 #define STATUS_S	 10 /* between reports to systemd */
 
 struct daemon {
@@ -56,6 +57,7 @@ struct daemon {
 	const char *worker_path;
 	const char *scope;
 	unsigned boot_wait_ms;
+	unsigned hang_limit_ms;
 
 	int lock;	/* owned: RUN_DIR/lock */
 	int state_lock; /* owned: STATE_DIR itself */
@@ -225,7 +227,8 @@ static int start_parts(struct daemon *d, struct cv_err *err)
 	cv_cleanup_free char *sockets = cv_sprintf("%s/workers", d->run_real);
 	struct cv_supervisor_config supervisor = { .worker_path = d->worker_path,
 						   .socket_dir = sockets,
-						   .worker_stderr = -1 };
+						   .worker_stderr = -1,
+						   .hang_limit_ms = d->hang_limit_ms };
 	struct cv_volumes_config volumes = { .state_dir = d->state_dir,
 					     .config_dir = d->config_dir,
 					     .run_dir = d->run_real,
@@ -491,6 +494,7 @@ static int run(int argc, char **argv)
 		{ "worker", required_argument, NULL, 'w' },
 		{ "scope", required_argument, NULL, 'c' },
 		{ "boot-wait", required_argument, NULL, 'b' },
+		{ "hang-limit", required_argument, NULL, 'h' },
 		{ "metrics-listen", required_argument, NULL, 'm' },
 		{ "log-format", required_argument, NULL, 'f' },
 		{ 0 },
@@ -501,6 +505,7 @@ static int run(int argc, char **argv)
 			    .run_dir = CV_DEFAULT_RUN_DIR,
 			    .scope = "local",
 			    .boot_wait_ms = BOOT_WAIT_S * 1000,
+			    .hang_limit_ms = CV_HANG_LIMIT_S * 1000,
 			    .inherited = -1,
 			    .lock = -1,
 			    .state_lock = -1 };
@@ -546,6 +551,14 @@ static int run(int argc, char **argv)
 						      BOOT_WAIT_MAX_S);
 			d.boot_wait_ms = (unsigned)seconds * 1000;
 			break;
+		case 'h':
+			if (cv_parse_u64(optarg, 10, HANG_LIMIT_MAX_S, &seconds) < 0 ||
+			    (seconds && seconds < CV_HANG_LIMIT_MIN_S))
+				return cv_usage_error(&cv_cmd_daemon,
+						      "--hang-limit is 0, or %d to %d seconds",
+						      CV_HANG_LIMIT_MIN_S, HANG_LIMIT_MAX_S);
+			d.hang_limit_ms = (unsigned)seconds * 1000;
+			break;
 		case 'c':
 			if (!cv_str_eq(optarg, "local") && !cv_str_eq(optarg, "global"))
 				return cv_usage_error(&cv_cmd_daemon, "--scope is local or global");
@@ -568,7 +581,8 @@ static int run(int argc, char **argv)
 const struct cv_command cv_cmd_daemon = {
 	.name = "daemon",
 	.args = "[--socket PATH] [--state-dir DIR] [--run-dir DIR] [--config-dir DIR] "
-		"[--log-level LEVEL] [--boot-wait SECONDS] [--metrics-listen ADDRESS:PORT]",
+		"[--log-level LEVEL] [--boot-wait SECONDS] [--hang-limit SECONDS] "
+		"[--metrics-listen ADDRESS:PORT]",
 	.summary = "Serve Docker's volume plugin protocol",
 	.help = "  --socket PATH      where Docker looks for it (" CV_DEFAULT_SOCKET ");\n"
 		"                     a socket handed over by systemd is preferred\n"
@@ -579,6 +593,10 @@ const struct cv_command cv_cmd_daemon = {
 		"  --log-format FORMAT  text (default), or json: one object a line\n"
 		"  --boot-wait SECONDS  how long a mount waits for its server in the first ten\n"
 		"                     minutes after boot (90; Docker itself waits 120)\n"
+		"  --hang-limit SECONDS  a worker that shows no sign of life for so long is killed "
+		"and\n"
+		"                     replaced (30; 0: never). Waiting for a server is no such "
+		"thing\n"
 		"  --scope SCOPE      local (default) or global, as reported to Docker\n"
 		"  --worker PATH      the worker program, cvol-fuse\n"
 		"  --metrics-listen ADDRESS:PORT  a loopback address, e.g. 127.0.0.1:9123, where "

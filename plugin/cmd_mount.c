@@ -106,6 +106,7 @@ static int start(struct mount_args *a, int worker_stderr, struct cv_supervisor *
 	struct cv_supervisor_config config = { .worker_path = a->worker_path,
 					       .socket_dir = a->own.path,
 					       .worker_stderr = worker_stderr,
+					       .hang_limit_ms = CV_HANG_LIMIT_S * 1000,
 					       .replaced = replaced,
 					       .arg = a };
 	struct cv_mount_spec spec = {

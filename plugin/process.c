@@ -13,23 +13,40 @@
 
 #include "config/cleanup.h"
 
-uint64_t cv_process_start(pid_t pid)
+#define STAT_MAX 1024
+
+/* What is behind the command, which may contain anything, but ends with the last ')'; NULL: no such
+ * process. */
+static const char *read_stat(pid_t pid, char text[STAT_MAX])
 {
-	char path[64], text[1024];
+	char path[64];
 	cv_cleanup_close int fd = -1;
-	uint64_t start = 0;
-	const char *p;
 	ssize_t n;
 
 	(void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
-	n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	n = fd < 0 ? -1 : read(fd, text, STAT_MAX - 1);
 	if (n <= 0)
-		return 0;
+		return NULL;
 	text[n] = '\0';
-	/* The command may contain anything; fields count from behind its ')'. Start time is 22nd.
-	 */
-	p = strrchr(text, ')');
+	return strrchr(text, ')');
+}
+
+char cv_process_state(pid_t pid)
+{
+	char text[STAT_MAX];
+	const char *p = read_stat(pid, text);
+
+	return p && p[1] == ' ' ? p[2] : '\0';
+}
+
+uint64_t cv_process_start(pid_t pid)
+{
+	char text[STAT_MAX];
+	const char *p = read_stat(pid, text);
+	uint64_t start = 0;
+
+	/* The 22nd field; the command is the second. */
 	for (int i = 2; p && i < 22; i++) {
 		p = strchr(p, ' ');
 		if (p)

@@ -11,6 +11,9 @@
 /* Start time in clock ticks since boot; 0 when there is no such process. */
 uint64_t cv_process_start(pid_t pid);
 
+/* As in proc(5)'s stat: R, S, D, T, …; NUL when there is no such process. */
+char cv_process_state(pid_t pid);
+
 /* A pidfd for exactly this process, or -ESRCH, -errno. */
 int cv_process_open(pid_t pid, uint64_t start);
 

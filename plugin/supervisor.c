@@ -42,6 +42,8 @@
 #define CONNECT_MS	15000 /* a successor's attempt to connect; it makes more */
 #define BACKOFF_MIN_MS	100
 #define BACKOFF_MAX_MS	30000
+#define HANG_DOUBLINGS	5   /* of the hang limit, for one that hangs again and again */
+#define LOOKS		6   /* for signs of life, in the time of the hang limit */
 #define FAREWELL_TRIES	20  /* to store what is left of a mount that nobody uses any more */
 #define GRACE_MS	500 /* for the text of a worker that ran into its own time limit */
 
@@ -61,6 +63,9 @@ struct cv_worker {
 	unsigned replaced;	 /* how often; protected by sup->lock */
 	unsigned idle_deaths;	 /* in a row, without an answer in between; the watching thread's */
 	uint64_t answered;	 /* at the last death; likewise */
+	uint64_t beat;		 /* its last sign of life; likewise */
+	uint64_t silent_ms;	 /* how long that has been the last; likewise */
+	bool hung;		 /* killed for that; likewise */
 	char *volume;		 /* owned */
 	char *mountpoint;	 /* owned */
 	struct cv_dict options;	 /* what a successor is told */
@@ -81,6 +86,7 @@ struct cv_supervisor {
 	char *worker_path; /* owned */
 	int socket_dir;	   /* owned */
 	int worker_stderr;
+	unsigned hang_limit_ms;
 	int epoll;
 	int wake; /* eventfd: stop */
 	pthread_t thread;
@@ -209,9 +215,12 @@ static int worker_watch(struct cv_worker *w)
 	return r;
 }
 
-static void describe_end(const siginfo_t *info, bool known, char *out, size_t size)
+static void describe_end(const struct cv_worker *w, const siginfo_t *info, bool known, char *out,
+			 size_t size)
 {
-	if (!known)
+	if (w->hung)
+		(void)snprintf(out, size, "hung and was killed");
+	else if (!known)
 		(void)snprintf(out, size, "ended");
 	else if (info->si_code == CLD_EXITED)
 		(void)snprintf(out, size, "exited with status %d", info->si_status);
@@ -286,7 +295,9 @@ static void worker_ended(struct cv_supervisor *sup, struct cv_worker *w)
 	struct cv_shm_header header;
 	char how[128];
 
-	describe_end(&info, known, how, sizeof(how));
+	describe_end(w, &info, known, how, sizeof(how));
+	w->hung = false;
+	w->silent_ms = 0;
 	CV_SCOPED_LOCK(&sup->lock);
 	(void)epoll_ctl(sup->epoll, EPOLL_CTL_DEL, w->pidfd, NULL);
 	(void)snprintf(w->error, sizeof(w->error), "the worker (pid %d) %s", (int)w->pid, how);
@@ -309,13 +320,81 @@ static void worker_ended(struct cv_supervisor *sup, struct cv_worker *w)
 	end_locked(w);
 }
 
+/* Each time in a row that nothing was answered in between, twice as long: what makes it hang, say a
+ * disk that answers after a minute, may only need more time. */
+static uint64_t hang_limit_ms(const struct cv_worker *w)
+{
+	unsigned times = w->idle_deaths < HANG_DOUBLINGS ? w->idle_deaths : HANG_DOUBLINGS;
+
+	return (uint64_t)w->sup->hang_limit_ms << times;
+}
+
+static const char *describe_hang(pid_t pid)
+{
+	switch (cv_process_state(pid)) {
+	case 'T':
+		return "it is stopped";
+	case 't':
+		return "a debugger stopped it";
+	case 'R':
+		return "it is busy with something that does not end";
+	case 'D':
+		return "it is blocked in the kernel";
+	default:
+		return "it waits for something";
+	}
+}
+
+static void hang_locked(struct cv_worker *w)
+{
+	const unsigned long long s = w->silent_ms / 1000;
+	struct cv_shm_header header;
+
+	w->silent_ms = 0;
+	if (w->hung) {
+		cv_error("volume '%s': worker %d does not end after SIGKILL: %s; programs that use "
+			 "the volume wait until it does",
+			 w->volume, (int)w->pid, describe_hang(w->pid));
+	} else if (!is_replaceable(w, &header)) {
+		if (!header.finished)
+			cv_error("volume '%s': worker %d has given no sign of life for %llu s: %s",
+				 w->volume, (int)w->pid, s, describe_hang(w->pid));
+	} else {
+		cv_error("volume '%s': worker %d has given no sign of life for %llu s: %s; killing "
+			 "it, so that another one takes over",
+			 w->volume, (int)w->pid, s, describe_hang(w->pid));
+		w->hung = cv_pidfd_signal(w->pidfd, SIGKILL) == 0;
+	}
+}
+
+/* passed_ms: since the last look. */
+static void look_for_life(struct cv_supervisor *sup, uint64_t passed_ms)
+{
+	CV_SCOPED_LOCK(&sup->lock);
+	for (struct cv_worker *w = sup->workers; w; w = w->next) {
+		uint64_t beat = w->state == WORKER_SERVING ? cv_counters_read_beat(w->shm_fd) : 0;
+
+		w->silent_ms += passed_ms;
+		if (beat != w->beat || !beat) {
+			w->beat = beat;
+			w->silent_ms = 0;
+		}
+		if (w->silent_ms >= hang_limit_ms(w))
+			hang_locked(w);
+	}
+}
+
 static void *watch_thread(void *arg)
 {
 	struct cv_supervisor *sup = arg;
+	const uint64_t period_ms = sup->hang_limit_ms / LOOKS;
+	uint64_t looked_ms = cv_clock_ms();
 	struct epoll_event events[16];
 
 	for (;;) {
-		int n = epoll_wait(sup->epoll, events, CV_ARRAY_SIZE(events), -1);
+		int wait_ms = period_ms ? cv_clock_left_ms(looked_ms + period_ms) : -1;
+		int n = epoll_wait(sup->epoll, events, CV_ARRAY_SIZE(events), wait_ms);
+		uint64_t passed_ms = cv_clock_ms() - looked_ms;
 
 		if (n < 0 && errno != EINTR) {
 			cv_error("watching the workers failed: %s", cv_strerror(errno));
@@ -326,6 +405,11 @@ static void *watch_thread(void *arg)
 				return NULL;
 			worker_ended(sup, events[i].data.ptr);
 		}
+		if (!period_ms || passed_ms < period_ms)
+			continue;
+		/* Whatever kept us from looking has kept the workers from working, too. */
+		look_for_life(sup, passed_ms < 2 * period_ms ? passed_ms : period_ms);
+		looked_ms = cv_clock_ms();
 	}
 }
 
@@ -370,6 +454,7 @@ int cv_supervisor_new(const struct cv_supervisor_config *config, struct cv_super
 		return cv_fail(err, ENOMEM, "out of memory");
 	(void)init_locks(sup);
 	sup->worker_stderr = config->worker_stderr;
+	sup->hang_limit_ms = config->hang_limit_ms;
 	sup->replaced = config->replaced;
 	sup->arg = config->arg;
 	sup->socket_dir = -1;

@@ -23,10 +23,19 @@
 struct cv_supervisor;
 struct cv_worker; /* reference-counted */
 
+/*
+ * A worker without a sign of life for so long (its event loop gives one every one to five seconds,
+ * also while it waits for a server) is killed, and another one takes over. Counted is time in which
+ * this process ran: a host or a service that was suspended makes no worker a hung one.
+ */
+#define CV_HANG_LIMIT_S	    30
+#define CV_HANG_LIMIT_MIN_S 10
+
 struct cv_supervisor_config {
 	const char *worker_path; /* NULL: cvol-fuse beside this program, else the installed one */
 	const char *socket_dir;	 /* absolute; created 0700 */
 	int worker_stderr;	 /* descriptor for the workers' messages; -1: ours */
+	unsigned hang_limit_ms;	 /* see CV_HANG_LIMIT_S; 0: none */
 	/* Another worker has taken over a mount; on a thread of ours, no lock held. May be NULL. */
 	void (*replaced)(void *arg, struct cv_worker *worker);
 	void *arg;
@@ -117,7 +126,7 @@ int cv_worker_counters(int socket_dirfd, const char *socket_name, unsigned timeo
 /* "sync" or "log", for the process that has no supervisor: one request over socket_dir/name. */
 int cv_worker_call(int socket_dirfd, const char *socket_name, const char *verb,
 		   const struct cv_dict *args, unsigned timeout_ms, struct cv_err *err);
-/* Of a running worker, until it ends. Waits for a moment at most. */
+/* Of a running worker and its successors. Waits for a moment at most. */
 int cv_worker_set_log_level(struct cv_worker *worker, enum cv_log_level level, struct cv_err *err);
 
 #endif
