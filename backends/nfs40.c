@@ -265,7 +265,7 @@ void cv_nfs40_got_reopen(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	struct cv_nfs4 *v4 = q->nfs->v4;
 	struct cv_nfs4_open *open = v4->reopening;
-	struct cv_nfs4_stateid stateid;
+	struct cv_nfs4_stateid stateid = { 0 };
 	struct cv_handle handle;
 	bool confirm = false;
 	uint64_t ignored;
