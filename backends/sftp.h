@@ -23,6 +23,7 @@ enum sftp_symlinks {
 	SFTP_SYMLINKS_FOLLOW,  /* the server follows them, anywhere on it; none can be made */
 };
 
+struct sftp_first;
 struct sftp_joining;
 struct sftp_known;
 struct sftp_piece;
@@ -84,6 +85,10 @@ struct sftp_engine {
 	enum sftp_symlinks symlinks;
 	struct sftp_ahead ahead;
 	struct sftp_listing *listings; /* open directories, and those opened ahead */
+	struct sftp_first *firsts;     /* sftp_first.c */
+	unsigned firsts_count;
+	unsigned firsts_unused; /* in a row */
+	unsigned firsts_skipped;
 	bool said_no_fsync;
 	bool said_no_rename;
 	bool said_no_update;
@@ -104,6 +109,7 @@ struct cv_file {
 	uint32_t atime;		      /* as last seen */
 	uint64_t atime_ns;	      /* when that was; 0: never */
 	struct sftp_listing *listing; /* directories; owns this file */
+	struct sftp_first *first;     /* owned, or NULL */
 
 	/* sftp_bulk.c */
 	struct sftp_open *further[SFTP_FURTHER_MAX]; /* owned; handles on further connections */
@@ -132,6 +138,8 @@ struct sftp_listing {
 	struct sftp_known *known; /* opened ahead, and not asked for yet */
 	struct sftp_request open_req;
 	struct sftp_request slots[SFTP_READDIRS];
+	struct sftp_open foreseen; /* the handle that slots went along with the OPENDIR for */
+	unsigned early;		   /* these, as bits */
 	unsigned busy;	   /* slots in flight, as bits */
 	unsigned discard;  /* of these: asked of an earlier handle */
 	unsigned outdated; /* of these: older than a change of ours */
@@ -210,6 +218,7 @@ struct sftp_call {
 	bool unsure; /* an earlier try of this call may have been carried out unseen */
 	char *inner; /* owned; path within the mount */
 	uint64_t rdev;
+	struct sftp_first *first; /* open: read along; owned until there is a file */
 	int verdict; /* what is returned if nothing better is found */
 };
 
@@ -311,6 +320,20 @@ void sftp_backlog_go(struct sftp_engine *e);
 
 void sftp_op_copy(void *conn, struct cv_op *op, struct cv_file *src, uint64_t src_off,
 		  struct cv_file *dst, uint64_t dst_off, size_t size);
+
+/* ---- sftp_first.c ---- */
+
+/* The OPEN's `foreseen`; NULL: not worth it. */
+struct sftp_open *sftp_first_new(struct sftp_engine *e, const char *path,
+				 struct sftp_first **ret_first);
+/* Behind the OPEN and what brings the attributes. */
+void sftp_first_ask(struct sftp_first *first);
+void sftp_first_give(struct sftp_first *first, struct cv_file *file);
+void sftp_first_drop(struct sftp_first *first); /* NULL is a no-op */
+/* Takes op, if it can be answered so: true. */
+bool sftp_first_read(struct cv_file *file, struct cv_op *op, size_t size, uint64_t off);
+/* As sftp_ahead_changed(), which calls it. */
+void sftp_first_changed(struct sftp_engine *e, const char *path, bool names);
 
 /* ---- sftp_bulk.c ---- */
 

@@ -466,6 +466,7 @@ void sftp_ahead_changed(struct sftp_engine *e, const char *path, bool names)
 	const char *name;
 	size_t n = strlen(path);
 
+	sftp_first_changed(e, path, names);
 	if (!e->ahead.known && !e->listings)
 		return;
 	entry_changed(e, path);

@@ -5,8 +5,8 @@
  * after a reconnect has cost the handle, means opening the directory again and passing over all up
  * to that name, whatever came or went before it. If that name itself is gone, all is listed again:
  * what was not removed meanwhile is then seen twice, which is better than not at all. Answers are
- * asked for before anybody wants them: two READDIRs follow an OPENDIR at once, the second mostly to
- * hear that there is no more. sftp_ahead.c opens directories nobody has asked for yet.
+ * asked for before anybody wants them: two READDIRs go along with an OPENDIR where its handle can be
+ * foreseen, else behind it, the second mostly to hear that there is no more. sftp_ahead.c opens directories nobody has asked for yet.
  */
 #include "backends/sftp.h"
 
@@ -140,6 +140,7 @@ static void close_handle(struct sftp_listing *l)
 }
 
 static void on_opened(struct sftp_request *req, struct sftp_reply *reply);
+static void ask_along(struct sftp_listing *l);
 
 static void open_again(struct sftp_listing *l)
 {
@@ -158,8 +159,11 @@ static void open_again(struct sftp_listing *l)
 	memset(&l->open_req, 0, sizeof(l->open_req));
 	l->open_req.type = CV_FXP_OPENDIR;
 	l->open_req.path = path;
+	l->open_req.foreseen = l->early ? NULL : &l->foreseen;
 	l->open_req.done = on_opened;
 	sftp_link_submit(&l->e->link, &l->open_req);
+	if (l->open_req.foreseen && sftp_link_foresees(&l->e->link))
+		ask_along(l);
 }
 
 struct sftp_listing *sftp_listing_open(struct sftp_engine *e, const char *path)
@@ -297,24 +301,53 @@ static void on_opened(struct sftp_request *req, struct sftp_reply *reply)
 		deliver(l);
 }
 
+/*
+ * What was asked along with the OPENDIR of l went to another handle than that one's. If it was an
+ * open directory's, its reader has lost entries by it, and has to start again.
+ */
+static void astray(const struct sftp_listing *l)
+{
+	for (struct sftp_listing *other = l->e->listings; other; other = other->next) {
+		const struct sftp_open *open = &other->file->open;
+
+		if (other == l || other->eof || open->generation != l->e->link.generation ||
+		    open->handle.size != l->foreseen.handle.size ||
+		    memcmp(open->handle.data, l->foreseen.handle.data, open->handle.size) != 0)
+			continue;
+		if (other->known) {
+			sftp_ahead_failed(other->known);
+		} else {
+			other->error = -ESTALE;
+			deliver(other);
+		}
+		return; /* a handle has one owner */
+	}
+}
+
 static void on_entries(struct sftp_request *req, struct sftp_reply *reply)
 {
 	struct sftp_listing *l = req->owner;
 	unsigned bit = 1u << (req - l->slots);
+	bool early = l->early & bit;
+	bool mine = !early || sftp_open_same(&l->foreseen, &l->file->open);
 	struct sftp_batch *b = NULL;
 
 	l->busy &= ~bit;
+	l->early &= ~bit;
+	if (!mine && (reply->type == CV_FXP_NAME || reply->status == CV_FX_EOF))
+		astray(l);
 	if (listing_unused(l))
 		return;
 	if (l->discard & bit) {
 		l->discard &= ~bit;
+	} else if (!mine) {
+		/* Asked again below. */
+	} else if (reply->error == -ENODATA && !l->error) {
+		l->eof = true;
+		close_handle(l);
 	} else if (reply->error) {
-		if (reply->error == -ENODATA) {
-			l->eof = true;
-			close_handle(l);
-		} else if (!l->eof) {
+		if (!l->eof && !l->error)
 			l->error = reply->error;
-		}
 	} else if (!(b = batch_parse(l, reply))) {
 		l->error = -EIO;
 	} else {
@@ -340,23 +373,38 @@ static unsigned depth(const struct sftp_listing *l)
 	return l->e->link.session.openssh ? SFTP_READDIRS : 1;
 }
 
+static void ask(struct sftp_listing *l, unsigned i, struct sftp_open *open)
+{
+	struct sftp_request *req = &l->slots[i];
+
+	memset(req, 0, sizeof(*req));
+	req->type = CV_FXP_READDIR;
+	req->open = open;
+	req->owner = l;
+	req->done = on_entries;
+	l->busy |= 1u << i;
+	sftp_link_submit(&l->e->link, req);
+}
+
+static void ask_along(struct sftp_listing *l)
+{
+	for (unsigned i = 0; i < depth(l); i++) {
+		if (l->busy & (1u << i))
+			continue;
+		l->early |= 1u << i;
+		ask(l, i, &l->foreseen);
+	}
+}
+
 static void pump(struct sftp_listing *l)
 {
 	for (unsigned i = 0; i < depth(l); i++) {
-		struct sftp_request *req = &l->slots[i];
-
 		if (l->busy & (1u << i))
 			continue;
 		if (l->opening || l->eof || l->error || l->buffered >= AHEAD_MAX ||
 		    l->file->open.handle.size == 0)
 			return;
-		memset(req, 0, sizeof(*req));
-		req->type = CV_FXP_READDIR;
-		req->open = &l->file->open;
-		req->owner = l;
-		req->done = on_entries;
-		l->busy |= 1u << i;
-		sftp_link_submit(&l->e->link, req);
+		ask(l, i, &l->file->open);
 	}
 }
 

@@ -243,6 +243,8 @@ void sftp_op_read(void *conn, struct cv_op *op, struct cv_file *file, size_t siz
 		op->done(op, 0);
 		return;
 	}
+	if (sftp_first_read(file, op, size, off))
+		return;
 	t = transfer_new(e, op, file, size, off, piece_size(e->link.session.read_max));
 	if (t)
 		t->buf = buffer_get(e);

@@ -331,6 +331,7 @@ static void reset_stream(struct sftp_link *link)
 	link->direct = NULL;
 	link->broken = 0;
 	link->broken_why = NULL;
+	memset(&link->foresight, 0, sizeof(link->foresight));
 }
 
 /* Nothing is in flight. Whoever is told may ask somebody else, not this link. */
@@ -471,6 +472,7 @@ static int go_up(struct sftp_link *link, struct sftp_session *session)
 	link->parser.data_dest = on_data;
 	link->parser.reply = on_reply;
 	link->parser.user = link;
+	link->foresight.trusted = link->session.openssh;
 	cv_ssh_set_data(link->session.ssh, on_bytes, link);
 	cv_ssh_set_window(link->session.ssh, WINDOW_FLOOR);
 	r = cv_loop_add(link->loop, &link->watch, cv_ssh_fd(link->session.ssh), EPOLLIN);
@@ -583,6 +585,77 @@ static const char *ext_name(enum sftp_ext ext)
 	}
 }
 
+/* ---- handles foreseen ---- */
+
+static bool handle_number(const uint8_t *p, size_t size, uint32_t *ret_number)
+{
+	if (size != 4)
+		return false;
+	*ret_number = (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+	return true;
+}
+
+static void foresee(struct sftp_link *link, struct sftp_request *req)
+{
+	struct sftp_foresight *f = &link->foresight;
+	uint32_t number = f->nfree ? f->free[--f->nfree] : f->next++;
+	struct sftp_open *open = req->foreseen;
+
+	req->expected = number;
+	if (!open)
+		return;
+	for (unsigned i = 0; i < 4; i++)
+		open->handle.data[i] = (uint8_t)(number >> (24 - 8 * i));
+	open->handle.size = 4;
+	open->generation = f->trusted ? link->generation : 0;
+	open->elsewhere = true; /* not to be opened again by its path */
+}
+
+static void given_back(struct sftp_foresight *f, uint32_t number)
+{
+	if (f->nfree == SFTP_FREE_MAX)
+		memmove(f->free, f->free + 1, --f->nfree * sizeof(f->free[0]));
+	f->free[f->nfree++] = number;
+}
+
+/* An OPEN is answered. */
+static void learn(struct sftp_link *link, struct sftp_request *req, const struct sftp_reply *reply)
+{
+	struct sftp_foresight *f = &link->foresight;
+	bool given = reply->type == CV_FXP_HANDLE;
+	uint32_t number = 0;
+	bool known = given && handle_number(reply->body, reply->size, &number);
+
+	if (known && number == req->expected) {
+		f->trusted = link->session.openssh;
+		return;
+	}
+	if (req->foreseen)
+		req->foreseen->generation = 0;
+	if (!given) {
+		given_back(f, req->expected);
+		return;
+	}
+	/* Whatever the reason: what is given back from now on is known again. */
+	f->trusted = false;
+	f->nfree = 0;
+	f->next = number + 1;
+}
+
+bool sftp_link_foresees(const struct sftp_link *link)
+{
+	return link->state == SFTP_LINK_UP && link->foresight.trusted;
+}
+
+bool sftp_open_same(const struct sftp_open *foreseen, const struct sftp_open *open)
+{
+	return foreseen->generation && foreseen->generation == open->generation &&
+	       foreseen->handle.size == open->handle.size &&
+	       memcmp(foreseen->handle.data, open->handle.data, open->handle.size) == 0;
+}
+
+/* ---- encoding ---- */
+
 static void put_handle(struct cv_sftp_out *out, const struct sftp_handle *handle)
 {
 	cv_sftp_put_string(out, handle->data, handle->size);
@@ -693,6 +766,7 @@ static void encode(struct sftp_link *link, struct sftp_request *req)
 	size_t payload = req->type == CV_FXP_WRITE ? req->size : 0;
 	size_t copy = payload;
 	size_t start;
+	uint32_t number;
 
 	if (link->in_flight++ == 0) {
 		link->seen_ns = cv_now_ns();
@@ -701,6 +775,10 @@ static void encode(struct sftp_link *link, struct sftp_request *req)
 	req->id = slot | (link->slot_use[slot]++ * ID_GENERATION);
 	req->sent_ns = cv_now_ns();
 	link->table[slot] = req;
+	if (req->type == CV_FXP_OPEN || req->type == CV_FXP_OPENDIR)
+		foresee(link, req);
+	else if (req->type == CV_FXP_CLOSE && handle_number(req->raw->data, req->raw->size, &number))
+		given_back(&link->foresight, number);
 	if (req->type == CV_FXP_READ)
 		link->read_bytes += req->size;
 	link->write_bytes += payload;
@@ -1053,6 +1131,8 @@ static int on_reply(void *user, uint8_t type, uint32_t id, uint8_t *body, size_t
 	}
 	if (in.bad)
 		return protocol_error(link, "the server sent a damaged answer");
+	if (req->type == CV_FXP_OPEN || req->type == CV_FXP_OPENDIR)
+		learn(link, req, &reply);
 	release_slot(link, req);
 	measure(link, req, size);
 	if (type == CV_FXP_DATA)

@@ -24,6 +24,7 @@
 #define SFTP_PROC_PROGRAM "/proc/%llu/exe"
 
 #define SFTP_IN_FLIGHT_MAX 128 /* a power of two: slots are the low bits of an id */
+#define SFTP_FREE_MAX	   64
 
 enum sftp_ext {
 	SFTP_EXT_POSIX_RENAME = 1 << 0,
@@ -101,6 +102,7 @@ struct sftp_request {
 	char *path2;
 	struct cv_sftp_attrs attrs;
 	uint32_t pflags;
+	struct sftp_open *foreseen; /* OPEN, OPENDIR: for what is asked along; see below */
 	uint64_t offset;
 	uint64_t source_offset; /* COPY_DATA */
 	uint64_t length;	/* COPY_DATA; NAMES: of the payload */
@@ -118,6 +120,7 @@ struct sftp_request {
 	uint64_t queued_ns;
 	uint64_t sent_ns;
 	uint32_t id;
+	uint32_t expected; /* OPEN, OPENDIR: the handle's number */
 };
 
 struct sftp_queue {
@@ -126,6 +129,20 @@ struct sftp_queue {
 };
 
 enum { SFTP_READS, SFTP_WRITES }; /* kinds of bulk */
+
+/*
+ * What OpenSSH's server will give the next OPEN: handles are numbers, and the one that was given
+ * back last is the first to be used again. So what needs the handle can be asked in the same round
+ * trip: the OPEN's `foreseen` gets the handle when the OPEN is encoded, and whatever was submitted
+ * behind it with that as its `open` goes along. Only the OPEN's answer tells whether it was right;
+ * if not, the rest has been asked of another handle, or of none, and is to be asked again.
+ */
+struct sftp_foresight {
+	bool trusted; /* it was right the last time */
+	uint32_t next;
+	uint32_t free[SFTP_FREE_MAX]; /* given back, the last one first to be used */
+	unsigned nfree;
+};
 
 enum sftp_link_state {
 	SFTP_LINK_DOWN, /* waiting to try again, or trying */
@@ -197,6 +214,7 @@ struct sftp_link {
 	uint64_t bytes_read;
 	uint64_t bytes_written;
 	uint64_t open_handles;
+	struct sftp_foresight foresight;
 	char last_error[256];
 	uint64_t last_error_s;
 };
@@ -221,6 +239,10 @@ void sftp_link_submit(struct sftp_link *link, struct sftp_request *req);
 /* Gives handle back to the server without waiting for the answer. */
 void sftp_link_close_handle(struct sftp_link *link, const struct sftp_handle *handle,
 			    uint64_t generation);
+/* Is it worth asking along with an OPEN? */
+bool sftp_link_foresees(const struct sftp_link *link);
+/* Was it open's handle that was foreseen? Answered OPENs only. */
+bool sftp_open_same(const struct sftp_open *foreseen, const struct sftp_open *open);
 /* The handle of an OPEN's or OPENDIR's successful answer. */
 void sftp_open_take(struct sftp_open *open, const struct sftp_reply *reply, uint64_t generation);
 /* Frees what open owns, closing its handle. Nobody waits for it. */

@@ -115,6 +115,7 @@ void sftp_call_end(struct sftp_call *call, ssize_t result)
 	end_dir(call, SFTP_CALL_NEWDIR, &op->newdir);
 	if (call->made)
 		sftp_ahead_made(call->e, call->path);
+	sftp_first_drop(call->first);
 	op->done(op, result); /* readlink's text is valid until here */
 	free(call->path);
 	free(call->path2);
@@ -381,6 +382,7 @@ void sftp_file_free(struct sftp_engine *e, struct cv_file *file)
 	if (file->next)
 		file->next->link = file->link;
 	sftp_bulk_forget(e, file);
+	sftp_first_drop(file->first);
 	sftp_open_release(&e->link, &file->open);
 	free(file);
 }
@@ -1408,6 +1410,9 @@ static void opened(struct sftp_call *call)
 		return;
 	}
 	call->op->file = file;
+	if (call->first)
+		sftp_first_give(call->first, file);
+	call->first = NULL;
 	if (call->have_attrs[1] && S_ISREG(call->attrs[1].permissions)) {
 		note_attrs(file, &call->attrs[1]);
 		if (call->created)
@@ -1451,7 +1456,7 @@ static bool would_empty(struct sftp_call *call, uint32_t pflags, const struct cv
 	return true;
 }
 
-/* OPEN, and the name's attributes in the same round trip. */
+/* OPEN, and in the same round trip the name's attributes and, for reading, the first of the data. */
 static void open_send(struct sftp_call *call, uint32_t pflags, void (*then)(struct sftp_call *))
 {
 	struct sftp_request *req = sftp_call_request(call, 0, CV_FXP_OPEN);
@@ -1461,8 +1466,12 @@ static void open_send(struct sftp_call *call, uint32_t pflags, void (*then)(stru
 		req->attrs.flags = CV_FXA_PERMISSIONS;
 		req->attrs.permissions = call->mode & 07777;
 	}
+	if (pflags == CV_FXF_READ)
+		req->foreseen = sftp_first_new(call->e, call->path, &call->first);
 	(void)sftp_call_request(call, 1, CV_FXP_LSTAT);
 	sftp_call_send(call, 2, then);
+	if (req->foreseen)
+		sftp_first_ask(call->first);
 }
 
 static void open_looked(struct sftp_call *call)

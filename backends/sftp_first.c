@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The beginning of a file, read along with its OPEN: a small file then costs one round trip from
+ * open to close. The server works in order, so these bytes are younger than the open that asked for
+ * them and than the attributes it brings: what close-to-open promises. They answer one read, soon,
+ * and none after a change of our own.
+ */
+#include "backends/sftp.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/str.h"
+
+#define FIRST_SIZE (64 * 1024) /* what the kernel asks for at once of a file up to this size */
+#define FIRST_MAX  32
+#define GOOD_NS	   1000000000ull
+#define PATIENCE   4 /* not wanted so often in a row: from then on only now and then */
+#define NOW_AND_THEN 8
+
+struct sftp_first {
+	struct sftp_engine *e;
+	struct sftp_first *next;
+	struct sftp_first **link;
+	struct cv_file *file; /* NULL: not open yet */
+	uint64_t path;	      /* hash */
+	uint64_t since_ns;
+	struct sftp_open foreseen;
+	struct sftp_request req;
+	bool pending;
+	bool dropped; /* goes when it is answered */
+	bool bad;
+	size_t got;
+	struct cv_op *op; /* waits */
+	size_t wanted;	  /* by op */
+	uint8_t data[FIRST_SIZE];
+};
+
+static uint64_t hash_of(const char *path)
+{
+	return cv_hash(0, path, strlen(path));
+}
+
+static void first_free(struct sftp_first *f)
+{
+	*f->link = f->next;
+	if (f->next)
+		f->next->link = f->link;
+	if (f->file)
+		f->file->first = NULL;
+	f->e->firsts_count--;
+	free(f);
+}
+
+void sftp_first_drop(struct sftp_first *f)
+{
+	if (!f || f->dropped)
+		return;
+	f->dropped = true;
+	f->e->firsts_unused++;
+	if (f->file)
+		f->file->first = NULL;
+	f->file = NULL;
+	if (!f->pending)
+		first_free(f);
+}
+
+static bool worth(struct sftp_engine *e)
+{
+	if (e->ahead.off || e->firsts_count >= FIRST_MAX || !sftp_link_foresees(&e->link))
+		return false;
+	return e->firsts_unused < PATIENCE || ++e->firsts_skipped % NOW_AND_THEN == 0;
+}
+
+struct sftp_open *sftp_first_new(struct sftp_engine *e, const char *path,
+				 struct sftp_first **ret_first)
+{
+	struct sftp_first *f = worth(e) ? malloc(sizeof(*f)) : NULL;
+
+	if (!f)
+		return NULL;
+	memset(f, 0, offsetof(struct sftp_first, data));
+	f->e = e;
+	f->path = hash_of(path);
+	f->since_ns = cv_loop_now_ns(e->loop);
+	f->next = e->firsts;
+	f->link = &e->firsts;
+	if (f->next)
+		f->next->link = &f->next;
+	e->firsts = f;
+	e->firsts_count++;
+	*ret_first = f;
+	return &f->foreseen;
+}
+
+/* Answers op, if what has come is what it wants. */
+static bool answer(struct sftp_first *f, struct cv_op *op, size_t size)
+{
+	const struct sftp_open *open = &f->file->open;
+	/* All it wants, or all there is. */
+	bool whole = size <= f->got || (f->got < FIRST_SIZE && f->got >= open->size_seen);
+
+	if (f->bad || !whole || !sftp_open_same(&f->foreseen, open))
+		return false;
+	f->e->firsts_unused = 0;
+	f->file->first = NULL;
+	f->file = NULL;
+	op->data = f->data;
+	op->done(op, (ssize_t)(size < f->got ? size : f->got));
+	first_free(f);
+	return true;
+}
+
+static void first_done(struct sftp_request *req, struct sftp_reply *reply)
+{
+	struct sftp_first *f = req->owner;
+	struct cv_op *op = f->op;
+	struct cv_file *file = f->file;
+
+	f->pending = false;
+	f->op = NULL;
+	f->got = reply->error ? 0 : reply->size;
+	f->bad = f->bad || (reply->error && reply->error != -ENODATA);
+	if (f->dropped) {
+		first_free(f);
+	} else if (op && !answer(f, op, f->wanted)) {
+		struct sftp_engine *e = f->e;
+		size_t wanted = f->wanted;
+
+		sftp_first_drop(f);
+		sftp_op_read(e, op, file, wanted, 0);
+	}
+}
+
+void sftp_first_ask(struct sftp_first *f)
+{
+	f->pending = true;
+	f->req.type = CV_FXP_READ;
+	f->req.open = &f->foreseen;
+	f->req.size = FIRST_SIZE;
+	f->req.dest = f->data;
+	f->req.owner = f;
+	f->req.done = first_done;
+	sftp_link_submit(&f->e->link, &f->req);
+}
+
+void sftp_first_give(struct sftp_first *f, struct cv_file *file)
+{
+	f->file = file;
+	file->first = f;
+}
+
+bool sftp_first_read(struct cv_file *file, struct cv_op *op, size_t size, uint64_t off)
+{
+	struct sftp_first *f = file->first;
+
+	if (!f || f->op)
+		return false;
+	if (off != 0 || f->bad || cv_loop_now_ns(f->e->loop) - f->since_ns > GOOD_NS) {
+		sftp_first_drop(f);
+		return false;
+	}
+	if (f->pending) {
+		f->op = op;
+		f->wanted = size;
+		return true;
+	}
+	if (answer(f, op, size))
+		return true;
+	sftp_first_drop(f);
+	return false;
+}
+
+void sftp_first_changed(struct sftp_engine *e, const char *path, bool names)
+{
+	uint64_t hash = e->firsts ? hash_of(path) : 0;
+
+	for (struct sftp_first *f = e->firsts; f; f = f->next)
+		f->bad = f->bad || names || f->path == hash;
+}
