@@ -47,6 +47,8 @@ struct sftp_ahead {
 /* Further connections; see sftp_bulk.c. */
 struct sftp_bulk {
 	unsigned wanted;
+	unsigned channels;    /* of these, the first of them, on the first one's connection */
+	uint64_t worth_bytes; /* moved by a file: then a connection is worth its login */
 	unsigned count;
 	struct sftp_link *links[SFTP_FURTHER_MAX]; /* owned */
 	uint64_t moved;				   /* bytes since the last tick */

@@ -23,23 +23,35 @@
 #include "config/log.h"
 #include "config/options.h"
 
-#define START_BYTES (8u << 20)	 /* moved by a file before another connection is worth it */
-#define KEEP_FREE   (512u << 10) /* of bulk that the first connection has less than others */
-#define TICK_MS	    30000	 /* two of them without bulk: further connections are closed */
-#define RETRY_NS    30000000000ull
-#define FAR_RTT_US  1000 /* from here on a second connection is the default */
+#define START_BYTES   (8u << 20)   /* moved by a file before another connection is worth it */
+#define CHANNEL_BYTES (2u << 20)   /* the same for a channel, which costs no login: one's window */
+#define KEEP_FREE     (512u << 10) /* of bulk that the first connection has less than others */
+#define TICK_MS	      30000	   /* two of them without bulk: further connections are closed */
+#define RETRY_NS      30000000000ull
+#define FAR_RTT_US    1000	 /* from here on a second connection is the default, */
+#define FAR_BYTES     (64u << 20) /* for streams that last longer than its login */
+#define CHANNEL_RTT_US 3000	 /* from here on one channel's window is not enough */
+#define CHANNELS      3
 
-/* A file's handle on a further connection, on its way. */
+/* A file's handle on one of the further links. */
+struct sftp_other {
+	struct sftp_joining *j;
+	bool good;
+	struct sftp_open open;
+	struct sftp_request req; /* OPEN, then FSTAT */
+};
+
+/* They are on their way, all at once. */
 struct sftp_joining {
 	struct sftp_engine *e;
 	struct cv_file *file; /* NULL: closed meanwhile */
-	unsigned index;
 	struct sftp_open own;	     /* a copy of the file's first handle, */
-	struct sftp_request own_req; /* whose FSTAT is compared with the other's */
+	struct sftp_request own_req; /* whose FSTAT is compared with the others' */
 	bool own_waits;		     /* for writes on other connections */
-	struct sftp_open other;
-	struct sftp_request other_req; /* OPEN, then FSTAT */
 	struct cv_sftp_attrs attrs;
+	char *path;
+	unsigned pending;
+	struct sftp_other others[SFTP_FURTHER_MAX];
 };
 
 /* ---- the connections ---- */
@@ -49,8 +61,14 @@ static bool up(const struct sftp_link *link)
 	return link->state == SFTP_LINK_UP;
 }
 
-static bool same_server(const struct sftp_session *a, const struct sftp_session *b)
+static bool same_server(const struct sftp_link *first, const struct sftp_link *link)
 {
+	const struct sftp_session *a = &first->session;
+	const struct sftp_session *b = &link->session;
+
+	if (link->base == first)
+		return true;
+
 	return cv_ssh_same_peer(a->ssh, b->ssh) && a->extensions == b->extensions &&
 	       b->read_max >= a->read_max && b->write_max >= a->write_max;
 }
@@ -60,13 +78,13 @@ static void changed(struct sftp_link *link)
 {
 	struct sftp_engine *e = link->owner;
 
-	if (!up(link))
+	if (!up(link) && up(&e->link))
 		e->bulk.retry_ns = cv_now_ns() + RETRY_NS;
 	if (!up(link) || !up(&e->link))
 		return;
 	link->beside = e->link.generation;
-	link->fits = same_server(&e->link.session, &link->session);
-	cv_debug("sftp: a further connection is up%s",
+	link->fits = same_server(&e->link, link);
+	cv_debug("sftp: a further %s is up%s", link->base ? "channel" : "connection",
 		 link->fits ? "" : " but leads to another server: not used");
 }
 
@@ -75,21 +93,31 @@ static bool usable(const struct sftp_engine *e, const struct sftp_link *link)
 	return up(link) && link->fits && link->beside == e->link.generation;
 }
 
-static void bring_up(struct sftp_engine *e)
+/* How many bytes a file has to move before it is worth that link. */
+static uint64_t worth_bytes(const struct sftp_bulk *b, const struct sftp_link *link)
+{
+	return link->base ? CHANNEL_BYTES : b->worth_bytes;
+}
+
+static void bring_up(struct sftp_engine *e, uint64_t moved)
 {
 	struct sftp_bulk *b = &e->bulk;
 
 	if (!up(&e->link) || cv_now_ns() < b->retry_ns)
 		return;
 	while (b->count < b->wanted) {
-		struct sftp_link *link = sftp_link_further(&e->link, e, changed);
+		struct sftp_link *link = b->count < b->channels
+						 ? sftp_link_channel(&e->link, e, changed)
+						 : sftp_link_further(&e->link, e, changed);
 
 		if (!link)
 			break;
 		b->links[b->count++] = link;
 	}
-	for (unsigned i = 0; i < b->count; i++)
-		sftp_link_try(b->links[i]);
+	for (unsigned i = 0; i < b->count; i++) {
+		if (moved >= worth_bytes(b, b->links[i]))
+			sftp_link_try(b->links[i]);
+	}
 	if (!b->tick.index)
 		(void)cv_timer_set(e->loop, &b->tick, TICK_MS);
 }
@@ -140,11 +168,20 @@ static void tick(struct cv_timer *timer)
 
 void sftp_bulk_init(struct sftp_engine *e)
 {
-	bool far = e->link.session.rtt_us >= FAR_RTT_US;
+	struct sftp_bulk *b = &e->bulk;
+	uint32_t rtt_us = e->link.session.rtt_us;
+	bool far = rtt_us >= FAR_RTT_US;
 	uint64_t n = cv_options_uint(&e->options, "connections", far ? 2 : 1);
 
-	e->bulk.wanted = n > SFTP_FURTHER_MAX ? SFTP_FURTHER_MAX : n > 0 ? (unsigned)n - 1 : 0;
-	e->bulk.tick = (struct cv_timer)CV_TIMER_INIT(tick);
+	b->channels = rtt_us >= CHANNEL_RTT_US && e->link.session.openssh ? CHANNELS : 0;
+	b->worth_bytes = cv_dict_get(&e->options, "connections") ? START_BYTES : FAR_BYTES;
+	b->wanted = b->channels + (n > 0 ? (unsigned)n - 1 : 0);
+	if (b->wanted > SFTP_FURTHER_MAX)
+		b->wanted = SFTP_FURTHER_MAX;
+	b->tick = (struct cv_timer)CV_TIMER_INIT(tick);
+	/* They are there before the first large file is. */
+	if (b->channels)
+		bring_up(e, CHANNEL_BYTES);
 }
 
 void sftp_bulk_release(struct sftp_engine *e)
@@ -155,29 +192,34 @@ void sftp_bulk_release(struct sftp_engine *e)
 
 /* ---- a file's further handles ---- */
 
-/* Ends an attempt: with a handle that is good, or without. */
-static void joined(struct sftp_joining *j, bool good)
+/* Ends an attempt: with the handles that are good. */
+static void joined(struct sftp_joining *j)
 {
 	struct sftp_engine *e = j->e;
-	struct sftp_link *link = e->bulk.links[j->index];
 	struct cv_file *file = j->file;
-	struct sftp_open *open = good && file ? malloc(sizeof(*open)) : NULL;
+	unsigned count = 0;
 
-	if (open) {
-		*open = j->other;
-		open->writes = 0;
-		file->further[j->index] = open;
-	} else {
-		sftp_link_close_handle(link, &j->other.handle, j->other.generation);
+	for (unsigned i = 0; i < SFTP_FURTHER_MAX; i++) {
+		struct sftp_other *o = &j->others[i];
+		struct sftp_open *open = o->good && file ? malloc(sizeof(*open)) : NULL;
+
+		if (open) {
+			*open = o->open;
+			open->writes = 0;
+			file->further[i] = open;
+			count++;
+		} else if (i < e->bulk.count) {
+			sftp_link_close_handle(e->bulk.links[i], &o->open.handle,
+					       o->open.generation);
+		}
 	}
-	free(j->other_req.path);
+	free(j->path);
 	free(j);
 	if (!file)
 		return;
-	cv_debug("sftp: '%s' on a further connection: %s", file->open.path,
-		 open ? "yes" : "not known to be the same file");
+	cv_debug("sftp: '%s' has %u further handles", file->open.path, count);
 	file->joining = NULL;
-	file->alone = file->alone || !open;
+	file->alone = file->alone || count == 0;
 	file->held = false;
 	sftp_backlog_go(e);
 }
@@ -203,25 +245,33 @@ static bool take_attrs(struct sftp_reply *reply, struct cv_sftp_attrs *ret)
 
 static void other_stat_done(struct sftp_request *req, struct sftp_reply *reply)
 {
-	struct sftp_joining *j = cv_container_of(req, struct sftp_joining, other_req);
+	struct sftp_other *o = cv_container_of(req, struct sftp_other, req);
 	struct cv_sftp_attrs attrs;
 
-	joined(j, take_attrs(reply, &attrs) && equal(&j->attrs, &attrs));
+	o->good = take_attrs(reply, &attrs) && equal(&o->j->attrs, &attrs);
+	if (--o->j->pending == 0)
+		joined(o->j);
 }
 
 static void own_stat_done(struct sftp_request *req, struct sftp_reply *reply)
 {
 	struct sftp_joining *j = cv_container_of(req, struct sftp_joining, own_req);
-	struct sftp_link *link = j->e->bulk.links[j->index];
+	bool good = take_attrs(reply, &j->attrs) && j->file;
 
-	if (!take_attrs(reply, &j->attrs) || !j->file || !up(link)) {
-		joined(j, false);
-		return;
+	j->pending = 1; /* this */
+	for (unsigned i = 0; i < j->e->bulk.count && good; i++) {
+		struct sftp_other *o = &j->others[i];
+
+		if (o->open.generation == 0 || !up(j->e->bulk.links[i]))
+			continue;
+		o->req.type = CV_FXP_FSTAT;
+		o->req.open = &o->open;
+		o->req.done = other_stat_done;
+		j->pending++;
+		sftp_link_submit(j->e->bulk.links[i], &o->req);
 	}
-	j->other_req.type = CV_FXP_FSTAT;
-	j->other_req.open = &j->other;
-	j->other_req.done = other_stat_done;
-	sftp_link_submit(link, &j->other_req);
+	if (--j->pending == 0)
+		joined(j);
 }
 
 static void ask_own(struct sftp_joining *j)
@@ -239,41 +289,53 @@ static void ask_own(struct sftp_joining *j)
 
 static void other_opened(struct sftp_request *req, struct sftp_reply *reply)
 {
-	struct sftp_joining *j = cv_container_of(req, struct sftp_joining, other_req);
+	struct sftp_other *o = cv_container_of(req, struct sftp_other, req);
+	struct sftp_joining *j = o->j;
+	size_t i = (size_t)(o - j->others);
 
 	if (reply->error == 0)
-		sftp_open_take(&j->other, reply, j->e->bulk.links[j->index]->generation);
-	if (reply->error || !j->file || !up(&j->e->link)) {
-		joined(j, false);
+		sftp_open_take(&o->open, reply, j->e->bulk.links[i]->generation);
+	if (--j->pending > 0)
+		return;
+	if (!j->file || !up(&j->e->link)) {
+		joined(j);
 		return;
 	}
-	/* From here until both are compared no write is started; the answer comes behind those
-	 * that are under way. */
+	/* From here until all are compared no write is started; the answer comes behind those that
+	 * are under way. */
 	j->file->held = true;
 	j->own_waits = j->file->far_writes > 0;
 	if (!j->own_waits)
 		ask_own(j);
 }
 
-static void join(struct sftp_engine *e, struct cv_file *file, unsigned index)
+static void join(struct sftp_engine *e, struct cv_file *file, unsigned links)
 {
 	struct sftp_joining *j = calloc(1, sizeof(*j));
 
 	if (j)
-		j->other_req.path = strdup(file->open.path);
-	if (!j || !j->other_req.path) {
+		j->path = strdup(file->open.path);
+	if (!j || !j->path) {
 		free(j);
 		return;
 	}
 	j->e = e;
 	j->file = file;
-	j->index = index;
-	j->other.elsewhere = true;
-	j->other_req.type = CV_FXP_OPEN;
-	j->other_req.pflags = file->open.pflags;
-	j->other_req.done = other_opened;
 	file->joining = j;
-	sftp_link_submit(e->bulk.links[index], &j->other_req);
+	for (unsigned i = 0; i < e->bulk.count; i++) {
+		struct sftp_other *o = &j->others[i];
+
+		if (!(links & 1u << i))
+			continue;
+		o->j = j;
+		o->open.elsewhere = true;
+		o->req.type = CV_FXP_OPEN;
+		o->req.path = j->path;
+		o->req.pflags = file->open.pflags;
+		o->req.done = other_opened;
+		j->pending++;
+		sftp_link_submit(e->bulk.links[i], &o->req);
+	}
 }
 
 void sftp_bulk_settled(struct cv_file *file)
@@ -308,30 +370,33 @@ void sftp_bulk_forget(struct sftp_engine *e, struct cv_file *file)
 void sftp_bulk_moved(struct sftp_engine *e, struct cv_file *file, size_t size)
 {
 	struct sftp_bulk *b = &e->bulk;
+	unsigned links = 0;
 
 	if (b->wanted == 0)
 		return;
 	b->moved += size;
 	file->moved += size;
-	if (file->moved < START_BYTES || file->joining || file->open.gone ||
+	if (file->moved < (b->channels ? CHANNEL_BYTES : b->worth_bytes) || file->joining ||
+	    file->open.gone ||
 	    (e->link.session.open_empties && (file->open.pflags & CV_FXF_WRITE)))
 		return;
-	bring_up(e);
+	bring_up(e, file->moved);
 	for (unsigned i = 0; i < b->count && !file->alone; i++) {
 		struct sftp_open *open = file->further[i];
 
-		if (b->links[i]->beside != e->link.generation)
+		if (up(b->links[i]) && b->links[i]->beside != e->link.generation)
 			changed(b->links[i]);
-		if (!usable(e, b->links[i]))
+		if (!usable(e, b->links[i]) || file->moved < worth_bytes(b, b->links[i]))
 			continue;
 		if (open && open->generation == b->links[i]->generation)
 			continue;
 		/* Of a connection that is lost; nothing is under way with it any more. */
 		free(open);
 		file->further[i] = NULL;
-		join(e, file, i);
-		return;
+		links |= 1u << i;
 	}
+	if (links)
+		join(e, file, links);
 }
 
 static size_t load(const struct sftp_link *link)

@@ -27,6 +27,7 @@
 #define WRITE_CEILING  (2 * 1024 * 1024)
 #define WINDOW_FLOOR   (2 * 1024 * 1024)
 #define WINDOW_CEILING (16 * 1024 * 1024)
+#define FAST_LINE      (400ull * 1000 * 1000) /* bytes per second */
 #define BACKLOG	       (512 * 1024) /* waits in a connection's queue, beyond what may be in flight */
 #define WRITE_SLOW_NS  (250 * MS)
 #define ANSWER_MAX_NS  (120 * SECOND) /* one request on a living server, e.g. an fsync */
@@ -44,6 +45,12 @@
 #define ID_GENERATION  SFTP_IN_FLIGHT_MAX
 
 static void reopen_submit(struct sftp_link *link, struct sftp_open *open);
+
+/* Which one's connection it is. */
+static struct sftp_link *connection(struct sftp_link *link)
+{
+	return link->base ? link->base : link;
+}
 
 /* ---- the helper thread ---- */
 
@@ -347,15 +354,39 @@ static void end_all(struct sftp_link *link, int error)
 	}
 }
 
+static void channel_remove(struct sftp_link *link)
+{
+	struct sftp_link **at = &link->base->channels;
+
+	while (*at && *at != link)
+		at = &(*at)->next_channel;
+	if (*at)
+		*at = link->next_channel;
+}
+
+static void lose(struct sftp_link *link, const char *why);
+
+/* Those on the same connection go with it. */
+static void lose_channels(struct sftp_link *link)
+{
+	struct sftp_link *channel;
+
+	while ((channel = link->channels))
+		lose(channel, "with its connection");
+}
+
 static void lose(struct sftp_link *link, const char *why)
 {
 	char text[256];
 
-	if (link->state != SFTP_LINK_UP)
+	if (link->state != SFTP_LINK_UP && !(link->base && link->session.ssh))
 		return;
 	(void)cv_strcpy(text, sizeof(text), why);
 	link->state = SFTP_LINK_DOWN;
 	cv_loop_remove(link->loop, &link->watch);
+	lose_channels(link);
+	if (link->base)
+		channel_remove(link);
 	cv_ssh_close(link->session.ssh);
 	link->session.ssh = NULL;
 	reset_stream(link);
@@ -370,8 +401,11 @@ static void lose(struct sftp_link *link, const char *why)
 		queue_insert(queue_of(link, req), req);
 	}
 	if (link->further) {
-		cv_notice("sftp: a further connection to %s lost: %s",
-			  cv_options_str(link->options, "host", ""), text);
+		if (link->base)
+			cv_debug("sftp: a further channel lost: %s", text);
+		else
+			cv_notice("sftp: a further connection to %s lost: %s",
+				  cv_options_str(link->options, "host", ""), text);
 		set_error(link, text);
 		end_all(link, -ESTALE);
 		link->changed(link);
@@ -460,6 +494,43 @@ static void on_bytes(void *user, const uint8_t *p, size_t n);
 static uint8_t *on_data(void *user, uint32_t id, uint32_t size);
 static int on_reply(void *user, uint8_t type, uint32_t id, uint8_t *body, size_t size);
 
+static void set_read_limit(struct sftp_link *link, uint64_t bytes)
+{
+	link->read_limit = bytes < READ_FLOOR	 ? READ_FLOOR
+			   : bytes > READ_CEILING ? READ_CEILING
+						  : (size_t)bytes;
+	cv_ssh_set_window(link->session.ssh, link->read_limit * 2 > WINDOW_CEILING
+						     ? WINDOW_CEILING
+						     : (uint32_t)link->read_limit * 2);
+}
+
+/* Until the rate is known: what a fast line holds. A slow one is told by the first 100 ms. */
+static uint64_t first_read_limit(const struct sftp_link *link)
+{
+	return link->rtt_ns * FAST_LINE / SECOND;
+}
+
+/* Requests may go over link->session.ssh. */
+static void begin(struct sftp_link *link)
+{
+	reset_stream(link);
+	link->parser.data_dest = on_data;
+	link->parser.reply = on_reply;
+	link->parser.user = link;
+	link->foresight.trusted = link->session.openssh;
+	cv_ssh_set_data(link->session.ssh, on_bytes, link);
+	link->state = SFTP_LINK_UP;
+	link->generation++;
+	link->rtt_ns = link->session.rtt_us * 1000ull;
+	link->write_limit = WRITE_CEILING;
+	set_read_limit(link, first_read_limit(link));
+	link->seen_ns = link->rate_start_ns = link->up_since_ns = cv_now_ns();
+	link->rate_bytes = 0;
+	link->provoked = false;
+	cv_loop_defer(link->loop, &link->flush);
+	arm_tick(link);
+}
+
 /* Takes over a fresh session. */
 static int go_up(struct sftp_link *link, struct sftp_session *session)
 {
@@ -468,28 +539,83 @@ static int go_up(struct sftp_link *link, struct sftp_session *session)
 	sftp_session_release(&link->session);
 	link->session = *session;
 	memset(session, 0, sizeof(*session));
-	reset_stream(link);
-	link->parser.data_dest = on_data;
-	link->parser.reply = on_reply;
-	link->parser.user = link;
-	link->foresight.trusted = link->session.openssh;
-	cv_ssh_set_data(link->session.ssh, on_bytes, link);
-	cv_ssh_set_window(link->session.ssh, WINDOW_FLOOR);
 	r = cv_loop_add(link->loop, &link->watch, cv_ssh_fd(link->session.ssh), EPOLLIN);
 	if (r < 0)
 		return r;
-	link->state = SFTP_LINK_UP;
-	link->generation++;
-	link->read_limit = READ_FLOOR;
-	link->write_limit = WRITE_CEILING;
-	link->rtt_ns = link->session.rtt_us * 1000ull;
-	link->seen_ns = link->rate_start_ns = link->up_since_ns = cv_now_ns();
-	link->rate_bytes = 0;
-	link->provoked = false;
+	begin(link);
 	ask_peer(link);
-	cv_loop_defer(link->loop, &link->flush);
-	arm_tick(link);
 	return 0;
+}
+
+/* ---- channels beside it ---- */
+
+/*
+ * The server's VERSION: the program is the same, and what it says the same. What follows can only
+ * answer what we ask.
+ */
+static void on_greeting(void *user, const uint8_t *p, size_t n)
+{
+	struct sftp_link *link = user;
+	uint64_t size = 4;
+
+	for (; n > 0 && link->greeted < 4; n--)
+		link->greeting[link->greeted++] = *p++;
+	if (link->greeted == 4)
+		size += (uint64_t)link->greeting[0] << 24 | (uint64_t)link->greeting[1] << 16 |
+			(uint64_t)link->greeting[2] << 8 | link->greeting[3];
+	link->greeted += n;
+	if (link->greeted < size || size == 4)
+		return;
+	begin(link);
+	link->changed(link);
+}
+
+static void channel_try(struct sftp_link *link)
+{
+	const struct sftp_session *first = &link->base->session;
+	char *root = link->session.root;
+
+	if (link->state != SFTP_LINK_DOWN || link->session.ssh || link->base->state != SFTP_LINK_UP)
+		return;
+	link->session = *first;
+	link->session.root = root;
+	link->session.ssh = cv_ssh_channel(first->ssh);
+	link->greeted = 0;
+	link->asked = false;
+	if (!link->session.ssh)
+		return;
+	link->next_channel = link->base->channels;
+	link->base->channels = link;
+	cv_loop_defer(link->loop, &link->base->flush);
+}
+
+/* After each turn of the connection. */
+static void channel_turn(struct sftp_link *link)
+{
+	static const uint8_t init[] = { 0, 0, 0, 5, CV_FXP_INIT, 0, 0, 0, 3 };
+	struct cv_ssh *ssh = link->session.ssh;
+	int r = 0;
+
+	if (link->state == SFTP_LINK_DOWN && !link->asked) {
+		r = cv_ssh_channel_start(ssh);
+		if (r > 0) {
+			cv_ssh_set_data(ssh, on_greeting, link);
+			link->asked = true;
+			r = cv_ssh_send(ssh, init, sizeof(init)) == sizeof(init) ? 0 : -EPROTO;
+		}
+	}
+	if (r < 0 || link->broken || cv_ssh_channel_ended(ssh))
+		lose(link, r < 0	       ? "the server opens no further channel"
+			   : link->broken_why ? link->broken_why
+					      : "ended by the server");
+}
+
+static void channels_turn(struct sftp_link *link)
+{
+	for (struct sftp_link *channel = link->channels, *next; channel; channel = next) {
+		next = channel->next_channel;
+		channel_turn(channel);
+	}
 }
 
 static void on_job(struct cv_posted *posted)
@@ -531,7 +657,9 @@ static void on_job(struct cv_posted *posted)
 
 void sftp_link_try(struct sftp_link *link)
 {
-	if (link->state == SFTP_LINK_DOWN && !link->job)
+	if (link->base)
+		channel_try(link);
+	else if (link->state == SFTP_LINK_DOWN && !link->job)
 		(void)job_start(link, cv_options_ms(link->options, "mount_timeout", 20000), 0,
 				link->session.root, 0, on_job, &link->job);
 }
@@ -779,6 +907,10 @@ static void encode(struct sftp_link *link, struct sftp_request *req)
 		foresee(link, req);
 	else if (req->type == CV_FXP_CLOSE && handle_number(req->raw->data, req->raw->size, &number))
 		given_back(&link->foresight, number);
+	if (req->type == CV_FXP_READ && link->read_bytes == 0) {
+		link->rate_start_ns = req->sent_ns; /* what nobody wanted is not the line's rate */
+		link->rate_bytes = 0;
+	}
 	if (req->type == CV_FXP_READ)
 		link->read_bytes += req->size;
 	link->write_bytes += payload;
@@ -909,6 +1041,11 @@ static int send_and_settle(struct sftp_link *link)
 
 	for (unsigned i = 0; i < SEND_ROUNDS && r > 0 && !link->broken; i++) {
 		r = send_all(link);
+		/* Behind it: what the connection has room for beside its own. */
+		for (struct sftp_link *c = link->channels; c && r == 0; c = c->next_channel) {
+			if (c->state == SFTP_LINK_UP && !c->broken)
+				(void)send_all(c);
+		}
 		if (r == 0)
 			r = cv_ssh_settle(link->session.ssh);
 	}
@@ -917,6 +1054,8 @@ static int send_and_settle(struct sftp_link *link)
 
 static void after_turn(struct sftp_link *link, int r)
 {
+	if (r == 0 && !link->broken)
+		channels_turn(link);
 	if (r == 0 && !link->broken)
 		r = send_and_settle(link);
 	if (r == 0 && !link->broken) {
@@ -933,6 +1072,7 @@ static void on_flush(struct cv_deferred *deferred)
 {
 	struct sftp_link *link = cv_container_of(deferred, struct sftp_link, flush);
 
+	link = connection(link);
 	if (link->state == SFTP_LINK_UP)
 		after_turn(link, 0);
 }
@@ -1090,16 +1230,8 @@ static void measure(struct sftp_link *link, const struct sftp_request *req, size
 	link->rate_bytes += size;
 	if (period > 100 * MS) {
 		/* Twice what fits into one round trip: grows until the line is full. */
-		uint64_t want = link->rate_bytes * 2 * (link->rtt_ns / 1000) / (period / 1000);
-
-		link->read_limit = want < READ_FLOOR	 ? READ_FLOOR
-				   : want > READ_CEILING ? READ_CEILING
-							 : (size_t)want;
-		if (link->read_limit > READ_FLOOR)
-			cv_ssh_set_window(link->session.ssh,
-					  link->read_limit * 2 > WINDOW_CEILING
-						  ? WINDOW_CEILING
-						  : (uint32_t)link->read_limit * 2);
+		set_read_limit(link,
+			       link->rate_bytes * 2 * (link->rtt_ns / 1000) / (period / 1000));
 		link->rate_bytes = 0;
 		link->rate_start_ns = now;
 	}
@@ -1216,9 +1348,9 @@ static void on_tick(struct cv_timer *timer)
 	if (link->state == SFTP_LINK_UP) {
 		why = check_alive(link, now);
 		if (why)
-			lose(link, why);
+			lose(connection(link), why);
 		else
-			after_turn(link, 0); /* sends a provocation */
+			after_turn(connection(link), 0); /* sends a provocation */
 	}
 	arm_tick(link);
 	if (link->state == SFTP_LINK_UP && link->in_flight == 0 && link->provoked)
@@ -1449,6 +1581,16 @@ struct sftp_link *sftp_link_further(const struct sftp_link *first, void *owner,
 	return link;
 }
 
+struct sftp_link *sftp_link_channel(struct sftp_link *first, void *owner,
+				    void (*changed)(struct sftp_link *link))
+{
+	struct sftp_link *link = sftp_link_further(first, owner, changed);
+
+	if (link)
+		link->base = first;
+	return link;
+}
+
 int sftp_link_start(struct sftp_link *link, const struct cv_dict *options, struct cv_loop *loop,
 		    uint64_t mount_timeout_ms, uint64_t *peer, struct cv_err *err)
 {
@@ -1492,6 +1634,9 @@ void sftp_link_stop(struct sftp_link *link)
 	/* The last CLOSEs; what does not go now ends with the connection. */
 	if (link->state == SFTP_LINK_UP)
 		(void)send_all(link);
+	lose_channels(link);
+	if (link->base)
+		channel_remove(link);
 	link->state = SFTP_LINK_CLOSED;
 	cv_loop_remove(link->loop, &link->watch);
 	cv_loop_undefer(link->loop, &link->flush);

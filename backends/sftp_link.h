@@ -156,6 +156,12 @@ struct sftp_link {
 	/* One beside the first: connects when told to, and what it has not answered when it is lost
 	 * ends with -ESTALE. */
 	bool further;
+	struct sftp_link *base;	    /* a channel: of that one's connection */
+	struct sftp_link *channels; /* beside this one, on its connection */
+	struct sftp_link *next_channel;
+	bool asked;	/* a channel that comes up: for the server's VERSION, */
+	size_t greeted; /* of which so many bytes have come */
+	uint8_t greeting[4];
 	bool fits;	 /* further, the owner's: leads to the same server as the first */
 	uint64_t beside; /* likewise: as was seen with this generation of the first */
 	void *owner;
@@ -228,6 +234,9 @@ int sftp_link_start(struct sftp_link *link, const struct cv_dict *options, struc
 		    uint64_t mount_timeout_ms, uint64_t *peer, struct cv_err *err);
 /* One more to the same server and root, for when sftp_link_try() says. NULL: out of memory. */
 struct sftp_link *sftp_link_further(const struct sftp_link *first, void *owner,
+				    void (*changed)(struct sftp_link *link));
+/* The same, but as a channel of the first one's connection: no login, and lost with it. */
+struct sftp_link *sftp_link_channel(struct sftp_link *first, void *owner,
 				    void (*changed)(struct sftp_link *link));
 /* May more of that kind be submitted, so that the line stays busy and others can have the rest? */
 bool sftp_link_room(const struct sftp_link *link, int kind);

@@ -33,8 +33,9 @@ void cv_ssh_session_free(ssh_session session)
 {
 	if (!session)
 		return;
-	/* Frees channels and the socket, too. It is non-blocking: a good-bye that cannot be sent is
-	 * dropped. */
+	/* Frees channels and the socket, too; that one only if it is not known to be ours. It is
+	 * non-blocking: a good-bye that cannot be sent is dropped. */
+	(void)ssh_options_set(session, SSH_OPTIONS_FD, NULL);
 	ssh_disconnect(session);
 	ssh_free(session);
 }

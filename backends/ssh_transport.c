@@ -31,6 +31,10 @@
 #define UNSENT_MAX  (512 * 1024) /* bytes in libssh's output buffer */
 
 struct cv_ssh {
+	struct cv_ssh *base;	 /* a further channel: of that connection */
+	struct cv_ssh *channels; /* further ones of this connection */
+	struct cv_ssh *next;
+	bool opened; /* a further channel: the subsystem is to be started */
 	ssh_session session;
 	ssh_channel channel;
 	ssh_event event;
@@ -46,6 +50,8 @@ struct cv_ssh {
 	uint64_t sync_handed;
 	uint32_t window;  /* wanted receive window; 0: leave it alone */
 	void *window_buf; /* window bytes, never touched */
+	bool window_due;
+	uint64_t in; /* bytes of this channel */
 	uint64_t window_in;
 	char error[256];
 	char server[128];
@@ -65,6 +71,7 @@ static int on_data(ssh_session session, ssh_channel channel, void *data, uint32_
 		cv_debug("sftp: server says: %.*s", len < 512 ? (int)len : 512, (char *)data);
 	else if (ssh->data)
 		ssh->data(ssh->user, data, len);
+	ssh->in += len;
 	return (int)len; /* what is left would be kept and moved with every packet */
 }
 
@@ -73,6 +80,16 @@ static void on_eof(ssh_session session, ssh_channel channel, void *userdata)
 	(void)session;
 	(void)channel;
 	((struct cv_ssh *)userdata)->ended = true;
+}
+
+static bool take_data(struct cv_ssh *ssh)
+{
+	ssh->callbacks.userdata = ssh;
+	ssh->callbacks.channel_data_function = on_data;
+	ssh->callbacks.channel_eof_function = on_eof;
+	ssh->callbacks.channel_close_function = on_eof;
+	ssh_callbacks_init(&ssh->callbacks);
+	return ssh_set_channel_callbacks(ssh->channel, &ssh->callbacks) == SSH_OK;
 }
 
 static int open_channel(struct cv_ssh *ssh, struct cv_ssh_login *l)
@@ -103,13 +120,8 @@ static int open_channel(struct cv_ssh *ssh, struct cv_ssh_login *l)
 			       "sftp: %s does not offer SFTP to '%s' (%s): enable the sftp "
 			       "subsystem in its sshd_config",
 			       l->target->name, l->target->user, ssh_get_error(ssh->session));
-	ssh->callbacks.userdata = ssh;
-	ssh->callbacks.channel_data_function = on_data;
-	ssh->callbacks.channel_eof_function = on_eof;
-	ssh->callbacks.channel_close_function = on_eof;
-	ssh_callbacks_init(&ssh->callbacks);
 	ssh->event = ssh_event_new();
-	if (!ssh->event || ssh_set_channel_callbacks(ssh->channel, &ssh->callbacks) != SSH_OK ||
+	if (!ssh->event || !take_data(ssh) ||
 	    ssh_event_add_session(ssh->event, ssh->session) != SSH_OK)
 		return cv_ssh_login_failed(l, ENOMEM);
 	ssh_channel_set_blocking(ssh->channel, 0);
@@ -173,11 +185,64 @@ int cv_ssh_open(const struct cv_dict *options, struct cv_ssh_limit *limit, struc
 	return 0;
 }
 
+struct cv_ssh *cv_ssh_channel(struct cv_ssh *base)
+{
+	struct cv_ssh *ssh = calloc(1, sizeof(*ssh));
+
+	if (ssh)
+		ssh->channel = ssh_channel_new(base->session);
+	if (!ssh || !ssh->channel) {
+		free(ssh);
+		return NULL;
+	}
+	ssh->base = base;
+	ssh->session = base->session;
+	ssh->fd = base->fd;
+	ssh->next = base->channels;
+	base->channels = ssh;
+	return ssh;
+}
+
+int cv_ssh_channel_start(struct cv_ssh *ssh)
+{
+	int r = ssh->opened ? SSH_OK : ssh_channel_open_session(ssh->channel);
+
+	if (r == SSH_OK) {
+		ssh->opened = true;
+		r = ssh_channel_request_sftp(ssh->channel);
+	}
+	if (r == SSH_AGAIN)
+		return 0;
+	return r == SSH_OK && take_data(ssh) ? 1 : -EPROTO;
+}
+
+bool cv_ssh_channel_ended(const struct cv_ssh *ssh)
+{
+	return ssh->ended;
+}
+
+static void drop_channel(struct cv_ssh *ssh)
+{
+	struct cv_ssh **at = &ssh->base->channels;
+
+	while (*at != ssh)
+		at = &(*at)->next;
+	*at = ssh->next;
+	(void)ssh_remove_channel_callbacks(ssh->channel, &ssh->callbacks);
+	ssh_channel_free(ssh->channel); /* tells the server, too */
+	free(ssh->window_buf);
+	free(ssh);
+}
+
 void cv_ssh_close(struct cv_ssh *ssh)
 {
 	if (!ssh)
 		return;
 	ssh->data = NULL;
+	if (ssh->base) {
+		drop_channel(ssh);
+		return;
+	}
 	set_abortive(ssh, false); /* a good-bye arrives */
 	if (ssh->event) {
 		(void)ssh_event_remove_session(ssh->event, ssh->session);
@@ -239,12 +304,21 @@ static void raise_window(struct cv_ssh *ssh)
 {
 	int n;
 
-	if (!ssh->window_buf || ssh->counter.in_bytes - ssh->window_in < ssh->window / 4)
+	if (!ssh->window_buf || ssh->ended ||
+	    (!ssh->window_due && ssh->in - ssh->window_in < ssh->window / 4))
 		return;
-	ssh->window_in = ssh->counter.in_bytes;
+	ssh->window_due = false;
+	ssh->window_in = ssh->in;
 	n = ssh_channel_read_timeout(ssh->channel, ssh->window_buf, ssh->window, 0, 0);
 	if (n > 0 && ssh->data)
 		ssh->data(ssh->user, ssh->window_buf, (size_t)n);
+}
+
+static void raise_windows(struct cv_ssh *ssh)
+{
+	raise_window(ssh);
+	for (struct cv_ssh *channel = ssh->channels; channel; channel = channel->next)
+		raise_window(channel);
 }
 
 int cv_ssh_settle(struct cv_ssh *ssh)
@@ -254,7 +328,7 @@ int cv_ssh_settle(struct cv_ssh *ssh)
 		return 0;
 	if (turn(ssh) < 0)
 		return broken(ssh);
-	raise_window(ssh);
+	raise_windows(ssh);
 	return 1;
 }
 
@@ -270,7 +344,7 @@ int cv_ssh_turn(struct cv_ssh *ssh)
 		if (r == 0 || ssh->counter.in_bytes - before < LIBSSH_READ)
 			break;
 	}
-	raise_window(ssh);
+	raise_windows(ssh);
 	return 0;
 }
 
@@ -293,9 +367,15 @@ static uint64_t unsent(struct cv_ssh *ssh)
 	return given > gone ? given - gone : 1;
 }
 
+/* Whose socket it is. */
+static struct cv_ssh *connection(struct cv_ssh *ssh)
+{
+	return ssh->base ? ssh->base : ssh;
+}
+
 size_t cv_ssh_room(struct cv_ssh *ssh)
 {
-	uint64_t waiting = unsent(ssh);
+	uint64_t waiting = unsent(connection(ssh));
 	uint32_t window = ssh_channel_window_size(ssh->channel);
 
 	if (waiting >= UNSENT_MAX)
@@ -315,7 +395,7 @@ ssize_t cv_ssh_send(struct cv_ssh *ssh, const void *data, size_t size)
 	n = ssh_channel_write(ssh->channel, data, (uint32_t)size);
 	if (n < 0)
 		return broken(ssh);
-	ssh->handed += (uint64_t)n;
+	connection(ssh)->handed += (uint64_t)n;
 	return n;
 }
 
@@ -333,7 +413,7 @@ void cv_ssh_set_window(struct cv_ssh *ssh, uint32_t size_bytes)
 	free(ssh->window_buf);
 	ssh->window_buf = buf;
 	ssh->window = size_bytes;
-	ssh->window_in = 0;
+	ssh->window_due = true;
 }
 
 void cv_ssh_provoke(struct cv_ssh *ssh)
@@ -343,7 +423,7 @@ void cv_ssh_provoke(struct cv_ssh *ssh)
 
 uint64_t cv_ssh_bytes_in(const struct cv_ssh *ssh)
 {
-	return ssh->counter.in_bytes;
+	return ssh->base ? ssh->base->counter.in_bytes : ssh->counter.in_bytes;
 }
 
 bool cv_ssh_same_peer(const struct cv_ssh *a, const struct cv_ssh *b)

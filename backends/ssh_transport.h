@@ -34,6 +34,17 @@ void cv_ssh_close(struct cv_ssh *ssh); /* NULL is fine; not from within the data
 void cv_ssh_set_data(struct cv_ssh *ssh, void (*data)(void *user, const uint8_t *p, size_t n),
 		     void *user);
 
+/*
+ * One more SFTP subsystem over the same connection, with a flow control window of its own. To be
+ * closed before the one it was made of, whose cv_ssh_turn() serves both; only send, room, set_data,
+ * set_window and close are for a channel itself. NULL: out of memory.
+ */
+struct cv_ssh *cv_ssh_channel(struct cv_ssh *base);
+/* Goes on opening it. Returns 1 when it is ready, 0 when the server has to answer first, or
+ * -errno. After each turn of its connection, until then. */
+int cv_ssh_channel_start(struct cv_ssh *channel);
+bool cv_ssh_channel_ended(const struct cv_ssh *channel);
+
 int cv_ssh_fd(const struct cv_ssh *ssh);
 uint32_t cv_ssh_want(const struct cv_ssh *ssh); /* EPOLLIN, perhaps EPOLLOUT */
 
