@@ -101,7 +101,6 @@ static int sftp_connect(const struct cv_dict *options, struct cv_loop *loop, voi
 	}
 	e->loop = loop;
 	read_options(e);
-	sftp_ahead_init(e);
 	r = sftp_link_start(&e->link, &e->options, loop,
 			    cv_options_ms(options, "mount_timeout", MOUNT_TIMEOUT_MS),
 			    ret_info->replays ? ret_info->replays->peer : NULL, err);
@@ -109,6 +108,7 @@ static int sftp_connect(const struct cv_dict *options, struct cv_loop *loop, voi
 		engine_free(e);
 		return r;
 	}
+	sftp_ahead_init(e);
 	sftp_bulk_init(e);
 	e->root = strdup(e->link.session.root);
 	r = e->root ? 0 : cv_fail(err, ENOMEM, "sftp: out of memory");

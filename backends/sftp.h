@@ -142,9 +142,9 @@ struct sftp_listing {
 	struct sftp_request slots[SFTP_READDIRS];
 	struct sftp_open foreseen; /* the handle that slots went along with the OPENDIR for */
 	unsigned early;		   /* these, as bits */
-	unsigned busy;	   /* slots in flight, as bits */
-	unsigned discard;  /* of these: asked of an earlier handle */
-	unsigned outdated; /* of these: older than a change of ours */
+	unsigned busy;		   /* slots in flight, as bits */
+	unsigned discard;	   /* of these: asked of an earlier handle */
+	unsigned outdated;	   /* of these: older than a change of ours */
 	bool opening;
 	bool started;  /* the worker has read from it */
 	bool released; /* goes when nothing is in flight */
@@ -216,12 +216,12 @@ struct sftp_call {
 	char *dir[2];	  /* owned; the directories in which names change */
 	bool asked_dirs;  /* for their attributes */
 	bool renames;
-	bool made;   /* mkdir: it is new and empty */
-	bool unsure; /* an earlier try of this call may have been carried out unseen */
-	char *inner; /* owned; path within the mount */
 	uint64_t rdev;
+	bool made;		  /* mkdir: it is new and empty */
+	bool unsure;		  /* an earlier try of this call may have been carried out unseen */
+	char *inner;		  /* owned; path within the mount */
 	struct sftp_first *first; /* open: read along; owned until there is a file */
-	int verdict; /* what is returned if nothing better is found */
+	int verdict;		  /* what is returned if nothing better is found */
 };
 
 static inline bool sftp_offers(const struct sftp_engine *e, enum sftp_ext ext)

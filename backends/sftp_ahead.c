@@ -31,6 +31,8 @@
 #define PURGE_MS     1000
 #define KEPT_NS	     (4000 * MS)
 #define BUDGET_START 2
+#define BUDGET_FAR   8 /* the same where a wrong guess costs less than a round trip */
+#define FAR_RTT_US   2000
 #define BUDGET_MAX   32
 #define PLANNED_MAX  512
 #define KNOWN_MAX    32 /* directories known for lookups */
@@ -491,7 +493,7 @@ void sftp_ahead_changed(struct sftp_engine *e, const char *path, bool names)
 
 void sftp_ahead_init(struct sftp_engine *e)
 {
-	e->ahead.budget = BUDGET_START;
+	e->ahead.budget = e->link.session.rtt_us < FAR_RTT_US ? BUDGET_START : BUDGET_FAR;
 	e->ahead.purge = (struct cv_timer)CV_TIMER_INIT(purge);
 	e->ahead.off = cv_str_eq(cv_options_str(&e->options, "cache", "default"), "strict") ||
 		       cv_options_ms(&e->options, "attr_timeout", 1000) == 0;

@@ -23,15 +23,15 @@
 #include "config/log.h"
 #include "config/options.h"
 
-#define START_BYTES   (8u << 20)   /* moved by a file before another connection is worth it */
-#define CHANNEL_BYTES (2u << 20)   /* the same for a channel, which costs no login: one's window */
-#define KEEP_FREE     (512u << 10) /* of bulk that the first connection has less than others */
-#define TICK_MS	      30000	   /* two of them without bulk: further connections are closed */
-#define RETRY_NS      30000000000ull
-#define FAR_RTT_US    1000	 /* from here on a second connection is the default, */
-#define FAR_BYTES     (64u << 20) /* for streams that last longer than its login */
-#define CHANNEL_RTT_US 3000	 /* from here on one channel's window is not enough */
-#define CHANNELS      3
+#define START_BYTES    (8u << 20)   /* moved by a file before another connection is worth it */
+#define CHANNEL_BYTES  (2u << 20)   /* the same for a channel, which costs no login: one's window */
+#define KEEP_FREE      (512u << 10) /* of bulk that the first connection has less than others */
+#define TICK_MS	       30000	    /* two of them without bulk: further connections are closed */
+#define RETRY_NS       30000000000ull
+#define FAR_RTT_US     1000	   /* from here on a second connection is the default, */
+#define FAR_BYTES      (64u << 20) /* for streams that last longer than its login */
+#define CHANNEL_RTT_US 3000	   /* from here on one channel's window is not enough */
+#define CHANNELS       3
 
 /* A file's handle on one of the further links. */
 struct sftp_other {
@@ -44,7 +44,7 @@ struct sftp_other {
 /* They are on their way, all at once. */
 struct sftp_joining {
 	struct sftp_engine *e;
-	struct cv_file *file; /* NULL: closed meanwhile */
+	struct cv_file *file;	     /* NULL: closed meanwhile */
 	struct sftp_open own;	     /* a copy of the file's first handle, */
 	struct sftp_request own_req; /* whose FSTAT is compared with the others' */
 	bool own_waits;		     /* for writes on other connections */
@@ -377,8 +377,7 @@ void sftp_bulk_moved(struct sftp_engine *e, struct cv_file *file, size_t size)
 	b->moved += size;
 	file->moved += size;
 	if (file->moved < (b->channels ? CHANNEL_BYTES : b->worth_bytes) || file->joining ||
-	    file->open.gone ||
-	    (e->link.session.open_empties && (file->open.pflags & CV_FXF_WRITE)))
+	    file->open.gone || (e->link.session.open_empties && (file->open.pflags & CV_FXF_WRITE)))
 		return;
 	bring_up(e, file->moved);
 	for (unsigned i = 0; i < b->count && !file->alone; i++) {

@@ -5,8 +5,9 @@
  * after a reconnect has cost the handle, means opening the directory again and passing over all up
  * to that name, whatever came or went before it. If that name itself is gone, all is listed again:
  * what was not removed meanwhile is then seen twice, which is better than not at all. Answers are
- * asked for before anybody wants them: two READDIRs go along with an OPENDIR where its handle can be
- * foreseen, else behind it, the second mostly to hear that there is no more. sftp_ahead.c opens directories nobody has asked for yet.
+ * asked for before anybody wants them: two READDIRs go along with an OPENDIR where its handle can
+ * be foreseen, else behind it, the second mostly to hear that there is no more. sftp_ahead.c opens
+ * directories nobody has asked for yet.
  */
 #include "backends/sftp.h"
 

@@ -14,10 +14,10 @@
 
 #include "config/str.h"
 
-#define FIRST_SIZE (64 * 1024) /* what the kernel asks for at once of a file up to this size */
-#define FIRST_MAX  32
-#define GOOD_NS	   1000000000ull
-#define PATIENCE   4 /* not wanted so often in a row: from then on only now and then */
+#define FIRST_SIZE   (64 * 1024) /* what the kernel asks for at once of a file up to this size */
+#define FIRST_MAX    32
+#define GOOD_NS	     1000000000ull
+#define PATIENCE     4 /* not wanted so often in a row: from then on only now and then */
 #define NOW_AND_THEN 8
 
 struct sftp_first {

@@ -496,7 +496,7 @@ static int on_reply(void *user, uint8_t type, uint32_t id, uint8_t *body, size_t
 
 static void set_read_limit(struct sftp_link *link, uint64_t bytes)
 {
-	link->read_limit = bytes < READ_FLOOR	 ? READ_FLOOR
+	link->read_limit = bytes < READ_FLOOR	  ? READ_FLOOR
 			   : bytes > READ_CEILING ? READ_CEILING
 						  : (size_t)bytes;
 	cv_ssh_set_window(link->session.ssh, link->read_limit * 2 > WINDOW_CEILING
@@ -605,7 +605,7 @@ static void channel_turn(struct sftp_link *link)
 		}
 	}
 	if (r < 0 || link->broken || cv_ssh_channel_ended(ssh))
-		lose(link, r < 0	       ? "the server opens no further channel"
+		lose(link, r < 0	      ? "the server opens no further channel"
 			   : link->broken_why ? link->broken_why
 					      : "ended by the server");
 }
@@ -905,7 +905,8 @@ static void encode(struct sftp_link *link, struct sftp_request *req)
 	link->table[slot] = req;
 	if (req->type == CV_FXP_OPEN || req->type == CV_FXP_OPENDIR)
 		foresee(link, req);
-	else if (req->type == CV_FXP_CLOSE && handle_number(req->raw->data, req->raw->size, &number))
+	else if (req->type == CV_FXP_CLOSE &&
+		 handle_number(req->raw->data, req->raw->size, &number))
 		given_back(&link->foresight, number);
 	if (req->type == CV_FXP_READ && link->read_bytes == 0) {
 		link->rate_start_ns = req->sent_ns; /* what nobody wanted is not the line's rate */

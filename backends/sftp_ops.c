@@ -1456,7 +1456,8 @@ static bool would_empty(struct sftp_call *call, uint32_t pflags, const struct cv
 	return true;
 }
 
-/* OPEN, and in the same round trip the name's attributes and, for reading, the first of the data. */
+/* OPEN, and in the same round trip the name's attributes and, for reading, the first of the data.
+ */
 static void open_send(struct sftp_call *call, uint32_t pflags, void (*then)(struct sftp_call *))
 {
 	struct sftp_request *req = sftp_call_request(call, 0, CV_FXP_OPEN);

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # TIME LIMIT: 240
-# Large files use several connections; one of them, or all, may be lost at any time without an error
-# or a wrong byte.
+# Large files use several connections, or channels of one; one of them, or all, may be lost at any
+# time without an error or a wrong byte.
 # shellcheck source=tests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 sandbox "$@"
@@ -73,6 +73,42 @@ check "connections lost under reading and writing: it ends" wait_for 120 gone "$
 check_equal "connections lost under reading and writing: every byte and time is right" fine "$(cat "$T/tmp/out")"
 check_equal "all kills fell into it" 12 "$kills"
 
+check "unmount" unmount_volume "$T/mnt"
+
+# A server that is far away: channels of the same connection, each a process on the server.
+start_proxy ssh "$SSH_PORT" -d 5
+write_known_hosts "$T/tmp/hosts" "$PROXY_PORT" "$T/ssh/host_ed25519.pub"
+cat "$T/tmp/hosts" >>"$SSH_KNOWN_HOSTS"
+channels() {
+	local session
+	for session in $(ssh_sessions); do
+		pgrep -P "$session"
+	done
+}
+channels_at_least() {
+	[ "$(channels | wc -l)" -ge "$1" ]
+}
+rm -f "$T/tmp/stop" "$SSH_ROOT"/w?
+mount_volume "${SOURCE/:$SSH_PORT/:$PROXY_PORT}" "$T/mnt" "$OPTIONS" || bail "mount"
+check "far away: there are channels before there is anything to move" wait_for 10 channels_at_least 4
+check_equal "far away: of one connection" 1 "$(sessions)"
+work >"$T/tmp/out" 2>&1 &
+worker=$!
+for i in {1..6}; do
+	sleep 1.5
+	# The one that came last, and now and then their connection.
+	if [ $((i % 3)) = 0 ]; then
+		kill_ssh_sessions
+	else
+		victim=$(channels | tail -n 1)
+		[ -z "$victim" ] || kill "$victim"
+	fi
+	alive "$worker" || break
+done
+check_equal "far away: all kills fell into the work" 6 "$i"
+touch "$T/tmp/stop"
+check "far away, channels lost under reading and writing: it ends" wait_for 90 gone "$worker"
+check_equal "far away, channels lost: every byte and time is right" fine "$(cat "$T/tmp/out")"
 check "unmount" unmount_volume "$T/mnt"
 check "nothing is left" wait_nothing_left 10
 finish

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # TIME LIMIT: 120
-# What an operation asks the server, counted in the worker's log. Time is not measured: a count is
-# the same on any machine.
+# What an operation asks the server, counted in the worker's log, and how often it waits for the
+# answer, counted by the relay. Time is not measured: a count is the same on any machine.
 # The functions are arguments of asked().
 # shellcheck disable=SC2317,SC2012,SC2011
 # shellcheck source=tests/lib.sh
@@ -87,6 +87,30 @@ list() {
 	ls -lR tree >"$T/listed"
 }
 
+# turns COMMAND…: how often the server had to answer before the command could go on, into $COUNT.
+# Answers that nobody waits for may split one in two, so that limits leave room for some.
+turns() {
+	local before dropped try
+	for try in 1 2 3 4 5; do
+		dropped=$(drops)
+		before=$(proxy_cmd ssh turns)
+		"$@" >/dev/null || return
+		COUNT=$(($(proxy_cmd ssh turns) - before))
+		[ "$dropped" != "$(drops)" ] || return 0
+		sleep 1.1 # what was listed ahead is forgotten
+		echo 2 >/proc/sys/vm/drop_caches
+	done
+	note "the kernel's caches were dropped during each of 5 tries"
+	return 1
+}
+
+at_most() {
+	local name=$1 limit=$2
+	shift 2
+	turns "$@" && [ "$COUNT" -le "$limit" ] && ok "$name ($COUNT)" && return
+	not_ok "$name: $COUNT round trips, expected at most $limit"
+}
+
 start_engine nfs
 mkdir -p "$SERVER_DIR"/tree/{a,b}/{c,d}
 touch -d '2 days ago' "$SERVER_DIR"/tree/{a,b}/{c,d}/{1,2,3} "$SERVER_DIR"/tree/{a/{c,d},b/{c,d},a,b,}
@@ -139,4 +163,30 @@ ls "$T/mnt2/tree/b/d" >/dev/null
 touch "$T/mnt/tree/b/d/theirs"
 check "nfs: others do when the directory's time is checked again" \
 	wait_for 5 sh -c 'sleep 1.2; ls "$1" | grep -q theirs' sh "$T/mnt2/tree/b/d"
+check "unmount" unmount_volume "$T/mnt"
+check "unmount" unmount_volume "$T/mnt2"
+check "unmount" unmount_volume "$T/mnt3"
+
+# SFTP, through a relay that delays more than it takes the machine to answer.
+start_engine sftp
+start_proxy ssh "$SSH_PORT" -d 20
+write_known_hosts "$T/tmp/hosts" "$PROXY_PORT" "$T/ssh/host_ed25519.pub"
+cat "$T/tmp/hosts" >>"$SSH_KNOWN_HOSTS"
+SOURCE=${SOURCE/:$SSH_PORT/:$PROXY_PORT}
+mkdir -p "$SERVER_DIR"/deep/1/2/3/4/5/6/7/8/9 "$SERVER_DIR"/tree/a
+for i in {1..20}; do echo "line $i" >"$SERVER_DIR/tree/a/$i"; done
+touch -d '2 days ago' "$SERVER_DIR"/tree/a/*
+mount_volume "$SOURCE" "$T/mnt" "$OPTIONS" || bail "mount"
+cd "$T/mnt" || bail "cd"
+at_most "sftp: 10 directories in each other are listed in one round trip each" 17 ls -lR deep
+at_most "sftp: 20 small files are read in one round trip each" 32 cat tree/a/{1..20}
+check_equal "sftp: and read whole" "$(cat "$SERVER_DIR"/tree/a/{1..20})" "$(cat tree/a/{1..20})"
+mkdir new || bail "mkdir"
+write_files() {
+	local i
+	for ((i = 0; i < 10; i++)); do echo data >"new/$RANDOM$i"; done
+}
+at_most "sftp: 10 small files are written in two round trips each" 25 write_files
+cd /
+check "unmount" unmount_volume "$T/mnt"
 finish

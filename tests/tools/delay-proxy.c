@@ -21,6 +21,7 @@
  *	mute           new connections are accepted and never served
  *	accept         end of refuse and mute
  *	stat           connections, bytes passed up and down
+ *	turns          how often a client spoke after it was answered: the round trips it waited for
  *	quit
  *
  * One thread, one poll(). What it does not imitate: loss, slow start and the TCP window.
@@ -81,6 +82,8 @@ static uint16_t listen_port, target_port;
 static uint64_t delay_us, rate;
 static bool hole[DIRECTIONS], swallow[DIRECTIONS], flip[DIRECTIONS], mute;
 static uint64_t passed[DIRECTIONS];
+static uint64_t turns;
+static bool answered;
 static volatile sig_atomic_t quit;
 
 static uint64_t now_us(void)
@@ -239,6 +242,8 @@ static bool take_in(struct conn *c, enum direction d)
 			s->eof = true;
 		return n >= 0 || err == EAGAIN || err == EINTR;
 	}
+	turns += d == UP && answered;
+	answered = answered && d != UP;
 	if (flip[d]) {
 		b->data[n / 2] ^= 1;
 		flip[d] = false;
@@ -279,6 +284,7 @@ static bool let_out(struct conn *c, enum direction d)
 		if (n < 0)
 			return errno == EAGAIN || errno == EINTR;
 		passed[d] += (uint64_t)n;
+		answered = answered || d == DOWN;
 		b->sent += (size_t)n;
 		s->held -= (size_t)n;
 		if (rate) {
@@ -321,6 +327,14 @@ static const char *stats_text(void)
 	return text;
 }
 
+static const char *turns_text(void)
+{
+	static char text[24];
+
+	(void)snprintf(text, sizeof(text), "%llu", (unsigned long long)turns);
+	return text;
+}
+
 static const char *command(char *line)
 {
 	char *arg = strchr(line, ' ');
@@ -356,6 +370,8 @@ static const char *command(char *line)
 			return "error: cannot listen again";
 	} else if (!strcmp(line, "stat")) {
 		return stats_text();
+	} else if (!strcmp(line, "turns")) {
+		return turns_text();
 	} else if (!strcmp(line, "quit")) {
 		quit = 1;
 	} else {
