@@ -193,6 +193,10 @@ struct cv_op {
 	 * in the same round trip does so, and sets stable. */
 	bool sync;
 
+	/* lookup: the caller is making names in this directory. That one is not there may be
+	 * answered from what is known of the directory; to others it is the server's word only. */
+	bool making;
+
 	struct cv_entry entry; /* lookup, mknod, mkdir, symlink, link, create */
 	struct cv_attr attr;   /* getattr, setattr, open, create; write and fsync if have_attr */
 	bool have_attr;	       /* attr was filled in: set by every call that fills attr */

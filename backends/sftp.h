@@ -382,6 +382,7 @@ struct sftp_listing *sftp_ahead_take(struct sftp_engine *e, const char *path);
 /* b has been read; NULL: the end. */
 void sftp_ahead_entries(struct sftp_listing *l, const struct sftp_batch *b);
 void sftp_ahead_failed(struct sftp_known *known); /* releases its listing */
-/* Answers from what is known: 0, -ENOENT; -EAGAIN: ask the server. */
-int sftp_ahead_lookup(struct sftp_engine *e, const char *path, struct cv_attr *ret_attr);
+/* Answers from what is known: 0; making (cv_op): -ENOENT; -EAGAIN: ask the server. */
+int sftp_ahead_lookup(struct sftp_engine *e, const char *path, bool making,
+		      struct cv_attr *ret_attr);
 #endif

@@ -6,7 +6,9 @@
  * listing: find, ls -R, du and grep -r come by next. As with read-ahead of file data, the number
  * grows when the guess was right and shrinks when nobody came.
  * - A directory in which several names had to be looked up one by one is listed; names are then
- *   looked up, and missed, in that. A directory that we have just made is known to be empty.
+ *   looked up in that. A directory that we have just made is known to be empty. Whoever makes
+ *   names there learns from it what is not there; whoever else looks for a name may have heard of
+ *   it from another host, and the server is asked.
  *
  * None of it is a cache in the sense of the worker's: everything is used once or for a second,
  * which is less than the kernel would believe the same answer, and only until a change of our own.
@@ -368,7 +370,8 @@ static void missed(struct sftp_engine *e, const char *dir, size_t n)
 		list_for_lookups(e, dir, n);
 }
 
-int sftp_ahead_lookup(struct sftp_engine *e, const char *path, struct cv_attr *ret_attr)
+int sftp_ahead_lookup(struct sftp_engine *e, const char *path, bool making,
+		      struct cv_attr *ret_attr)
 {
 	struct known_name key = { NULL, NULL };
 	size_t n = split(path, &key.name);
@@ -403,7 +406,7 @@ int sftp_ahead_lookup(struct sftp_engine *e, const char *path, struct cv_attr *r
 		k->hits++;
 		return 0;
 	}
-	if (found || !(k->state == KNOWN_MADE || k->listing->eof))
+	if (!making || found || !(k->state == KNOWN_MADE || k->listing->eof))
 		return -EAGAIN;
 	k->hits++;
 	return -ENOENT;

@@ -455,7 +455,7 @@ void sftp_op_lookup(void *conn, struct cv_op *op, const struct cv_object *dir, c
 
 	if (!call)
 		return;
-	r = sftp_ahead_lookup(conn, call->path, &op->entry.attr);
+	r = sftp_ahead_lookup(conn, call->path, op->making, &op->entry.attr);
 	if (r != -EAGAIN) {
 		sftp_call_end(call, r);
 		return;

@@ -143,18 +143,19 @@ bool cv_fs_known(struct cv_fs *fs, const struct cv_node *node, struct cv_attr *r
 	return true;
 }
 
-void cv_fs_dir_changed(struct cv_fs *fs, struct cv_node *dir, const struct cv_dir_after *after,
-		       uint64_t began)
+void cv_fs_dir_changed(struct cv_request *r, struct cv_node *dir, const struct cv_dir_after *after)
 {
+	struct cv_fs *fs = r->fs;
 	/* Answers overtake each other: with two changes under way neither is surely the state after
 	 * both, unless the server says that one followed what we know. */
-	bool last = after->have && (dir->changed <= began ||
+	bool last = after->have && (dir->changed <= r->clock ||
 				    (dir->known && after->before == cv_change(&dir->known->attr)));
 
 	cv_node_touch(&fs->nodes, dir);
 	if (last)
 		cv_fs_know(fs, dir, &after->attr);
 	cv_fs_dir_complete(fs, dir, after);
+	cv_makers_note(&fs->makers, dir, cv_request_pid(r), cv_loop_now_ns(fs->loop));
 }
 
 void cv_fs_dir_complete(struct cv_fs *fs, const struct cv_node *dir,

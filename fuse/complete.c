@@ -137,14 +137,13 @@ void cv_complete_changed(struct cv_complete *c, const struct cv_node *dir,
 }
 
 bool cv_complete_lacks(const struct cv_complete *c, const struct cv_node *dir, const char *name,
-		       uint64_t now_ns, uint64_t *ret_until_ns)
+		       uint64_t now_ns)
 {
 	for (size_t i = 0; i < CV_COMPLETE_DIRS; i++) {
 		const struct cv_complete_dir *d = &c->dirs[i];
 
 		if (!is_of(d, dir))
 			continue;
-		*ret_until_ns = d->until_ns;
 		return d->until_ns > now_ns && is_plain(name) && !has(d, hash_of(name));
 	}
 	return false;

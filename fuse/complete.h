@@ -48,8 +48,8 @@ void cv_complete_name(struct cv_complete *c, const struct cv_node *dir, const ch
 /* A change of ours of dir, or an attempt, has ended; after: what the server says of it. */
 void cv_complete_changed(struct cv_complete *c, const struct cv_node *dir,
 			 const struct cv_dir_after *after, uint64_t until_ns);
-/* Is name surely not in dir? Then *ret_until_ns says how long that is believed. */
+/* Is name surely not in dir? */
 bool cv_complete_lacks(const struct cv_complete *c, const struct cv_node *dir, const char *name,
-		       uint64_t now_ns, uint64_t *ret_until_ns);
+		       uint64_t now_ns);
 
 #endif

@@ -18,6 +18,7 @@
 #include "config/err.h"
 #include "config/loop.h"
 #include "fuse/complete.h"
+#include "fuse/makers.h"
 #include "fuse/creds.h"
 #include "fuse/meter.h"
 #include "fuse/nodes.h"
@@ -109,6 +110,7 @@ struct cv_fs {
 	struct cv_shm shm;
 	struct cv_nodes nodes;
 	struct cv_complete complete;
+	struct cv_makers makers;
 	struct cv_creds *creds;
 	struct cv_wb *wb;
 	struct fuse_session *session;
@@ -216,10 +218,10 @@ void cv_fs_know(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *at
 void cv_fs_know_dir(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *attr);
 bool cv_fs_known(struct cv_fs *fs, const struct cv_node *node, struct cv_attr *ret_attr,
 		 double *ret_ttl);
-/* An operation of ours, started when cv_nodes.clock was began, has changed (or tried to change) the
- * directory's entries; after: what the engine says of it. */
-void cv_fs_dir_changed(struct cv_fs *fs, struct cv_node *dir, const struct cv_dir_after *after,
-		       uint64_t began);
+/* r has changed (or tried to change) the directory's entries; after: what the engine says of it. */
+void cv_fs_dir_changed(struct cv_request *r, struct cv_node *dir, const struct cv_dir_after *after);
+/* The thread that waits for r; 0: unknown, or nobody does any more. */
+pid_t cv_request_pid(const struct cv_request *r);
 /* The same for complete.h alone. */
 void cv_fs_dir_complete(struct cv_fs *fs, const struct cv_node *dir,
 			const struct cv_dir_after *after);

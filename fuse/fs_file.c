@@ -377,7 +377,7 @@ static void create_done(struct cv_op *op, ssize_t result)
 	struct cv_open *open;
 	struct cv_node *node;
 
-	cv_fs_dir_changed(fs, r->node, &op->dir, r->clock);
+	cv_fs_dir_changed(r, r->node, &op->dir);
 	if (result < 0) {
 		cv_reply_err(r, (int)result);
 		return;

@@ -240,6 +240,11 @@ static void use_file(struct cv_request *r, uint64_t fh)
 		r->open = cv_open_hold(open);
 }
 
+pid_t cv_request_pid(const struct cv_request *r)
+{
+	return r->req ? fuse_req_ctx(r->req)->pid : 0;
+}
+
 void cv_request_end(struct cv_request *r)
 {
 	struct cv_fs *fs = r->fs;
@@ -420,6 +425,8 @@ static void reply_entry(struct cv_request *r, struct cv_node *parent, const char
 	}
 	if (node->changed <= r->clock)
 		cv_fs_know_dir(fs, node, &r->op.entry.attr);
+	if (S_ISDIR(r->op.entry.attr.mode) && r->op.call == CV_CALL_MKDIR)
+		cv_makers_note(&fs->makers, node, cv_request_pid(r), cv_loop_now_ns(fs->loop));
 	if (r->op.empty && !r->repeated && fs->ttl_negative_ms)
 		cv_complete_made(&fs->complete, node, &r->op.entry.attr,
 				 cv_loop_now_ns(fs->loop) + fs->ttl_negative_ms * 1000000ull);
@@ -478,7 +485,8 @@ static void lookup_done(struct cv_op *op, ssize_t result)
 	if (result == -ENOENT && known && r->node->changed <= r->clock)
 		cv_node_unlink(&r->fs->nodes, known);
 	if (result == -ENOENT && r->fs->ttl_negative_ms && r->req) {
-		reply_absent(r, r->fs->ttl_negative_ms / 1000.0);
+		/* Not for others what may be known rather than asked. */
+		reply_absent(r, op->making ? 0 : r->fs->ttl_negative_ms / 1000.0);
 		return;
 	}
 	cv_reply_err(r, (int)result);
@@ -500,7 +508,8 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	struct cv_request *r = cv_request_new(fs_of(req), req, parent);
 	struct cv_object obj;
-	uint64_t now, until;
+	uint64_t now;
+	bool making;
 
 	if (!r)
 		return;
@@ -512,11 +521,13 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	if (!name_object(r, &obj))
 		return;
 	now = cv_loop_now_ns(r->fs->loop);
-	if (cv_complete_lacks(&r->fs->complete, r->node, name, now, &until)) {
-		reply_absent(r, (double)(until - now) / 1e9);
+	making = cv_makers_has(&r->fs->makers, r->node, cv_request_pid(r), now);
+	if (making && cv_complete_lacks(&r->fs->complete, r->node, name, now)) {
+		reply_absent(r, 0);
 		return;
 	}
 	cv_request_op(r, lookup_done);
+	r->op.making = making;
 	cv_lookup(&r->fs->mount, &r->op, &obj, name);
 }
 
@@ -774,7 +785,7 @@ static void make_done(struct cv_op *op, ssize_t result)
 	/* link: the directory is node2 */
 	struct cv_node *dir = r->node2 ? r->node2 : r->node;
 
-	cv_fs_dir_changed(r->fs, dir, &op->dir, r->clock);
+	cv_fs_dir_changed(r, dir, &op->dir);
 	if (r->node2)
 		cv_node_touch(&r->fs->nodes, r->node);
 	if (result < 0)
@@ -873,7 +884,7 @@ static void unlink_done(struct cv_op *op, ssize_t result)
 	struct cv_request *r = cv_request_of(op);
 	struct cv_node *node = cv_node_find(&r->fs->nodes, r->node->id, r->name);
 
-	cv_fs_dir_changed(r->fs, r->node, &op->dir, r->clock);
+	cv_fs_dir_changed(r, r->node, &op->dir);
 	if ((result == 0 || result == -ENOENT) && node) {
 		cv_node_touch(&r->fs->nodes, node);
 		cv_node_unlink(&r->fs->nodes, node);
@@ -965,9 +976,9 @@ static void rename_done(struct cv_op *op, ssize_t result)
 	struct cv_nodes *t = &r->fs->nodes;
 	struct cv_node *from, *to;
 
-	cv_fs_dir_changed(r->fs, r->node, &op->dir, r->clock);
+	cv_fs_dir_changed(r, r->node, &op->dir);
 	if (r->node2 != r->node)
-		cv_fs_dir_changed(r->fs, r->node2, &op->newdir, r->clock);
+		cv_fs_dir_changed(r, r->node2, &op->newdir);
 	if (result < 0) {
 		if (r->victim)
 			cv_hidden_undo(r, (int)result);

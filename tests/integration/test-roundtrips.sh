@@ -135,8 +135,8 @@ asks "nfs: nor renaming" 0 nfs getattr rename_files
 asks "nfs: a file just written need not be asked for" 0 nfs getattr write_and_stat
 asks "nfs: a file that fits into one WRITE needs no COMMIT" 0 nfs fsync write_some
 asks "nfs: nor if it gets its times before it is closed" 0 nfs fsync write_and_date
-# The directory itself, and what is asked for because it has been ours.
-asks "nfs: names that nobody has made are not looked up in a directory of ours" 1 nfs lookup create_in_new
+# The directory itself, and the first of the names: somebody else made the directory.
+asks "nfs: names that nobody has made are not looked up by whoever makes more of them" 2 nfs lookup create_in_new
 asks "nfs: removing does not ask, either" 0 nfs getattr remove_files
 asks "nfs: the directory's new state is shown without asking" 0 nfs getattr stat_after_change
 cd /

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "fuse/complete.h"
+#include "fuse/makers.h"
 
 #define NOW   1000u
 #define LATER 2000u
@@ -21,7 +22,6 @@ struct dir {
 };
 
 static struct cv_complete complete;
-static uint64_t until;
 
 static void new_dir(struct dir *d, uint32_t id)
 {
@@ -35,7 +35,7 @@ static void new_dir(struct dir *d, uint32_t id)
 
 static bool lacks(const struct dir *d, const char *name, uint64_t now)
 {
-	return cv_complete_lacks(&complete, &d->node, name, now, &until);
+	return cv_complete_lacks(&complete, &d->node, name, now);
 }
 
 /* A change of ours that found the directory with the change attribute before. */
@@ -62,7 +62,7 @@ static void only_our_names_are_there(void **state)
 	(void)state;
 	new_dir(&d, 5);
 	assert_true(lacks(&d, "a", NOW));
-	assert_int_equal(until, LATER);
+	assert_false(lacks(&d, "a", LATER));
 	assert_false(lacks(&other, "a", NOW));
 	cv_complete_name(&complete, &d.node, "a");
 	assert_false(lacks(&d, "a", NOW));
@@ -83,7 +83,7 @@ static void each_change_of_ours_confirms_it(void **state)
 	assert_false(lacks(&d, "b", LATER));
 	change(&d, 100, 2 * LATER);
 	assert_true(lacks(&d, "b", LATER));
-	assert_int_equal(until, 2 * LATER);
+	assert_false(lacks(&d, "b", 2 * LATER));
 	change(&d, 101, 3 * LATER);
 	assert_true(lacks(&d, "b", 2 * LATER));
 }
@@ -147,6 +147,29 @@ static void many_directories(void **state)
 	assert_true(lacks(&d[CV_COMPLETE_DIRS], "a", NOW));
 }
 
+static void who_makes_names(void **state)
+{
+	const uint64_t second = 1000000000;
+	static struct cv_makers makers;
+	struct dir d, other;
+
+	(void)state;
+	new_dir(&d, 5);
+	new_dir(&other, 6);
+	cv_makers_note(&makers, &d.node, 77, second);
+	cv_makers_note(&makers, &d.node, 78, second);
+	assert_true(cv_makers_has(&makers, &d.node, 77, second));
+	assert_true(cv_makers_has(&makers, &d.node, 78, second));
+	assert_false(cv_makers_has(&makers, &d.node, 79, second));
+	assert_false(cv_makers_has(&makers, &other.node, 77, second));
+	assert_false(cv_makers_has(&makers, &d.node, 77, 2 * second)); /* long ago */
+	d.record.generation++;
+	assert_false(cv_makers_has(&makers, &d.node, 77, second)); /* another directory */
+	/* who cannot be told from others */
+	cv_makers_note(&makers, &other.node, 0, second);
+	assert_false(cv_makers_has(&makers, &other.node, 0, second));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -155,6 +178,7 @@ int main(void)
 		cmocka_unit_test_teardown(anybody_elses_change_ends_it, teardown),
 		cmocka_unit_test_teardown(many_names, teardown),
 		cmocka_unit_test_teardown(many_directories, teardown),
+		cmocka_unit_test_teardown(who_makes_names, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

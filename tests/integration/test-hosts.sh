@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Two mounts of one directory, as two hosts have it: what one has done and told the other about is
+# there when the other looks for it.
+# shellcheck source=tests/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+sandbox "$@"
+command -v git >/dev/null || bail_skip "no git"
+ROUNDS=20
+COMMITS=8
+export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@example.org GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@example.org
+git config --global --add safe.directory '*'
+
+# In a directory full of what the first host has just made itself.
+new_names() {
+	local i
+	for ((i = 0; i < ROUNDS; i++)); do
+		mkdir "$A/new$i" && echo mine >"$A/new$i/mine" && echo other >"$B/new$i/other" || return
+		[ "$(cat "$A/new$i/other")" = other ] || return
+	done
+}
+
+# Looked for in vain before; as long as such an answer is believed, at most.
+names_missed_before() {
+	! cat "$A/late" 2>/dev/null || return
+	echo late >"$B/late"
+	wait_for 5 cmp -s "$A/late" "$B/late"
+}
+
+# Each replaces the file in turn, as editors do, and git its references.
+replaced() {
+	local i
+	echo 0 >"$A/file"
+	for ((i = 1; i < ROUNDS; i++)); do
+		echo "$i" >"$A/file.new" && mv "$A/file.new" "$A/file" || return
+		[ "$(cat "$B/file")" = "$i" ] || return
+		echo "b$i" >"$B/file.new" && mv "$B/file.new" "$B/file" || return
+		[ "$(cat "$A/file")" = "b$i" ] || return
+	done
+}
+
+# A commit fails while the other host's is under way, which git says; then it is tried again.
+commit() {
+	local i tries
+	for ((i = 0; i < COMMITS; i++)); do
+		tries=0
+		until git -C "$1" commit -q --allow-empty -m "$i" 2>>"$T/log/git.log"; do
+			[ $((tries++)) -lt 300 ] || return
+			sleep 0.05
+		done
+	done
+}
+commits_at_once() {
+	git init -q "$A/repo" && git -C "$A/repo" commit -q --allow-empty -m first || return
+	commit "$A/repo" &
+	local first=$!
+	commit "$B/repo" && wait "$first"
+}
+
+hosts() {
+	local engine=$1
+	start_engine "$engine"
+	A=$T/a-$engine B=$T/b-$engine
+	mount_volume "$SOURCE" "$A" "$OPTIONS" || bail "mount"
+	mount_volume "$SOURCE" "$B" "$OPTIONS" || bail "mount"
+	check "$engine: a name that the other host has just made" new_names
+	check "$engine: one that was looked for before it was made" names_missed_before
+	check "$engine: files replaced by the other host" replaced
+	LIMIT=120 check "$engine: git commit on both hosts at once" commits_at_once
+	check_equal "$engine: no commit is lost" $((2 * COMMITS + 1)) "$(git -C "$A/repo" rev-list --count HEAD)"
+	check_equal "$engine: for neither" $((2 * COMMITS + 1)) "$(git -C "$B/repo" rev-list --count HEAD)"
+	check "$engine: git fsck" git -C "$B/repo" fsck
+	rm -rf "$A/repo"
+	check "$engine: unmount" unmount_volume "$A"
+	check "$engine: and the other" unmount_volume "$B"
+	rm -rf "${SERVER_DIR:?}"/*
+}
+for engine in nfs nfs4 nfs40 sftp; do
+	hosts "$engine"
+done
+check "nothing is left" wait_nothing_left 10
+finish
