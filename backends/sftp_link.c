@@ -579,6 +579,7 @@ static void channel_try(struct sftp_link *link)
 		return;
 	link->session = *first;
 	link->session.root = root;
+	link->session.ids = NULL; /* first's own */
 	link->session.ssh = cv_ssh_channel(first->ssh);
 	link->greeted = 0;
 	link->asked = false;
