@@ -940,6 +940,14 @@ start_engine() {
 		SOURCE=sftp://root@127.0.0.1:$SSH_PORT$SSH_ROOT
 		OPTIONS=$(ssh_options)
 		;;
+	sftp-far) # far enough for further channels
+		start_engine sftp
+		start_proxy far "$SSH_PORT" -d 2
+		SSH_KNOWN_HOSTS=$T/ssh/known_hosts.far
+		write_known_hosts "$SSH_KNOWN_HOSTS" "$PROXY_PORT" "$T/ssh/host_ed25519.pub"
+		SOURCE=sftp://root@127.0.0.1:$PROXY_PORT$SSH_ROOT
+		OPTIONS=$(ssh_options)
+		;;
 	sftp-jump)
 		start_engine sftp
 		OPTIONS+=,proxy_jump=tester@127.0.0.1:$SSH_PORT
