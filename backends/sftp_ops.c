@@ -661,6 +661,20 @@ static void put_times(struct sftp_call *call, struct cv_sftp_attrs *a)
 	call->mask &= ~(unsigned)SET_TIMES;
 }
 
+/* From now on the server may have done it, whether it comes to tell us or not: a file that is
+ * opened again after a lost connection is still the same one then. */
+static void may_become(struct sftp_call *call, const struct cv_sftp_attrs *a)
+{
+	for (struct cv_file *f = call->e->files; f; f = f->next) {
+		if (f != call->file && strcmp(f->open.path, call->path) != 0)
+			continue;
+		if ((a->flags & CV_FXA_SIZE) && a->size < f->open.size_seen)
+			f->open.size_seen = a->size;
+		if ((a->flags & CV_FXA_ACMODTIME) && a->mtime < f->open.mtime_seen)
+			f->open.mtime_seen = a->mtime;
+	}
+}
+
 /*
  * Owner first, alone: chown clears the set-id bits, which a mode set with it must survive, and a
  * refusal may be ignored. Then size and mode, then times: truncation touches mtime. Names go by
@@ -699,6 +713,7 @@ static void setattr_next(struct sftp_call *call)
 		req->type = CV_FXP_EXTENDED;
 		req->ext = SFTP_EXT_LSETSTAT;
 	}
+	may_become(call, &req->attrs);
 	call->sent = before & ~call->mask;
 	call->last = call->mask == 0;
 	if (call->last)
