@@ -29,17 +29,14 @@ static bool is_plain(const char *name)
 	return *name == '\0';
 }
 
-/* The index may have had another user before. */
-static bool is_of(const struct cv_complete_dir *d, const struct cv_node *dir)
-{
-	return d->node == dir->id && d->generation == dir->record->generation;
-}
-
 static struct cv_complete_dir *find(struct cv_complete *c, const struct cv_node *dir)
 {
 	for (size_t i = 0; i < CV_COMPLETE_DIRS; i++) {
-		if (is_of(&c->dirs[i], dir))
-			return &c->dirs[i];
+		struct cv_complete_dir *d = &c->dirs[i];
+
+		/* The index may have had another user before. */
+		if (d->node == dir->id && d->generation == dir->record->generation)
+			return d;
 	}
 	return NULL;
 }
@@ -136,15 +133,10 @@ void cv_complete_changed(struct cv_complete *c, const struct cv_node *dir,
 	d->until_ns = until_ns;
 }
 
-bool cv_complete_lacks(const struct cv_complete *c, const struct cv_node *dir, const char *name,
+bool cv_complete_lacks(struct cv_complete *c, const struct cv_node *dir, const char *name,
 		       uint64_t now_ns)
 {
-	for (size_t i = 0; i < CV_COMPLETE_DIRS; i++) {
-		const struct cv_complete_dir *d = &c->dirs[i];
+	const struct cv_complete_dir *d = find(c, dir);
 
-		if (!is_of(d, dir))
-			continue;
-		return d->until_ns > now_ns && is_plain(name) && !has(d, hash_of(name));
-	}
-	return false;
+	return d && d->until_ns > now_ns && is_plain(name) && !has(d, hash_of(name));
 }

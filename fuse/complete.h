@@ -49,7 +49,7 @@ void cv_complete_name(struct cv_complete *c, const struct cv_node *dir, const ch
 void cv_complete_changed(struct cv_complete *c, const struct cv_node *dir,
 			 const struct cv_dir_after *after, uint64_t until_ns);
 /* Is name surely not in dir? */
-bool cv_complete_lacks(const struct cv_complete *c, const struct cv_node *dir, const char *name,
+bool cv_complete_lacks(struct cv_complete *c, const struct cv_node *dir, const char *name,
 		       uint64_t now_ns);
 
 #endif

@@ -180,6 +180,8 @@ uint64_t cv_request_id(const struct cv_fs *fs, uint64_t unique);
  * server away its caller is let go all the same, and what was asked is done later.
  */
 void cv_request_may_exit(struct cv_request *r);
+/* The thread that waits for r; 0: unknown, or nobody does any more. */
+pid_t cv_request_pid(const struct cv_request *r);
 void cv_request_end(struct cv_request *r);	  /* everything held is let go */
 void cv_reply_err(struct cv_request *r, int err); /* err <= 0; answers and ends */
 void cv_reply_attr(struct cv_request *r, struct cv_node *node, const struct cv_attr *attr);
@@ -220,8 +222,6 @@ bool cv_fs_known(struct cv_fs *fs, const struct cv_node *node, struct cv_attr *r
 		 double *ret_ttl);
 /* r has changed (or tried to change) the directory's entries; after: what the engine says of it. */
 void cv_fs_dir_changed(struct cv_request *r, struct cv_node *dir, const struct cv_dir_after *after);
-/* The thread that waits for r; 0: unknown, or nobody does any more. */
-pid_t cv_request_pid(const struct cv_request *r);
 /* The same for complete.h alone. */
 void cv_fs_dir_complete(struct cv_fs *fs, const struct cv_node *dir,
 			const struct cv_dir_after *after);

@@ -121,6 +121,11 @@ static void interrupted(fuse_req_t req, void *data)
 	(void)cv_timer_set(r->fs->loop, &r->interrupt, stats.connected ? INTERRUPT_GRACE_MS : 0);
 }
 
+pid_t cv_request_pid(const struct cv_request *r)
+{
+	return r->req ? fuse_req_ctx(r->req)->pid : 0;
+}
+
 uint64_t cv_request_id(const struct cv_fs *fs, uint64_t unique)
 {
 	/* An odd multiplier: different requests of a mount never share a name. */
@@ -163,7 +168,7 @@ static void exits_fire(struct cv_timer *timer)
 void cv_request_may_exit(struct cv_request *r)
 {
 	struct cv_fs *fs = r->fs;
-	pid_t pid = fuse_req_ctx(r->req)->pid;
+	pid_t pid = cv_request_pid(r);
 	bool again = pid && pid == fs->let_go;
 
 	r->must_finish = true;
@@ -238,11 +243,6 @@ static void use_file(struct cv_request *r, uint64_t fh)
 
 	if (open && open->file && !open->record->is_dir)
 		r->open = cv_open_hold(open);
-}
-
-pid_t cv_request_pid(const struct cv_request *r)
-{
-	return r->req ? fuse_req_ctx(r->req)->pid : 0;
 }
 
 void cv_request_end(struct cv_request *r)
