@@ -12,46 +12,22 @@
 #include <unistd.h>
 
 #include "config/cleanup.h"
-
-#define STAT_MAX 1024
-
-/* What is behind the command, which may contain anything, but ends with the last ')'; NULL: no such
- * process. */
-static const char *read_stat(pid_t pid, char text[STAT_MAX])
-{
-	char path[64];
-	cv_cleanup_close int fd = -1;
-	ssize_t n;
-
-	(void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	n = fd < 0 ? -1 : read(fd, text, STAT_MAX - 1);
-	if (n <= 0)
-		return NULL;
-	text[n] = '\0';
-	return strrchr(text, ')');
-}
+#include "config/procstat.h"
 
 char cv_process_state(pid_t pid)
 {
-	char text[STAT_MAX];
-	const char *p = read_stat(pid, text);
+	char line[CV_PROC_STAT_MAX];
+	const char *p = cv_proc_stat_read(pid, line) ? cv_proc_stat_field(line, 3) : NULL;
 
-	return p && p[1] == ' ' ? p[2] : '\0';
+	return p ? *p : '\0';
 }
 
 uint64_t cv_process_start(pid_t pid)
 {
-	char text[STAT_MAX];
-	const char *p = read_stat(pid, text);
+	char line[CV_PROC_STAT_MAX];
+	const char *p = cv_proc_stat_read(pid, line) ? cv_proc_stat_field(line, 22) : NULL;
 	uint64_t start = 0;
 
-	/* The 22nd field; the command is the second. */
-	for (int i = 2; p && i < 22; i++) {
-		p = strchr(p, ' ');
-		if (p)
-			p++;
-	}
 	return p && sscanf(p, "%" SCNu64, &start) == 1 ? start : 0;
 }
 

@@ -189,6 +189,14 @@ static void turn(struct fixture *f)
 	assert_int_equal(cv_loop_turn(f->loop, 0), 0);
 }
 
+static void answer_all(struct fixture *f)
+{
+	while (server.npending) {
+		answer(0, 0);
+		turn(f);
+	}
+}
+
 /* Nothing to do until the server answers: a turn waits as long as it may. (The timer may end one.)
  */
 static bool idle(struct fixture *f)
@@ -390,10 +398,7 @@ static void one_write_is_asked_to_be_stable(void **state)
 	assert_int_equal(server.npending, 2);
 	assert_false(server.pending[0].op->sync);
 	assert_false(server.pending[1].op->sync);
-	while (server.npending) {
-		answer(0, 0);
-		turn(f);
-	}
+	answer_all(f);
 	assert_true(d.done);
 	assert_int_equal(server.ncommits, 1);
 
@@ -408,10 +413,7 @@ static void one_write_is_asked_to_be_stable(void **state)
 	put(f, &w, 4096, 65536, 5);
 	drain(f, &d, CV_WB_STABLE);
 	assert_false(server.pending[0].op->sync);
-	while (server.npending) {
-		answer(0, 0);
-		turn(f);
-	}
+	answer_all(f);
 	assert_true(d.done);
 	assert_int_equal(server.ncommits, 2);
 	assert_memory_equal(server.content, f->expected, FILE_SIZE);
@@ -431,10 +433,7 @@ static void rewriting_supersedes_uncommitted(void **state)
 	put(f, &w, 4096, 0, 2); /* needs no COMMIT first */
 	assert_true(w.done);
 	drain(f, &d, CV_WB_STABLE);
-	while (server.npending) {
-		answer(0, 0);
-		turn(f);
-	}
+	answer_all(f);
 	assert_true(d.done);
 	assert_int_equal(server.ncommits, 1);
 	assert_memory_equal(server.content, f->expected, FILE_SIZE);
@@ -495,10 +494,7 @@ static void rewriting_does_not_end_a_sync(void **state)
 	assert_true(again.done);
 	free((void *)(uintptr_t)again.w.data);
 	drain(f, &w, CV_WB_STABLE);
-	while (server.npending) {
-		answer(0, 0);
-		turn(f);
-	}
+	answer_all(f);
 	assert_true(w.done);
 	assert_memory_equal(server.content, f->expected, FILE_SIZE);
 }
@@ -534,10 +530,7 @@ static void random_writes(void **state)
 		assert_true(d.done);
 		assert_memory_equal(server.content, f->expected, FILE_SIZE);
 	}
-	while (server.npending) {
-		answer(0, 0);
-		turn(f);
-	}
+	answer_all(f);
 }
 
 /* The states our writes lead through end where the file is, in whatever order answers come; with
