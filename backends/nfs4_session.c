@@ -480,7 +480,10 @@ void cv_nfs4_free(struct cv_nfs4 *v4)
 		cv_timer_cancel(v4->nfs->loop, &v4->recovery->delay);
 		cv_nfs_finish(v4->recovery, -ECANCELED);
 	}
-	cv_nfs4_fail_waiting(v4, -ECANCELED);
+	/* There is no transport any more: whom they make room for waits, and ends, too. */
+	v4->recovering = true;
+	while (v4->waiting)
+		cv_nfs4_fail_waiting(v4, -ECANCELED);
 	cv_nfs4_locks_free(v4);
 	cv_owners_free(v4->owners);
 	free(v4);

@@ -451,6 +451,30 @@ static void test_lock_in_the_way(void **state)
 	engine->release(nfs, f);
 }
 
+/* The mount ends amid a recovery: so does who waits for it, and who waits for that one's turn. */
+static void test_end_in_recovery(void **state)
+{
+	const struct cv_lock lock = { .owner = 1, .type = F_WRLCK, .end = CV_LOCK_EOF };
+	struct run r, first, second;
+	struct request req;
+	struct cv_file *f;
+
+	(void)state;
+	open_file(&r, &f);
+	cv_nfs4_recover(nfs->v4, true);
+	expect_first(&req, CV_NFS4_EXCHANGE_ID);
+	engine->setlk(nfs, op_of(&first), f, &lock, false);
+	engine->setlk(nfs, op_of(&second), f, &lock, false);
+	cv_rpc_free(nfs->rpc);
+	nfs->rpc = NULL;
+	cv_nfs4_free(nfs->v4);
+	nfs->v4 = NULL;
+	expect(&first, -ECANCELED);
+	expect(&second, -ECANCELED);
+	free(f->open);
+	free(f);
+}
+
 /* ---- minor version 0 ---- */
 
 static int setup0(void **state)
@@ -663,6 +687,7 @@ int main(void)
 		TEST(test_open_lost),
 		TEST(test_lock_ranges),
 		TEST(test_lock_in_the_way),
+		TEST(test_end_in_recovery),
 		cmocka_unit_test_setup_teardown(test_owner_numbers, setup0, teardown),
 		cmocka_unit_test_setup_teardown(test_client_lost, setup0, teardown),
 		cmocka_unit_test(test_owners),
