@@ -608,10 +608,8 @@ static int root_attributes(struct cv_nfs_mount *m, struct cv_info *info)
 static uint16_t replay_port(const struct cv_nfs_mount *m)
 {
 	for (size_t i = 0; m->replays && i < m->replays->count; i++) {
-		const struct cv_replay *r = m->replays->list[i];
-
-		if (r->call_size && !r->reply_size)
-			return (uint16_t)r->port;
+		if (cv_replay_is_open(m->replays->list[i]))
+			return (uint16_t)m->replays->list[i]->port;
 	}
 	return 0;
 }

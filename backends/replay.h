@@ -48,6 +48,12 @@ static inline void cv_replay_set(uint32_t *size, size_t value)
 	__atomic_store_n(size, (uint32_t)value, __ATOMIC_RELEASE);
 }
 
+/* Is there a call, whose answer we do not know? */
+static inline bool cv_replay_is_open(const struct cv_replay *r)
+{
+	return r->call_size && r->call_size <= sizeof(r->call) && !r->reply_size;
+}
+
 /* Before the call is sent. */
 static inline void cv_replay_keep_call(struct cv_replay *r, uint64_t id, const void *call,
 				       size_t size, uint16_t port)

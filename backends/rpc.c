@@ -362,7 +362,7 @@ int cv_rpc_replay_blocking(int fd, const struct cv_replays *replays, uint64_t de
 	if (!list)
 		return -ENOMEM;
 	for (size_t i = 0; i < replays->count; i++) {
-		if (replays->list[i]->call_size && !replays->list[i]->reply_size)
+		if (cv_replay_is_open(replays->list[i]))
 			list[left++] = (struct replaying){ .replay = replays->list[i],
 							   .pause_ns = REPLAY_AGAIN_NS };
 	}
@@ -407,7 +407,8 @@ const uint8_t *cv_rpc_replayed(const struct cv_rpc *rpc, const struct cv_replay 
 	size_t n;
 
 	if (!replay || replay->id != id || !replay->call_size || !replay->reply_size ||
-	    args_size > CV_REPLAY_CALL_MAX || replay->reply_size > sizeof(replay->reply))
+	    args_size > CV_REPLAY_CALL_MAX || replay->call_size > sizeof(replay->call) ||
+	    replay->reply_size > sizeof(replay->reply))
 		return NULL;
 	n = put_header(call, recorded_xid(replay), rpc->config.program, rpc->config.version,
 		       procedure, cred);
