@@ -501,11 +501,24 @@ static void reply_opened(const struct request *req, bool confirm)
 	reply(req, &o);
 }
 
-/* The number of a compound whose second operation is OPEN of the file: after PUTFH of DIR. */
-static uint32_t open_seq(const struct request *req)
+/* A compound whose second operation is op, which begins with its owner's number: after PUTFH. */
+static void expect_numbered(struct request *req, uint32_t op, uint32_t number)
 {
-	assert_int_equal(word(req->bytes + SEQ_AT + 12), CV_NFS4_OPEN);
-	return word(req->bytes + SEQ_AT + 16);
+	expect_first(req, CV_NFS4_PUTFH);
+	assert_int_equal(word(req->bytes + SEQ_AT + 12), op);
+	assert_int_equal(word(req->bytes + SEQ_AT + 16), number);
+}
+
+/* The answer to one whose second operation is op, which gives a state. */
+static void reply_state(const struct request *req, uint32_t op, const char *stateid)
+{
+	struct out o;
+
+	bare(&o, 0);
+	put_op(&o, CV_NFS4_PUTFH, 0);
+	put_op(&o, op, 0);
+	put_stateid(&o, stateid);
+	reply(req, &o);
 }
 
 static void start_open0(struct run *r)
@@ -520,16 +533,11 @@ static void start_open0(struct run *r)
 static void serve_confirm(void)
 {
 	struct request req;
-	struct out o;
 
 	expect_first(&req, CV_NFS4_PUTFH);
 	assert_int_equal(word(req.bytes + SEQ_AT + 12), CV_NFS4_OPEN_CONFIRM);
 	assert_int_equal(word(req.bytes + SEQ_AT + 32), 1); /* OPEN had 0 */
-	bare(&o, 0);
-	put_op(&o, CV_NFS4_PUTFH, 0);
-	put_op(&o, CV_NFS4_OPEN_CONFIRM, 0);
-	put_stateid(&o, "OPEN-STATE-2");
-	reply(&req, &o);
+	reply_state(&req, CV_NFS4_OPEN_CONFIRM, "OPEN-STATE-2");
 }
 
 /* A new owner is confirmed; the next open has it again, with the next number. */
@@ -541,29 +549,21 @@ static void test_owner_numbers(void **state)
 
 	(void)state;
 	start_open0(&r);
-	expect_first(&req, CV_NFS4_PUTFH);
+	expect_numbered(&req, CV_NFS4_OPEN, 0);
 	assert_non_null(memmem(req.bytes, req.size, "name", 4));
-	assert_int_equal(open_seq(&req), 0);
 	reply_opened(&req, true);
 	serve_confirm();
 	expect(&r, 0);
 	engine->release(nfs, r.op.file);
-	expect_first(&req, CV_NFS4_PUTFH);
-	assert_int_equal(word(req.bytes + SEQ_AT + 12), CV_NFS4_CLOSE);
-	assert_int_equal(word(req.bytes + SEQ_AT + 16), 2);
+	expect_numbered(&req, CV_NFS4_CLOSE, 2);
 	assert_non_null(memmem(req.bytes, req.size, "OPEN-STATE-2", CV_NFS4_OTHER_SIZE));
-	bare(&o, 0);
-	put_op(&o, CV_NFS4_PUTFH, 0);
-	put_op(&o, CV_NFS4_CLOSE, 0);
-	put_stateid(&o, "OPEN-STATE-2");
-	reply(&req, &o);
+	reply_state(&req, CV_NFS4_CLOSE, "OPEN-STATE-2");
 	while (nfs->v4->own)
 		assert_int_equal(cv_loop_turn(loop, 5), 0);
 	assert_int_equal(nfs->v4->nidle, 1);
 	/* An error counts, too, but not when the server came not as far as the number. */
 	start_open0(&r);
-	expect_first(&req, CV_NFS4_PUTFH);
-	assert_int_equal(open_seq(&req), 3);
+	expect_numbered(&req, CV_NFS4_OPEN, 3);
 	bare(&o, 13);
 	put_op(&o, CV_NFS4_PUTFH, 0);
 	put_op(&o, CV_NFS4_OPEN, 13);
@@ -571,16 +571,14 @@ static void test_owner_numbers(void **state)
 	reply(&req, &o);
 	expect(&r, -EACCES);
 	start_open0(&r);
-	expect_first(&req, CV_NFS4_PUTFH);
-	assert_int_equal(open_seq(&req), 4);
+	expect_numbered(&req, CV_NFS4_OPEN, 4);
 	bare(&o, 70);
 	put_op(&o, CV_NFS4_PUTFH, 70);
 	o.bytes[11] = 1;
 	reply(&req, &o);
 	expect(&r, -ESTALE);
 	start_open0(&r);
-	expect_first(&req, CV_NFS4_PUTFH);
-	assert_int_equal(open_seq(&req), 4);
+	expect_numbered(&req, CV_NFS4_OPEN, 4);
 	reply_opened(&req, false);
 	expect(&r, 0);
 	engine->release(nfs, r.op.file);
@@ -596,7 +594,7 @@ static void test_client_lost(void **state)
 
 	(void)state;
 	start_open0(&r);
-	expect_first(&req, CV_NFS4_PUTFH);
+	expect_numbered(&req, CV_NFS4_OPEN, 0);
 	reply_opened(&req, false);
 	expect(&r, 0);
 	f = r.op.file;
@@ -617,8 +615,7 @@ static void test_client_lost(void **state)
 	bare(&o, 0);
 	put_op(&o, CV_NFS4_SETCLIENTID_CONFIRM, 0);
 	reply(&req, &o);
-	expect_first(&req, CV_NFS4_PUTFH);
-	assert_int_equal(open_seq(&req), 1);
+	expect_numbered(&req, CV_NFS4_OPEN, 1);
 	assert_non_null(memmem(req.bytes, req.size, "FILE", 4)); /* by its handle */
 	reply_opened(&req, false);
 	expect_first(&req, CV_NFS4_PUTFH);
