@@ -70,8 +70,7 @@ static void req_free(struct cv_nfs_req *q)
 		cv_nfs4_lock_leave(q);
 	free(q->target);
 	free(q->buf);
-	if (q->v4.made)
-		cv_nfs4_open_free(nfs->v4, q->v4.made);
+	cv_nfs4_open_free(nfs->v4, q->v4.made);
 	if (nfs->nspare < SPARE_MAX) {
 		q->next = nfs->spare;
 		nfs->spare = q;

@@ -279,7 +279,8 @@ static void submit(struct cv_nfs_req *q, struct cv_nfs4_call *c,
 		r = cv_rpc_submit(q->nfs->rpc, &q->call, CV_NFS4_COMPOUND, cv_nfs_cred(q),
 				  c->a.bytes, c->a.size);
 	if (r == 0) {
-		cv_nfs40_sent(q, c);
+		if (c->minor == 0)
+			cv_nfs40_sent(q, c);
 		return;
 	}
 	return_slot(q);
@@ -424,11 +425,13 @@ static void answered(struct cv_rpc_call *call, int status, const uint8_t *reply,
 	q->resent = q->resent_before = q->resent_before || call->resent || q->op->repeated;
 	compound = cv_nfs4_get_compound(&x, &ops);
 	if (v4->minor == 0) {
-		cv_nfs40_answered(q, status == 0 && x.bad ? -EIO : status, ops, compound);
-		if (status == 0 && !x.bad)
+		if (status == 0 && x.bad)
+			status = -EIO;
+		cv_nfs40_answered(q, status, ops, compound);
+		if (status == 0)
 			carried_out(q, compound, &x);
 		else
-			q->got(q, status < 0 ? status : -EIO, &x);
+			q->got(q, status, &x);
 		cv_nfs4_pump(v4);
 		return;
 	}
@@ -463,7 +466,8 @@ static void answered_bare(struct cv_rpc_call *call, int status, const uint8_t *r
 	struct cv_xdr x = cv_xdr_init(reply, status == 0 ? size : 0);
 
 	q->v4.status = 0;
-	cv_nfs40_answered(q, status, 0, 0);
+	if (q->nfs->v4->minor == 0)
+		cv_nfs40_answered(q, status, 0, 0);
 	if (status == 0) {
 		q->v4.status = cv_nfs4_get_compound(&x, NULL);
 		status = x.bad ? -EIO : cv_nfs4_errno(q->v4.status);

@@ -185,7 +185,9 @@ void cv_nfs4_recover(struct cv_nfs4 *v4, bool session);
 bool cv_nfs4_find_lost(const struct cv_nfs4 *v4);
 /* Minor version 0: the last call before a recovery is answered. */
 void cv_nfs4_recover_drained(struct cv_nfs4 *v4);
-/* The same failed step later, unless the transport itself gives up. */
+/* The transport itself gives up (soft), so the recovery does: q is finished. */
+bool cv_nfs4_recovery_ends(struct cv_nfs_req *q, int status);
+/* The server cannot now: the same step later, unless the transport itself gives up. */
 void cv_nfs4_recover_later(struct cv_nfs_req *q, int status);
 /* The server does not know what we have open: all of it is claimed. */
 void cv_nfs4_lose_all(struct cv_nfs4 *v4);
@@ -205,7 +207,8 @@ struct cv_nfs4_open *cv_nfs4_open_new(struct cv_nfs4 *v4, const struct cv_cred *
 void cv_nfs4_open_free(struct cv_nfs4 *v4, struct cv_nfs4_open *open); /* may be NULL */
 /* Closes what is not in the list; nobody waits for it. Takes open. */
 void cv_nfs4_close(struct cv_nfs *nfs, struct cv_nfs4_open *open);
-/* The server has opened handle with q->v4.made: op->file, and q is finished. */
+/* The server has opened handle with q->v4.made (NULL: without state): op->file, and q is finished.
+ */
 void cv_nfs4_finish_open(struct cv_nfs_req *q, const struct cv_handle *handle);
 bool cv_nfs4_truncates(int flags);
 void cv_nfs4_put_truncate(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *stateid);
@@ -219,7 +222,7 @@ bool cv_nfs40_may_start(struct cv_nfs_req *q);
 void cv_nfs40_sent(struct cv_nfs_req *q, const struct cv_nfs4_call *c);
 /* Of what cv_nfs40_sent() was told. status: the transport's; ops, compound: as in the answer. */
 void cv_nfs40_answered(struct cv_nfs_req *q, int status, uint32_t ops, uint32_t compound);
-/* The answer says that we, or our state, are not known any more. True: q is taken care of. */
+/* Does the answer say that we, or our state, are not known any more? */
 bool cv_nfs40_is_lost(struct cv_nfs_req *q, uint32_t status);
 /* Steps of a recovery. */
 void cv_nfs40_begin_recovery(struct cv_nfs_req *q);

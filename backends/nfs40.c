@@ -4,8 +4,9 @@
  *
  * - The calls of an owner are numbered and go one after the other, so that the server knows a
  *   repetition. Each open, and each lock's owner on each file, has an owner of its own: nobody
- * waits for another. Owners whose file is closed are used again, since a new one costs a round trip
- * to be confirmed. All other calls are told from repetitions by their xid, as with NFSv3.
+ *   waits for another. Owners whose file is closed are used again, since a new one costs a
+ *   round trip to be confirmed. All other calls are told from repetitions by their xid, as with
+ *   NFSv3.
  * - Files are opened by name. When the name is another file's by now, the kernel looks again. Who
  *   must go on with the file all the same, after a recovery, does so without state at the server.
  * - A client that is not known any more, or whose state is not, or who does not know whether a
@@ -70,7 +71,7 @@ bool cv_nfs40_may_start(struct cv_nfs_req *q)
 void cv_nfs40_sent(struct cv_nfs_req *q, const struct cv_nfs4_call *c)
 {
 	q->nfs->v4->on_wire++;
-	q->v4.numbered = c->minor == 0 ? c->numbered : 0;
+	q->v4.numbered = c->numbered;
 	if (q->v4.numbered && q->v4.open_owner)
 		q->v4.open_owner->busy = true;
 }
@@ -178,6 +179,31 @@ void cv_nfs40_begin_recovery(struct cv_nfs_req *q)
 	q->got = got_setclientid;
 }
 
+/* ---- confirming an open ---- */
+
+static void send_open_confirm(struct cv_nfs_req *q, struct cv_nfs4_open *open)
+{
+	struct cv_nfs4_call c;
+
+	if (!cv_nfs4_start_owned(q, &c, &open->owner, NULL))
+		return;
+	cv_nfs4_put_fh(&c, &open->handle);
+	cv_nfs4_put_open_confirm(&c, &open->stateid, &open->owner);
+	cv_nfs4_submit(q, &c);
+}
+
+/* Returns 0 or -EIO. */
+static int take_confirmed(struct cv_nfs4_open *open, struct cv_xdr *x)
+{
+	(void)cv_nfs4_skip(x, CV_NFS4_PUTFH);
+	(void)cv_nfs4_skip(x, CV_NFS4_OPEN_CONFIRM);
+	cv_nfs4_get_stateid(x, &open->stateid);
+	if (x->bad)
+		return -EIO;
+	open->owner.confirmed = true;
+	return 0;
+}
+
 /* ---- opens that are lost ---- */
 
 /* Locks cannot be had without state; what was done under one must not be gone on with. */
@@ -196,40 +222,25 @@ static void go_on_without_state(struct cv_nfs4 *v4, struct cv_nfs4_open *open)
 static void send_reconfirm(struct cv_nfs_req *q)
 {
 	struct cv_nfs4_open *open = q->nfs->v4->reopening;
-	struct cv_nfs4_call c;
 
-	if (!open) {
+	if (open)
+		send_open_confirm(q, open);
+	else
 		cv_nfs4_reopen_next(q);
-		return;
-	}
-	if (!cv_nfs4_start_owned(q, &c, &open->owner, NULL))
-		return;
-	cv_nfs4_put_fh(&c, &open->handle);
-	cv_nfs4_put_open_confirm(&c, &open->stateid, &open->owner);
-	cv_nfs4_submit(q, &c);
 }
 
 static void got_reconfirm(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	struct cv_nfs4_open *open = q->nfs->v4->reopening;
 
-	if (status < 0 && !q->v4.status) {
-		cv_nfs_finish(q, status);
+	if (cv_nfs4_recovery_ends(q, status))
 		return;
-	}
-	if (open && status == 0) {
-		(void)cv_nfs4_skip(x, CV_NFS4_PUTFH);
-		(void)cv_nfs4_skip(x, CV_NFS4_OPEN_CONFIRM);
-		cv_nfs4_get_stateid(x, &open->stateid);
-		if (x->bad)
-			status = -EIO;
-	}
-	if (open && status == 0) {
-		open->owner.confirmed = true;
+	if (open && status == 0)
+		status = take_confirmed(open, x);
+	if (open && status == 0)
 		cv_nfs4_reopened(q->nfs->v4, open, 0);
-	} else if (open) {
+	else if (open)
 		go_on_without_state(q->nfs->v4, open);
-	}
 	cv_nfs4_reopen_next(q);
 }
 
@@ -270,10 +281,8 @@ void cv_nfs40_got_reopen(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 	bool confirm = false;
 	uint64_t ignored;
 
-	if (status < 0 && !q->v4.status) {
-		cv_nfs_finish(q, status);
+	if (cv_nfs4_recovery_ends(q, status))
 		return;
-	}
 	if (open && status == 0) {
 		(void)cv_nfs4_skip(x, CV_NFS4_PUTFH);
 		(void)cv_nfs4_skip(x, CV_NFS4_OPEN);
@@ -340,35 +349,23 @@ static bool made_is_lost(const struct cv_nfs_req *q)
 static void send_confirm(struct cv_nfs_req *q)
 {
 	struct cv_nfs4_open *made = q->v4.made;
-	struct cv_nfs4_call c;
 
 	if (made_is_lost(q)) {
 		q->obj = made->handle;
 		cv_nfs_step(q, send_open, got_open);
 		return;
 	}
-	if (!cv_nfs4_start_owned(q, &c, &made->owner, NULL))
-		return;
-	cv_nfs4_put_fh(&c, &made->handle);
-	cv_nfs4_put_open_confirm(&c, &made->stateid, &made->owner);
-	cv_nfs4_submit(q, &c);
+	send_open_confirm(q, made);
 }
 
 static void got_confirm(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
-	if (status == 0) {
-		(void)cv_nfs4_skip(x, CV_NFS4_PUTFH);
-		(void)cv_nfs4_skip(x, CV_NFS4_OPEN_CONFIRM);
-		cv_nfs4_get_stateid(x, &q->v4.made->stateid);
-		if (x->bad)
-			status = -EIO;
-	}
-	if (status < 0) {
+	if (status == 0)
+		status = take_confirmed(q->v4.made, x);
+	if (status < 0)
 		cv_nfs_finish(q, status);
-		return;
-	}
-	q->v4.made->owner.confirmed = true;
-	q->then(q);
+	else
+		q->then(q);
 }
 
 void cv_nfs40_settle(struct cv_nfs_req *q, bool confirm, void (*then)(struct cv_nfs_req *))

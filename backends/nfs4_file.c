@@ -76,8 +76,10 @@ void cv_nfs4_finish_open(struct cv_nfs_req *q, const struct cv_handle *handle)
 	file->handle = *handle;
 	file->writable = (q->flags & O_ACCMODE) != O_RDONLY;
 	file->open = cv_steal(&q->v4.made);
-	file->open->handle = *handle;
-	list_add(q->nfs->v4, file->open);
+	if (file->open) {
+		file->open->handle = *handle;
+		list_add(q->nfs->v4, file->open);
+	}
 	q->op->file = file;
 	cv_nfs_finish(q, 0);
 }
@@ -117,25 +119,20 @@ static void send_open(struct cv_nfs_req *q)
  */
 static void got_look(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
-	struct cv_file *file;
-
 	if (status == 0 &&
 	    !(cv_nfs4_skip(x, CV_NFS4_PUTFH) && cv_nfs4_take_attr(q, x, &q->op->attr)))
 		status = -EIO;
-	file = status == 0 ? calloc(1, sizeof(*file)) : NULL;
-	if (!file) {
-		cv_nfs_finish(q, status < 0 ? status : -ENOMEM);
+	if (status < 0) {
+		cv_nfs_finish(q, status);
 		return;
 	}
-	file->handle = q->obj;
-	file->writable = (q->flags & O_ACCMODE) != O_RDONLY;
 	q->op->have_attr = true;
-	q->op->file = file;
-	cv_nfs_finish(q, 0);
+	cv_nfs4_finish_open(q, &q->obj);
 }
 
 void cv_nfs4_open_stateless(struct cv_nfs_req *q)
 {
+	cv_nfs4_open_free(q->nfs->v4, cv_steal(&q->v4.made));
 	cv_nfs_step(q, cv_nfs4_send_getattr, got_look);
 }
 

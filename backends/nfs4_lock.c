@@ -19,17 +19,12 @@
 
 /* ---- what is held ---- */
 
-static bool same_file(const struct cv_handle *a, const struct cv_handle *b)
-{
-	return a->size == b->size && memcmp(a->data, b->data, a->size) == 0;
-}
-
 static struct cv_nfs4_lock *find(const struct cv_nfs4 *v4, const struct cv_handle *file,
 				 const struct cv_lock *lock)
 {
 	for (struct cv_nfs4_lock *l = v4->locks; l; l = l->next) {
 		if (l->kernel_owner == lock->owner && l->flock == lock->flock &&
-		    same_file(&l->handle, file))
+		    cv_nfs_same_handle(&l->handle, file))
 			return l;
 	}
 	return NULL;
@@ -53,6 +48,12 @@ static struct cv_nfs4_lock *lock_new(struct cv_nfs4 *v4, const struct cv_handle 
 	return l;
 }
 
+/* Nothing is locked, and no request is about it. */
+static bool is_idle(const struct cv_nfs4_lock *l)
+{
+	return !l->busy && !l->first && !l->polling && l->nranges == 0;
+}
+
 /*
  * Minor version 0 has an empty state of locks until the file is closed: Ganesha 4.3 crashes when
  * the owner is released before. So the next owner may have it, who is none but ours to the server.
@@ -61,7 +62,7 @@ static struct cv_nfs4_lock *take_unused(struct cv_nfs4 *v4, const struct cv_nfs4
 					const struct cv_lock *lock)
 {
 	for (struct cv_nfs4_lock *l = v4->locks; l; l = l->next) {
-		if (l->open != open || !l->have || l->nranges || l->busy || l->first || l->polling)
+		if (l->open != open || !l->have || !is_idle(l))
 			continue;
 		l->kernel_owner = lock->owner;
 		l->flock = lock->flock;
@@ -89,7 +90,7 @@ static void lock_free(struct cv_nfs4 *v4, struct cv_nfs4_lock *l)
 
 static void free_if_unused(struct cv_nfs4 *v4, struct cv_nfs4_lock *l)
 {
-	if (!l->busy && !l->first && !l->polling && !l->have && l->nranges == 0)
+	if (!l->have && is_idle(l))
 		lock_free(v4, l);
 }
 
@@ -530,10 +531,8 @@ static void got_relock(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	struct cv_nfs4_lock *l = q->nfs->v4->relocking;
 
-	if (status < 0 && !q->v4.status) {
-		cv_nfs_finish(q, status);
+	if (cv_nfs4_recovery_ends(q, status))
 		return;
-	}
 	if (l && status == 0) {
 		(void)cv_nfs4_skip(x, CV_NFS4_PUTFH);
 		(void)cv_nfs4_skip(x, CV_NFS4_LOCK);

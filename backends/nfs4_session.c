@@ -96,13 +96,18 @@ int cv_nfs4_start_renewing(struct cv_nfs4 *v4)
 static void send_exchange_id(struct cv_nfs_req *q);
 static void got_exchange_id(struct cv_nfs_req *q, int status, struct cv_xdr *x);
 
-/* The server cannot now; the same again, later. The transport's own failures (soft) end it. */
+bool cv_nfs4_recovery_ends(struct cv_nfs_req *q, int status)
+{
+	if (status == 0 || q->v4.status)
+		return false;
+	cv_nfs_finish(q, status);
+	return true;
+}
+
 void cv_nfs4_recover_later(struct cv_nfs_req *q, int status)
 {
-	if (q->v4.status)
+	if (!cv_nfs4_recovery_ends(q, status))
 		cv_nfs_wait(q);
-	else
-		cv_nfs_finish(q, status);
 }
 
 void cv_nfs4_lose_all(struct cv_nfs4 *v4)
@@ -205,10 +210,8 @@ static void got_reopen(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 	struct cv_nfs4_stateid stateid;
 	uint64_t ignored;
 
-	if (status < 0 && !q->v4.status) {
-		cv_nfs_finish(q, status);
+	if (cv_nfs4_recovery_ends(q, status))
 		return;
-	}
 	if (status == 0) {
 		(void)cv_nfs4_skip(x, CV_NFS4_PUTFH);
 		(void)cv_nfs4_get_op(x, CV_NFS4_OPEN);
@@ -307,7 +310,7 @@ static void recovered(struct cv_op *op, ssize_t result)
 		return;
 	}
 	/* Lost again, or RECLAIM_COMPLETE came in between: what is left is opened like new. */
-	if (find_lost(v4, false) || find_lost(v4, true) || cv_nfs4_lock_find_lost(v4))
+	if (cv_nfs4_find_lost(v4) || cv_nfs4_lock_find_lost(v4))
 		cv_nfs4_recover(v4, false);
 	else
 		cv_nfs4_pump(v4);
@@ -459,10 +462,10 @@ void cv_nfs4_say_goodbye(struct cv_nfs4 *v4)
 		return;
 	while ((v4->own || v4->renewing) && cv_now_ns() < until)
 		(void)cv_loop_turn(nfs->loop, GOODBYE_TURN_MS);
-	cv_op_init(op, said, &machine);
-	op->engine = v4;
 	if (v4->minor == 0)
 		return; /* it has nothing for it: the lease ends the rest */
+	cv_op_init(op, said, &machine);
+	op->engine = v4;
 	q = cv_nfs_req_new(nfs, op);
 	if (!q)
 		return;

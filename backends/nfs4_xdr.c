@@ -74,7 +74,7 @@ const struct cv_nfs4_stateid cv_nfs4_current = { .seq = 1 };
 /* ---- compounds ---- */
 
 static const size_t count_at = 8; /* after the empty tag and the minor version */
-static const size_t seq_at = 32;  /* SEQUENCE is first: after its number and the session */
+static const size_t seq_at = CV_NFS4_SEQ_AT + CV_NFS4_SESSION_SIZE; /* after the session */
 
 void cv_nfs4_begin(struct cv_nfs4_call *c, unsigned minor, const struct cv_nfs4_seq *seq)
 {

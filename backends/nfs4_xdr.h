@@ -173,7 +173,7 @@ void cv_nfs4_put_setattr(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *s
 			 const struct cv_setattr *set, const char *owner, const char *group);
 void cv_nfs4_put_read(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *stateid, uint64_t off,
 		      uint32_t count);
-/* Always UNSTABLE. The transport inserts the data after what has been put so far. */
+/* sync: FILE_SYNC, else UNSTABLE. The transport inserts the data after what has been put so far. */
 void cv_nfs4_put_write(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *stateid, uint64_t off,
 		       uint32_t count, bool sync);
 void cv_nfs4_put_commit(struct cv_nfs4_call *c);

@@ -75,8 +75,7 @@ void cv_nfs_put_setattr(struct cv_nfs_args *a, const struct cv_handle *h,
 			const struct cv_setattr *set);
 void cv_nfs_put_read(struct cv_nfs_args *a, const struct cv_handle *h, uint64_t off,
 		     uint32_t count);
-/* Up to the data, which the transport appends. Always UNSTABLE. */
-/* sync: FILE_SYNC, else UNSTABLE. */
+/* Up to the data, which the transport appends. sync: FILE_SYNC, else UNSTABLE. */
 void cv_nfs_put_write(struct cv_nfs_args *a, const struct cv_handle *h, uint64_t off,
 		      uint32_t count, bool sync);
 /* EXCLUSIVE: verf (CV_NFS_VERF_SIZE bytes); else set. */
