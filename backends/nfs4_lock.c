@@ -297,10 +297,13 @@ static void send_setlk(struct cv_nfs_req *q)
 static void got_unlock(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	struct cv_nfs4_lock *l = q->v4.lock;
+	struct cv_nfs4_stateid stateid;
 
 	/* FREE_STATEID may fail, and an empty state be kept: that does no harm. */
 	if (cv_nfs4_skip(x, CV_NFS4_PUTFH) && cv_nfs4_skip(x, CV_NFS4_LOCKU)) {
-		cv_nfs4_get_stateid(x, &l->stateid);
+		cv_nfs4_get_stateid(x, &stateid);
+		if (!x->bad)
+			l->stateid = stateid;
 		note_range(l, &q->v4.range);
 		if (is_whole(&q->v4.range) && q->nfs->v4->minor > 0 &&
 		    cv_nfs4_skip(x, CV_NFS4_FREE_STATEID))
