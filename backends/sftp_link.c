@@ -686,34 +686,6 @@ static void on_retry(struct cv_timer *timer)
 		schedule_retry(link, BACKOFF_MAX_MS);
 }
 
-/* ---- sending ---- */
-
-static const char *ext_name(enum sftp_ext ext)
-{
-	switch (ext) {
-	case SFTP_EXT_POSIX_RENAME:
-		return "posix-rename@openssh.com";
-	case SFTP_EXT_STATVFS:
-		return "statvfs@openssh.com";
-	case SFTP_EXT_FSTATVFS:
-		return "fstatvfs@openssh.com";
-	case SFTP_EXT_FSYNC:
-		return "fsync@openssh.com";
-	case SFTP_EXT_HARDLINK:
-		return "hardlink@openssh.com";
-	case SFTP_EXT_LSETSTAT:
-		return "lsetstat@openssh.com";
-	case SFTP_EXT_COPY_DATA:
-		return "copy-data";
-	case SFTP_EXT_NAMES:
-		return "users-groups-by-id@openssh.com";
-	case SFTP_EXT_LIMITS:
-	case SFTP_EXT_EXPAND_PATH:
-	default:
-		return "";
-	}
-}
-
 /* ---- handles foreseen ---- */
 
 static bool handle_number(const uint8_t *p, size_t size, uint32_t *ret_number)
@@ -792,7 +764,7 @@ static void put_handle(struct cv_sftp_out *out, const struct sftp_handle *handle
 
 static void encode_extended(struct cv_sftp_out *out, const struct sftp_request *req)
 {
-	cv_sftp_put_text(out, ext_name(req->ext));
+	cv_sftp_put_text(out, sftp_ext_name(req->ext));
 	if (req->ext == SFTP_EXT_COPY_DATA) {
 		put_handle(out, &req->source->handle);
 		cv_sftp_put_u64(out, req->source_offset);

@@ -268,5 +268,6 @@ int sftp_login(const struct cv_dict *options, const char *known_root,
 	       struct sftp_session *ret_session, struct cv_err *err);
 void sftp_session_release(struct sftp_session *session);
 int sftp_status_errno(uint32_t status);
+const char *sftp_ext_name(enum sftp_ext ext);
 
 #endif

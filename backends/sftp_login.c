@@ -61,6 +61,15 @@ static const struct {
 	{ "users-groups-by-id@openssh.com", SFTP_EXT_NAMES },
 };
 
+const char *sftp_ext_name(enum sftp_ext ext)
+{
+	for (size_t i = 0; i < CV_ARRAY_SIZE(extensions); i++) {
+		if (extensions[i].bit == ext)
+			return extensions[i].name;
+	}
+	return "";
+}
+
 int sftp_status_errno(uint32_t status)
 {
 	switch (status) {
@@ -180,16 +189,25 @@ static int ask_path(struct login *l, uint8_t type, const char *path,
 }
 
 /* Status of a STATUS answer, CV_FX_OK for any other. */
-static uint32_t answer_status(struct login *l)
+static uint32_t answer_status(const struct login *l)
 {
-	return l->type == CV_FXP_STATUS ? cv_sftp_get_u32(&l->in) : CV_FX_OK;
+	struct cv_sftp_in in = l->in;
+
+	return l->type == CV_FXP_STATUS ? cv_sftp_get_u32(&in) : CV_FX_OK;
 }
 
-static int ask_extended(struct login *l, const char *name, const char *text)
+static size_t begin_extended(struct login *l, enum sftp_ext ext)
 {
 	size_t at = cv_sftp_begin(&l->out, CV_FXP_EXTENDED, ++l->id);
 
-	cv_sftp_put_text(&l->out, name);
+	cv_sftp_put_text(&l->out, sftp_ext_name(ext));
+	return at;
+}
+
+static int ask_extended(struct login *l, enum sftp_ext ext, const char *text)
+{
+	size_t at = begin_extended(l, ext);
+
 	cv_sftp_put_text(&l->out, text);
 	cv_sftp_end(&l->out, at, 0);
 	return exchange(l);
@@ -198,8 +216,7 @@ static int ask_extended(struct login *l, const char *name, const char *text)
 /* Offered, and not allowed (sftp-server -P)? */
 static bool refused(const struct login *l)
 {
-	struct cv_sftp_in in = l->in;
-	uint32_t status = l->type == CV_FXP_STATUS ? cv_sftp_get_u32(&in) : CV_FX_OK;
+	uint32_t status = answer_status(l);
 
 	return status == CV_FX_PERMISSION_DENIED || status == CV_FX_OP_UNSUPPORTED;
 }
@@ -278,8 +295,7 @@ static int ask_limits(struct login *l, struct sftp_session *s)
 	s->write_max = PLAIN_MAX;
 	if (!(s->extensions & SFTP_EXT_LIMITS))
 		return 0;
-	at = cv_sftp_begin(&l->out, CV_FXP_EXTENDED, ++l->id);
-	cv_sftp_put_text(&l->out, "limits@openssh.com");
+	at = begin_extended(l, SFTP_EXT_LIMITS);
 	cv_sftp_end(&l->out, at, 0);
 	r = exchange(l);
 	if (r < 0)
@@ -303,7 +319,7 @@ static int ask_home(struct login *l, const char *path, const struct sftp_session
 	int r;
 
 	if (s->extensions & SFTP_EXT_EXPAND_PATH) {
-		r = ask_extended(l, "expand-path@openssh.com", path);
+		r = ask_extended(l, SFTP_EXT_EXPAND_PATH, path);
 		if (r < 0 || !refused(l))
 			return r;
 	}
@@ -321,7 +337,7 @@ static int resolve_root(struct login *l, const char *path, struct sftp_session *
 
 	if (r < 0 || take_path(l, &s->root))
 		return r;
-	r = l->type == CV_FXP_STATUS ? sftp_status_errno(cv_sftp_get_u32(&l->in)) : -EPROTO;
+	r = l->type == CV_FXP_STATUS ? sftp_status_errno(answer_status(l)) : -EPROTO;
 	if (r == -ENOENT)
 		return cv_fail(l->err, ENOENT,
 			       "sftp: directory '%s' does not exist on %s, nor does the "
@@ -548,10 +564,9 @@ static int await_end(struct login *l, const struct sftp_predecessor *before, boo
 
 static int ask_names(struct login *l, struct sftp_ids *ids, struct sftp_question *q)
 {
-	size_t at = cv_sftp_begin(&l->out, CV_FXP_EXTENDED, ++l->id);
+	size_t at = begin_extended(l, SFTP_EXT_NAMES);
 	int r;
 
-	cv_sftp_put_text(&l->out, "users-groups-by-id@openssh.com");
 	cv_sftp_put_ids(&l->out, q->user, q->users);
 	cv_sftp_put_ids(&l->out, q->group, q->groups);
 	cv_sftp_end(&l->out, at, 0);
@@ -590,7 +605,7 @@ static int want_home(struct login *l, struct sftp_ids *ids, struct sftp_question
 
 	if (!tilde)
 		return cv_fail(l->err, ENOMEM, "sftp: out of memory");
-	r = ask_extended(l, "expand-path@openssh.com", tilde);
+	r = ask_extended(l, SFTP_EXT_EXPAND_PATH, tilde);
 	if (r < 0 || !take_path(l, &path))
 		return r;
 	r = stat_path(l, path, &home);
