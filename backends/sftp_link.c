@@ -510,15 +510,22 @@ static uint64_t first_read_limit(const struct sftp_link *link)
 	return link->rtt_ns * FAST_LINE / SECOND;
 }
 
-/* Requests may go over link->session.ssh. */
-static void begin(struct sftp_link *link)
+/* What comes over link->session.ssh from now on is for reply. */
+static void listen_to(struct sftp_link *link, int (*reply)(void *user, uint8_t type, uint32_t id,
+							   uint8_t *body, size_t size))
 {
 	reset_stream(link);
 	link->parser.data_dest = on_data;
-	link->parser.reply = on_reply;
+	link->parser.reply = reply;
 	link->parser.user = link;
-	link->foresight.trusted = link->session.openssh;
 	cv_ssh_set_data(link->session.ssh, on_bytes, link);
+}
+
+/* Requests may go over link->session.ssh. */
+static void begin(struct sftp_link *link)
+{
+	listen_to(link, on_reply);
+	link->foresight.trusted = link->session.openssh;
 	link->state = SFTP_LINK_UP;
 	link->generation++;
 	link->rtt_ns = link->session.rtt_us * 1000ull;
@@ -550,24 +557,21 @@ static int go_up(struct sftp_link *link, struct sftp_session *session)
 /* ---- channels beside it ---- */
 
 /*
- * The server's VERSION: the program is the same, and what it says the same. What follows can only
- * answer what we ask.
+ * The program is the same, and what its VERSION says the same. What follows can only answer what we
+ * ask, and that waits for channel_turn(): the stream cannot begin anew in the middle of it.
  */
-static void on_greeting(void *user, const uint8_t *p, size_t n)
+static int on_version(void *user, uint8_t type, uint32_t id, uint8_t *body, size_t size)
 {
 	struct sftp_link *link = user;
-	uint64_t size = 4;
 
-	for (; n > 0 && link->greeted < 4; n--)
-		link->greeting[link->greeted++] = *p++;
-	if (link->greeted == 4)
-		size += (uint64_t)link->greeting[0] << 24 | (uint64_t)link->greeting[1] << 16 |
-			(uint64_t)link->greeting[2] << 8 | link->greeting[3];
-	link->greeted += n;
-	if (link->greeted < size || size == 4)
-		return;
-	begin(link);
-	link->changed(link);
+	(void)id;
+	(void)body;
+	(void)size;
+	if (type != CV_FXP_VERSION)
+		return -EPROTO;
+	link->greeted = true;
+	cv_loop_defer(link->loop, &link->flush);
+	return 0;
 }
 
 static void channel_try(struct sftp_link *link)
@@ -581,8 +585,7 @@ static void channel_try(struct sftp_link *link)
 	link->session.root = root;
 	link->session.ids = NULL; /* first's own */
 	link->session.ssh = cv_ssh_channel(first->ssh);
-	link->greeted = 0;
-	link->asked = false;
+	link->asked = link->greeted = false;
 	if (!link->session.ssh)
 		return;
 	link->next_channel = link->base->channels;
@@ -600,15 +603,19 @@ static void channel_turn(struct sftp_link *link)
 	if (link->state == SFTP_LINK_DOWN && !link->asked) {
 		r = cv_ssh_channel_start(ssh);
 		if (r > 0) {
-			cv_ssh_set_data(ssh, on_greeting, link);
+			listen_to(link, on_version);
 			link->asked = true;
 			r = cv_ssh_send(ssh, init, sizeof(init)) == sizeof(init) ? 0 : -EPROTO;
 		}
 	}
-	if (r < 0 || link->broken || cv_ssh_channel_ended(ssh))
+	if (r < 0 || link->broken || cv_ssh_channel_ended(ssh)) {
 		lose(link, r < 0	      ? "the server opens no further channel"
 			   : link->broken_why ? link->broken_why
 					      : "ended by the server");
+	} else if (link->state == SFTP_LINK_DOWN && link->greeted) {
+		begin(link);
+		link->changed(link);
+	}
 }
 
 static void channels_turn(struct sftp_link *link)

@@ -159,9 +159,8 @@ struct sftp_link {
 	struct sftp_link *base;	    /* a channel: of that one's connection */
 	struct sftp_link *channels; /* beside this one, on its connection */
 	struct sftp_link *next_channel;
-	bool asked;	/* a channel that comes up: for the server's VERSION, */
-	size_t greeted; /* of which so many bytes have come */
-	uint8_t greeting[4];
+	bool asked;	 /* a channel that comes up: for the server's VERSION, */
+	bool greeted;	 /* which has come */
 	bool fits;	 /* further, the owner's: leads to the same server as the first */
 	uint64_t beside; /* likewise: as was seen with this generation of the first */
 	void *owner;
