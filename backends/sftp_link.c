@@ -577,17 +577,15 @@ static int on_version(void *user, uint8_t type, uint32_t id, uint8_t *body, size
 static void channel_try(struct sftp_link *link)
 {
 	const struct sftp_session *first = &link->base->session;
-	char *root = link->session.root;
+	struct cv_ssh *ssh;
 
 	if (link->state != SFTP_LINK_DOWN || link->session.ssh || link->base->state != SFTP_LINK_UP)
 		return;
-	link->session = *first;
-	link->session.root = root;
-	link->session.ids = NULL; /* first's own */
-	link->session.ssh = cv_ssh_channel(first->ssh);
-	link->asked = link->greeted = false;
-	if (!link->session.ssh)
+	ssh = cv_ssh_channel(first->ssh);
+	if (!ssh)
 		return;
+	link->session = sftp_session_beside(first, ssh);
+	link->asked = link->greeted = false;
 	link->next_channel = link->base->channels;
 	link->base->channels = link;
 	cv_loop_defer(link->loop, &link->base->flush);
@@ -1543,29 +1541,38 @@ static void link_init(struct sftp_link *link, const struct cv_dict *options, str
 		link->slots[i] = (uint16_t)i;
 }
 
-struct sftp_link *sftp_link_further(const struct sftp_link *first, void *owner,
-				    void (*changed)(struct sftp_link *link))
+static struct sftp_link *link_beside(const struct sftp_link *first, void *owner,
+				     void (*changed)(struct sftp_link *link))
 {
 	struct sftp_link *link = malloc(sizeof(*link));
-	char *root = strdup(first->session.root);
 
-	if (!link || !root) {
-		free(link);
-		free(root);
+	if (!link)
 		return NULL;
-	}
 	link_init(link, first->options, first->loop);
 	link->further = true;
 	link->owner = owner;
 	link->changed = changed;
-	link->session.root = root;
+	return link;
+}
+
+struct sftp_link *sftp_link_further(const struct sftp_link *first, void *owner,
+				    void (*changed)(struct sftp_link *link))
+{
+	struct sftp_link *link = link_beside(first, owner, changed);
+
+	if (link)
+		link->session.root = strdup(first->session.root);
+	if (link && !link->session.root) {
+		free(link);
+		return NULL;
+	}
 	return link;
 }
 
 struct sftp_link *sftp_link_channel(struct sftp_link *first, void *owner,
 				    void (*changed)(struct sftp_link *link))
 {
-	struct sftp_link *link = sftp_link_further(first, owner, changed);
+	struct sftp_link *link = link_beside(first, owner, changed);
 
 	if (link)
 		link->base = first;

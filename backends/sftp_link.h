@@ -266,6 +266,8 @@ int sftp_login(const struct cv_dict *options, const char *known_root,
 	       const struct sftp_predecessor *before, struct cv_ssh_limit *limit,
 	       struct sftp_session *ret_session, struct cv_err *err);
 void sftp_session_release(struct sftp_session *session);
+/* What session found out about its server, and nothing that session owns. ssh: goes into it. */
+struct sftp_session sftp_session_beside(const struct sftp_session *session, struct cv_ssh *ssh);
 int sftp_status_errno(uint32_t status);
 const char *sftp_ext_name(enum sftp_ext ext);
 

@@ -98,6 +98,16 @@ void sftp_session_release(struct sftp_session *s)
 	memset(s, 0, sizeof(*s));
 }
 
+struct sftp_session sftp_session_beside(const struct sftp_session *session, struct cv_ssh *ssh)
+{
+	struct sftp_session s = *session;
+
+	s.ssh = ssh;
+	s.root = NULL;
+	s.ids = NULL;
+	return s;
+}
+
 /* ---- one request, one answer ---- */
 
 static uint8_t *no_data(void *user, uint32_t id, uint32_t size)
