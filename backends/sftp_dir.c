@@ -333,10 +333,11 @@ static void on_entries(struct sftp_request *req, struct sftp_reply *reply)
 	bool mine = !early || sftp_open_same(&l->foreseen, &l->file->open);
 	struct sftp_batch *b = NULL;
 
-	l->busy &= ~bit;
-	l->early &= ~bit;
+	/* Answers another directory's reader, who may release this one: it is still busy. */
 	if (!mine && (reply->type == CV_FXP_NAME || reply->status == CV_FX_EOF))
 		astray(l);
+	l->busy &= ~bit;
+	l->early &= ~bit;
 	if (listing_unused(l))
 		return;
 	if (l->discard & bit) {
