@@ -68,7 +68,6 @@ static bool same_server(const struct sftp_link *first, const struct sftp_link *l
 
 	if (link->base == first)
 		return true;
-
 	return cv_ssh_same_peer(a->ssh, b->ssh) && a->extensions == b->extensions &&
 	       b->read_max >= a->read_max && b->write_max >= a->write_max;
 }

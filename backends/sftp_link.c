@@ -695,10 +695,10 @@ static void on_retry(struct cv_timer *timer)
 
 static bool handle_number(const uint8_t *p, size_t size, uint32_t *ret_number)
 {
-	if (size != 4)
-		return false;
-	*ret_number = (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-	return true;
+	struct cv_sftp_in in = { p, size, false };
+
+	*ret_number = cv_sftp_get_u32(&in);
+	return !in.bad && in.left == 0;
 }
 
 static void foresee(struct sftp_link *link, struct sftp_request *req)

@@ -37,7 +37,8 @@ void cv_ssh_set_data(struct cv_ssh *ssh, void (*data)(void *user, const uint8_t 
 /*
  * One more SFTP subsystem over the same connection, with a flow control window of its own. To be
  * closed before the one it was made of, whose cv_ssh_turn() serves both; only send, room, set_data,
- * set_window and close are for a channel itself. NULL: out of memory.
+ * set_window and close are for a channel itself; provoke and bytes_in are its connection's. NULL:
+ * out of memory.
  */
 struct cv_ssh *cv_ssh_channel(struct cv_ssh *base);
 /* Goes on opening it. Returns 1 when it is ready, 0 when the server has to answer first, or
