@@ -106,6 +106,16 @@ static void end_dir(const struct sftp_call *call, unsigned i, struct cv_dir_afte
 		call->have_attrs[i] && sftp_attr(call->e, &call->attrs[i], 0, &after->attr) == 0;
 }
 
+/* Who is told of a failure releases nothing. */
+static void drop_opened(struct sftp_call *call)
+{
+	struct cv_file *file = call->op->file;
+
+	call->op->file = NULL;
+	if (file)
+		sftp_file_free(call->e, file);
+}
+
 void sftp_call_end(struct sftp_call *call, ssize_t result)
 {
 	struct cv_op *op = call->op;
@@ -116,6 +126,8 @@ void sftp_call_end(struct sftp_call *call, ssize_t result)
 	if (call->made)
 		sftp_ahead_made(call->e, call->path);
 	sftp_first_drop(call->first);
+	if (result < 0)
+		drop_opened(call);
 	op->done(op, result); /* readlink's text is valid until here */
 	free(call->path);
 	free(call->path2);
@@ -1402,10 +1414,6 @@ bool sftp_too_many_open(const struct sftp_engine *e)
 static void opened_stat_done(struct sftp_call *call)
 {
 	if (call->res[0].error) {
-		struct cv_file *file = call->op->file;
-
-		call->op->file = NULL;
-		sftp_file_free(call->e, file);
 		sftp_call_end(call, call->res[0].error);
 		return;
 	}
