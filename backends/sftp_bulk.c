@@ -5,7 +5,8 @@
  * A server grants a channel two megabytes and then waits for us to hear of it: over a long line one
  * connection is a fraction of it. And what stands in a queue of bulk data waits with it. So a file
  * that moves a lot of data is opened again on a connection of its own, and its READs and WRITEs go
- * where least is under way.
+ * where least is under way. To a far server the first of these are channels beside the first one,
+ * on its connection: each has a window of its own, and none costs a login.
  *
  * A handle belongs to its connection, and SFTP has no identity by which the second handle could be
  * known to be of the same file. Both are asked for their attributes while no write is under way;
