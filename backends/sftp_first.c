@@ -67,8 +67,27 @@ void sftp_first_drop(struct sftp_first *f)
 		first_free(f);
 }
 
+static bool too_old(const struct sftp_first *f)
+{
+	return cv_loop_now_ns(f->e->loop) - f->since_ns > GOOD_NS;
+}
+
+/* Those of files that stay open and are not read, e.g. since the kernel has their pages. */
+static void drop_old(struct sftp_engine *e)
+{
+	struct sftp_first *next;
+
+	for (struct sftp_first *f = e->firsts; f; f = next) {
+		next = f->next;
+		if (f->file && !f->pending && too_old(f))
+			sftp_first_drop(f);
+	}
+}
+
 static bool worth(struct sftp_engine *e)
 {
+	if (e->firsts_count >= FIRST_MAX)
+		drop_old(e);
 	if (e->ahead.off || e->firsts_count >= FIRST_MAX || !sftp_link_foresees(&e->link))
 		return false;
 	return e->firsts_unused < PATIENCE || ++e->firsts_skipped % NOW_AND_THEN == 0;
@@ -158,7 +177,7 @@ bool sftp_first_read(struct cv_file *file, struct cv_op *op, size_t size, uint64
 
 	if (!f || f->op)
 		return false;
-	if (off != 0 || f->bad || cv_loop_now_ns(f->e->loop) - f->since_ns > GOOD_NS) {
+	if (off != 0 || f->bad || too_old(f)) {
 		sftp_first_drop(f);
 		return false;
 	}
