@@ -69,15 +69,6 @@ struct sftp_known {
 	bool indexed;		      /* names has what the listing has */
 };
 
-static uint64_t hash_of(const char *p, size_t n)
-{
-	uint64_t h = 14695981039346656037ull; /* FNV-1a */
-
-	for (size_t i = 0; i < n; i++)
-		h = (h ^ (uint8_t)p[i]) * 1099511628211ull;
-	return h;
-}
-
 /* Length of path's directory, and where its last component starts. "/" has none: 0. */
 static size_t split(const char *path, const char **ret_name)
 {
@@ -98,7 +89,7 @@ static bool is_at(const char *path, const char *dir, size_t n)
 
 static struct sftp_known *known_find(struct sftp_engine *e, const char *dir, size_t n)
 {
-	uint64_t hash = hash_of(dir, n);
+	uint64_t hash = cv_hash(0, dir, n);
 
 	for (struct sftp_known *k = e->ahead.known; k; k = k->next) {
 		if (k->hash == hash && is_at(k->path, dir, n))
@@ -120,7 +111,7 @@ static struct sftp_known *known_new(struct sftp_engine *e, const char *path, enu
 		return NULL;
 	}
 	k->e = e;
-	k->hash = hash_of(path, strlen(path));
+	k->hash = cv_hash(0, path, strlen(path));
 	k->since_ns = cv_loop_now_ns(e->loop);
 	k->state = state;
 	k->walk = state == KNOWN_PLANNED;
@@ -350,7 +341,7 @@ static void list_for_lookups(struct sftp_engine *e, const char *dir, size_t n)
 static void missed(struct sftp_engine *e, const char *dir, size_t n)
 {
 	uint64_t now = cv_loop_now_ns(e->loop);
-	uint64_t hash = hash_of(dir, n);
+	uint64_t hash = cv_hash(0, dir, n);
 	size_t at = 0;
 
 	for (size_t i = 0; i < CV_ARRAY_SIZE(e->ahead.misses); i++) {
