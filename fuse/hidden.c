@@ -105,9 +105,11 @@ struct hide {
 	hide_done_fn done;
 	bool linked;
 	bool link_failed;
+	bool again; /* the hidden directory was gone, and is made anew */
 };
 
 static void hide_move(struct hide *h);
+static void make_dir(struct hide *h);
 
 static void set_target(struct hide *h)
 {
@@ -148,17 +150,36 @@ static void hide_finish(struct hide *h, int result)
 	done(r, result);
 }
 
+/* What was the last file's directory may just have been removed: then it is made once more. */
+static bool dir_gone(struct hide *h, ssize_t result)
+{
+	struct cv_fs *fs = h->r->fs;
+
+	if ((result != -ENOENT && result != -ESTALE) || h->r->hide.fallback || h->again)
+		return false;
+	h->again = true;
+	h->link_failed = false;
+	if (fs->hidden_dir && fs->hidden_dir == h->target) {
+		fs->hidden_dir = NULL;
+		cv_node_drop(&fs->nodes, h->target);
+	}
+	return true;
+}
+
 static void hide_moved(struct cv_op *op, ssize_t result)
 {
 	struct hide *h = cv_container_of(op, struct hide, op);
 
+	if (dir_gone(h, result)) {
+		make_dir(h);
+		return;
+	}
 	if (result < 0 && h->linked) {
 		h->linked = false;
 		h->link_failed = true;
 		hide_move(h); /* no hard links here: rename it away, then */
 		return;
 	}
-	/* ENOENT, too: the hidden directory may have been on its way out. */
 	if (result < 0 && !h->r->hide.fallback) {
 		h->r->hide.fallback = true;
 		h->link_failed = false;
@@ -210,6 +231,11 @@ static void dir_done(struct cv_op *op, ssize_t result)
 			return;
 		}
 	}
+	if (result == -ENOENT && !h->again) { /* removed between the two */
+		h->again = true;
+		make_dir(h);
+		return;
+	}
 	if (result == 0 && !fs->hidden_dir && S_ISDIR(op->entry.attr.mode)) {
 		fs->hidden_dir = cv_node_enter(&fs->nodes, root->id, CV_HIDDEN_NAME, &op->entry);
 		if (fs->hidden_dir)
@@ -220,12 +246,30 @@ static void dir_done(struct cv_op *op, ssize_t result)
 	hide_move(h);
 }
 
+static void make_dir(struct hide *h)
+{
+	struct cv_fs *fs = h->r->fs;
+	struct cv_object obj;
+
+	if (fs->hidden_dir) {
+		hide_move(h);
+		return;
+	}
+	h->r->hide.made_dir = false;
+	cv_op_init(&h->op, dir_done, &root_cred);
+	if (cv_fs_object(fs, cv_node_get(&fs->nodes, CV_NODE_ROOT), 0, &obj) < 0) {
+		h->r->hide.fallback = true;
+		hide_move(h);
+		return;
+	}
+	cv_mkdir(&fs->mount, &h->op, &obj, CV_HIDDEN_NAME, S_IFDIR | 0700);
+}
+
 void cv_hidden_hide(struct cv_request *r, struct cv_node *dir, const char *name,
 		    struct cv_node *victim, bool keep_name, hide_done_fn done)
 {
 	struct cv_fs *fs = r->fs;
 	struct hide *h = calloc(1, sizeof(*h));
-	struct cv_object obj;
 
 	if (!h) {
 		done(r, -ENOMEM);
@@ -242,18 +286,7 @@ void cv_hidden_hide(struct cv_request *r, struct cv_node *dir, const char *name,
 	fs->hidden_count++; /* from here on the hidden directory stays */
 	r->hide.keep_name = keep_name;
 	r->hide.fallback = false;
-	r->hide.made_dir = false;
-	if (fs->hidden_dir) {
-		hide_move(h);
-		return;
-	}
-	cv_op_init(&h->op, dir_done, &root_cred);
-	if (cv_fs_object(fs, cv_node_get(&fs->nodes, CV_NODE_ROOT), 0, &obj) < 0) {
-		r->hide.fallback = true;
-		hide_move(h);
-		return;
-	}
-	cv_mkdir(&fs->mount, &h->op, &obj, CV_HIDDEN_NAME, S_IFDIR | 0700);
+	make_dir(h);
 }
 
 void cv_hidden_taken(struct cv_request *r, struct cv_node *victim)
