@@ -251,8 +251,11 @@ static int receive_record(int fd, uint64_t deadline_ns, uint8_t **ret_record, si
 	while (!(mark & LAST_FRAGMENT)) {
 		uint8_t word[4], *more;
 		size_t add;
-		int r = transfer(fd, false, word, 4, deadline_ns);
+		int r = wait_for(fd, POLLIN,
+				 deadline_ns); /* also of one that never stops sending */
 
+		if (r == 0)
+			r = transfer(fd, false, word, 4, deadline_ns);
 		if (r < 0)
 			return r;
 		memcpy(&mark, word, 4);
@@ -327,6 +330,15 @@ static uint32_t recorded_xid(const struct cv_replay *replay)
 	return ntohl(xid);
 }
 
+/*
+ * The time ran out amid a record: whatever comes next on the connection would be taken for the rest
+ * of it. Between two records it leaves the connection as it is.
+ */
+static int amid_record(int r)
+{
+	return r == -ETIMEDOUT ? -ECONNABORTED : r;
+}
+
 /* Sends what is due. *ret_next_ns: when the next one is. */
 static int send_due(int fd, struct replaying *list, size_t count, uint64_t deadline_ns,
 		    uint64_t *ret_next_ns)
@@ -337,9 +349,11 @@ static int send_due(int fd, struct replaying *list, size_t count, uint64_t deadl
 		uint64_t now = cv_now_ns();
 
 		if (p->due_ns <= now) {
-			int r = transfer(fd, true, p->replay->call, p->replay->call_size,
-					 deadline_ns);
+			int r = wait_for(fd, POLLOUT, deadline_ns);
 
+			if (r == 0)
+				r = amid_record(transfer(fd, true, p->replay->call,
+							 p->replay->call_size, deadline_ns));
 			if (r < 0)
 				return r;
 			/* Some servers drop a retransmission while they work on the first one. */
@@ -378,10 +392,12 @@ int cv_rpc_replay_blocking(int fd, const struct cv_replays *replays, uint64_t de
 			r = wait_for(fd, POLLIN, next_ns);
 		if (r == -ETIMEDOUT && cv_now_ns() < deadline_ns)
 			continue;
+		if (r == -ETIMEDOUT)
+			return (int)left;
 		if (r == 0)
-			r = receive_record(fd, deadline_ns, &record, &size);
+			r = amid_record(receive_record(fd, deadline_ns, &record, &size));
 		if (r < 0)
-			return r == -ETIMEDOUT ? (int)left : r;
+			return r;
 		status = cv_rpc_parse_reply(record, size, &xid, &results, &results_size);
 		if (status == -EBADMSG)
 			return status;

@@ -91,7 +91,8 @@ uint16_t cv_rpc_source_port(int fd);
 /*
  * Blocking: sends a predecessor's calls again, on a descriptor that nobody else uses, until each is
  * answered or deadline_ns. took() is given the results of each; false: the server is at it, and the
- * call is sent once more a little later. Returns the number of calls without an answer, or -errno.
+ * call is sent once more a little later. Returns the number of calls without an answer, or -errno:
+ * the connection cannot be used any more (-ECONNABORTED: the time ran out amid a record).
  */
 int cv_rpc_replay_blocking(int fd, const struct cv_replays *replays, uint64_t deadline_ns,
 			   bool (*took)(struct cv_replay *replay, int status, const uint8_t *reply,

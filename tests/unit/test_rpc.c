@@ -611,6 +611,67 @@ static void test_replay_unanswered(void **state)
 	assert_int_equal(replay.reply_size, 0);
 }
 
+/* An answer of which half comes in time: what comes next on the connection is its rest. */
+static void test_replay_cut_off(void **state)
+{
+	struct cv_rpc_config config = { .host = "127.0.0.1", .port = server.port };
+	struct cv_replay replay = { .id = 0 }, *list[] = { &replay };
+	const struct cv_replays replays = { .list = list, .count = 1 };
+	struct request sent;
+	uint8_t reply[64];
+	struct cv_err err = { 0 };
+
+	(void)state;
+	leave_call(&replay, &sent);
+	(void)make_reply(reply, sent.xid, RESULT_FINAL);
+	for (size_t n = 2; n <= 20; n += 18) { /* of the mark, of the record */
+		cv_cleanup_close int fd = -1;
+
+		fd = cv_rpc_dial(&config, 0, cv_now_ns() + LIMIT_MS * 1000000ull, NULL, &err);
+		assert_true(fd >= 0);
+		server_accept();
+		server_write(reply, n);
+		assert_int_equal(
+			cv_rpc_replay_blocking(fd, &replays, cv_now_ns() + 100000000, took),
+			-ECONNABORTED);
+		assert_int_equal(replay.reply_size, 0);
+	}
+}
+
+/* A server that does not read: calls are sent until one does not fit. */
+static void test_replay_not_read(void **state)
+{
+	enum { COUNT = 4000, SIZE = CV_REPLAY_CALL_MAX };
+	struct cv_rpc_config config = { .host = "127.0.0.1", .port = server.port };
+	cv_cleanup_free struct cv_replay *replay = calloc(1, sizeof(*replay));
+	cv_cleanup_free struct cv_replay **list = calloc(COUNT, sizeof(struct cv_replay *));
+	const struct cv_replays replays = { .list = list, .count = COUNT };
+	const int small = 4096;
+	struct cv_err err = { 0 };
+	cv_cleanup_close int fd = -1;
+	uint8_t buffer[65536];
+	size_t sum = 0;
+	ssize_t n;
+	int result;
+
+	(void)state;
+	assert_non_null(replay);
+	assert_non_null(list);
+	replay->call_size = SIZE;
+	for (size_t i = 0; i < COUNT; i++)
+		list[i] = replay;
+	fd = cv_rpc_dial(&config, 0, cv_now_ns() + LIMIT_MS * 1000000ull, NULL, &err);
+	assert_true(fd >= 0);
+	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)), 0);
+	server_accept();
+	result = cv_rpc_replay_blocking(fd, &replays, cv_now_ns() + 200000000, took);
+	assert_int_equal(shutdown(fd, SHUT_WR), 0);
+	while ((n = recv(server.fd, buffer, sizeof(buffer), 0)) > 0)
+		sum += (size_t)n;
+	assert_in_range(sum, SIZE, (size_t)SIZE * COUNT - 1);
+	assert_int_equal(result, sum % SIZE ? -ECONNABORTED : COUNT);
+}
+
 int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
@@ -629,6 +690,8 @@ int main(void)
 		TEST(test_blocking),
 		TEST(test_replay),
 		TEST(test_replay_unanswered),
+		TEST(test_replay_cut_off),
+		TEST(test_replay_not_read),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
