@@ -383,10 +383,7 @@ static void lost_client(struct cv_nfs_req *q, uint32_t status, struct cv_xdr *x)
 		q->got(q, -EIO, x);
 		return;
 	}
-	/* An owner that has nothing open can be done without. */
-	if (status == CV_NFS4ERR_BAD_SEQID && q->v4.made)
-		cv_nfs4_new_owner(q->nfs->v4, &q->v4.made->owner);
-	else
+	if (!cv_nfs40_start_over(q, status))
 		cv_nfs4_recover(q->nfs->v4, true);
 	send_again(q);
 }

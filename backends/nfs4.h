@@ -224,6 +224,9 @@ void cv_nfs40_sent(struct cv_nfs_req *q, const struct cv_nfs4_call *c);
 void cv_nfs40_answered(struct cv_nfs_req *q, int status, uint32_t ops, uint32_t compound);
 /* Does the answer say that we, or our state, are not known any more? */
 bool cv_nfs40_is_lost(struct cv_nfs_req *q, uint32_t status);
+/* Then, if it is only about what is just being opened: it is opened by another owner, and from the
+ * start, when q is sent again. False: it is about more than that. */
+bool cv_nfs40_start_over(struct cv_nfs_req *q, uint32_t status);
 /* Steps of a recovery. */
 void cv_nfs40_begin_recovery(struct cv_nfs_req *q);
 void cv_nfs40_send_reopen(struct cv_nfs_req *q);

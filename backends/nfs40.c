@@ -371,12 +371,11 @@ static void got_confirm(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 void cv_nfs40_settle(struct cv_nfs_req *q, bool confirm, void (*then)(struct cv_nfs_req *))
 {
 	q->then = then;
-	if (confirm) {
+	q->v4.made->owner.confirmed = !confirm; /* the server may have forgotten an idle one */
+	if (confirm)
 		cv_nfs_step(q, send_confirm, got_confirm);
-		return;
-	}
-	q->v4.made->owner.confirmed = true;
-	then(q);
+	else
+		then(q);
 }
 
 static void send_truncate(struct cv_nfs_req *q)
@@ -410,6 +409,24 @@ static void got_truncate(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 		return;
 	}
 	cv_nfs4_finish_open(q, &q->obj);
+}
+
+/* Nothing is read, written or locked through it so far: the server may forget it and its owner. */
+bool cv_nfs40_start_over(struct cv_nfs_req *q, uint32_t status)
+{
+	struct cv_nfs4_open *made = q->v4.made;
+
+	if (!made || (status != CV_NFS4ERR_BAD_SEQID && status != CV_NFS4ERR_BAD_STATEID &&
+		      status != CV_NFS4ERR_OLD_STATEID))
+		return false;
+	cv_nfs4_new_owner(q->nfs->v4, &made->owner);
+	/* What the steps behind OPEN stand on is the former owner's. */
+	if (q->send == send_confirm || q->send == send_truncate) {
+		q->obj = made->handle;
+		q->send = send_open;
+		q->got = got_open;
+	}
+	return true;
 }
 
 /* Not in one call with the opening: it could be another file that has the name now. */

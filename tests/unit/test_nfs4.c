@@ -584,6 +584,213 @@ static void test_owner_numbers(void **state)
 	engine->release(nfs, r.op.file);
 }
 
+static void reply_refused(const struct request *req, uint32_t op, uint32_t status)
+{
+	struct out o;
+
+	bare(&o, status);
+	put_op(&o, CV_NFS4_PUTFH, 0);
+	put_op(&o, op, status);
+	o.bytes[11] = 2; /* results */
+	reply(req, &o);
+}
+
+static void serve_confirm_refused(uint32_t status)
+{
+	struct request req;
+
+	expect_first(&req, CV_NFS4_PUTFH);
+	assert_int_equal(word(req.bytes + SEQ_AT + 12), CV_NFS4_OPEN_CONFIRM);
+	reply_refused(&req, CV_NFS4_OPEN_CONFIRM, status);
+}
+
+static uint64_t owner_in(const struct request *req)
+{
+	uint64_t owner;
+
+	/* Behind OPEN's number, share, client and the owner's length. */
+	memcpy(&owner, req->bytes + SEQ_AT + 40, sizeof(owner));
+	return owner;
+}
+
+/*
+ * The server does not know the number, or the state, of what it was to confirm: nothing depends on
+ * it so far, so it is opened from the start by another owner, and nobody else notices.
+ */
+static void test_confirm_refused(void **state)
+{
+	static const uint32_t refusals[] = { CV_NFS4ERR_BAD_SEQID, CV_NFS4ERR_BAD_STATEID,
+					     CV_NFS4ERR_OLD_STATEID };
+	struct request first, req;
+	struct run r;
+
+	(void)state;
+	for (size_t i = 0; i < CV_ARRAY_SIZE(refusals); i++) {
+		start_open0(&r);
+		expect_numbered(&first, CV_NFS4_OPEN, 0);
+		reply_opened(&first, true);
+		serve_confirm_refused(refusals[i]);
+		expect_numbered(&req, CV_NFS4_OPEN, 0);
+		assert_true(owner_in(&req) != owner_in(&first));
+		reply_opened(&req, true);
+		serve_confirm();
+		expect(&r, 0);
+		assert_int_equal(r.op.file->open->stateid.seq, 1);
+		assert_memory_equal(r.op.file->open->stateid.other, "OPEN-STATE-2",
+				    CV_NFS4_OTHER_SIZE);
+		engine->release(nfs, r.op.file);
+		expect_numbered(&req, CV_NFS4_CLOSE, 2);
+		reply_refused(&req, CV_NFS4_CLOSE, CV_NFS4ERR_BAD_STATEID);
+		while (nfs->v4->own)
+			assert_int_equal(cv_loop_turn(loop, 5), 0);
+		nfs->v4->nidle = 0; /* the next one is to be confirmed, too */
+	}
+}
+
+/* The same for a file that was just made: by its name, and not made a second time. */
+static void test_confirm_created(void **state)
+{
+	struct request first, req;
+	struct out o;
+	struct run r;
+
+	(void)state;
+	engine->create(nfs, op_of(&r), &dir, "new", O_RDWR | O_CREAT | O_EXCL, 0640);
+	expect_first(&first, CV_NFS4_PUTFH);
+	assert_int_equal(word(first.bytes + SEQ_AT + 16), CV_NFS4_OPEN);
+	bare(&o, 0);
+	put_op(&o, CV_NFS4_PUTFH, 0);
+	put_op(&o, CV_NFS4_SAVEFH, 0);
+	put_op(&o, CV_NFS4_OPEN, 0);
+	put_stateid(&o, "OPEN-STATE-1");
+	for (int i = 0; i < 8; i++)
+		cv_xdr_put_u32(&o.x, i == 5 ? 2 : 0);
+	put_op(&o, CV_NFS4_GETFH, 0);
+	cv_xdr_put_opaque(&o.x, "FILE", 4);
+	put_attr(&o, "500");
+	put_op(&o, CV_NFS4_RESTOREFH, 0);
+	put_attr(&o, "500");
+	reply(&first, &o);
+	serve_confirm_refused(CV_NFS4ERR_BAD_SEQID);
+	expect_numbered(&req, CV_NFS4_OPEN, 0);
+	assert_non_null(memmem(req.bytes, req.size, "new", 3));
+	reply_opened(&req, false);
+	expect(&r, 0);
+	assert_int_equal(r.op.entry.attr.ino, 77);
+	engine->release(nfs, r.op.file);
+}
+
+/* Then it is truncated: what was opened is not there any more, and is opened again. */
+static void test_truncate_refused(void **state)
+{
+	static const struct cv_object named = {
+		.nodeid = 2, .handle = &file_handle, .parent = &dir_handle, .name = "name"
+	};
+	struct request first, req;
+	struct out o;
+	struct run r;
+
+	(void)state;
+	engine->open(nfs, op_of(&r), &named, O_RDWR | O_TRUNC);
+	expect_numbered(&first, CV_NFS4_OPEN, 0);
+	reply_opened(&first, false);
+	expect_first(&req, CV_NFS4_PUTFH);
+	assert_int_equal(word(req.bytes + SEQ_AT + 12), CV_NFS4_SETATTR);
+	reply_refused(&req, CV_NFS4_SETATTR, CV_NFS4ERR_BAD_STATEID);
+	expect_numbered(&req, CV_NFS4_OPEN, 0);
+	assert_true(owner_in(&req) != owner_in(&first));
+	reply_opened(&req, false);
+	expect_first(&req, CV_NFS4_PUTFH);
+	assert_int_equal(word(req.bytes + SEQ_AT + 12), CV_NFS4_SETATTR);
+	bare(&o, 0);
+	put_op(&o, CV_NFS4_PUTFH, 0);
+	put_op(&o, CV_NFS4_SETATTR, 0);
+	cv_xdr_put_u32(&o.x, 0);
+	put_attr(&o, "500");
+	reply(&req, &o);
+	expect(&r, 0);
+	engine->release(nfs, r.op.file);
+}
+
+static void serve_new_client(uint64_t clientid)
+{
+	struct request req;
+	struct out o;
+
+	expect_first(&req, CV_NFS4_SETCLIENTID);
+	bare(&o, 0);
+	put_op(&o, CV_NFS4_SETCLIENTID, 0);
+	cv_xdr_put_u64(&o.x, clientid);
+	cv_xdr_put_fixed(&o.x, "CONFIRM!", CV_NFS_VERF_SIZE);
+	reply(&req, &o);
+	expect_first(&req, CV_NFS4_SETCLIENTID_CONFIRM);
+	assert_non_null(memmem(req.bytes, req.size, "CONFIRM!", CV_NFS_VERF_SIZE));
+	bare(&o, 0);
+	put_op(&o, CV_NFS4_SETCLIENTID_CONFIRM, 0);
+	reply(&req, &o);
+}
+
+static void serve_lock0(uint32_t status)
+{
+	struct request req;
+	struct out o;
+
+	expect_first(&req, CV_NFS4_PUTFH);
+	assert_int_equal(word(req.bytes + SEQ_AT + 12), CV_NFS4_LOCK);
+	if (status) {
+		reply_refused(&req, CV_NFS4_LOCK, status);
+		return;
+	}
+	bare(&o, 0);
+	put_op(&o, CV_NFS4_PUTFH, 0);
+	put_op(&o, CV_NFS4_LOCK, 0);
+	put_stateid(&o, "LOCK-STATE-1");
+	put_attr(&o, "500");
+	reply(&req, &o);
+}
+
+/*
+ * A number that the server does not expect, where there is state: all of it is had again as a new
+ * client, locks included, and the call goes out again. A CLOSE has nothing left to be done then.
+ */
+static void test_number_lost(void **state)
+{
+	const struct cv_lock lock = { .owner = 1, .type = F_WRLCK, .start = 0, .end = 9 };
+	const struct cv_lock more = { .owner = 1, .type = F_WRLCK, .start = 20, .end = 29 };
+	struct request req;
+	struct cv_file *f;
+	struct run r;
+
+	(void)state;
+	start_open0(&r);
+	expect_numbered(&req, CV_NFS4_OPEN, 0);
+	reply_opened(&req, false);
+	expect(&r, 0);
+	f = r.op.file;
+	engine->setlk(nfs, op_of(&r), f, &lock, false);
+	serve_lock0(0);
+	expect(&r, 0);
+	engine->setlk(nfs, op_of(&r), f, &more, false);
+	serve_lock0(CV_NFS4ERR_BAD_SEQID);
+	serve_new_client(4711);
+	expect_numbered(&req, CV_NFS4_OPEN, 2);
+	reply_opened(&req, false);
+	serve_lock0(0); /* the first one, claimed */
+	assert_int_equal(r.count, 0);
+	serve_lock0(0);
+	expect(&r, 0);
+	assert_int_equal(nfs->v4->locks->nranges, 2);
+	engine->release(nfs, f);
+	expect_first(&req, CV_NFS4_PUTFH); /* LOCKU, CLOSE */
+	reply_refused(&req, CV_NFS4_LOCKU, CV_NFS4ERR_BAD_SEQID);
+	serve_new_client(4712);
+	while (nfs->v4->own)
+		assert_int_equal(cv_loop_turn(loop, 5), 0);
+	assert_false(client_turns(server.fd, NO_ANSWER));
+	assert_null(nfs->v4->opens);
+	assert_null(nfs->v4->locks);
+}
+
 /* The server has restarted: a new client, CLAIM_PREVIOUS, and the read goes out again. */
 static void test_client_lost(void **state)
 {
@@ -604,17 +811,7 @@ static void test_client_lost(void **state)
 	put_op(&o, CV_NFS4_PUTFH, 0);
 	put_op(&o, CV_NFS4_READ, CV_NFS4ERR_STALE_STATEID);
 	reply(&req, &o);
-	expect_first(&req, CV_NFS4_SETCLIENTID);
-	bare(&o, 0);
-	put_op(&o, CV_NFS4_SETCLIENTID, 0);
-	cv_xdr_put_u64(&o.x, 4711);
-	cv_xdr_put_fixed(&o.x, "CONFIRM!", CV_NFS_VERF_SIZE);
-	reply(&req, &o);
-	expect_first(&req, CV_NFS4_SETCLIENTID_CONFIRM);
-	assert_non_null(memmem(req.bytes, req.size, "CONFIRM!", CV_NFS_VERF_SIZE));
-	bare(&o, 0);
-	put_op(&o, CV_NFS4_SETCLIENTID_CONFIRM, 0);
-	reply(&req, &o);
+	serve_new_client(4711);
 	expect_numbered(&req, CV_NFS4_OPEN, 1);
 	assert_non_null(memmem(req.bytes, req.size, "FILE", 4)); /* by its handle */
 	reply_opened(&req, false);
@@ -686,6 +883,10 @@ int main(void)
 		TEST(test_lock_in_the_way),
 		TEST(test_end_in_recovery),
 		cmocka_unit_test_setup_teardown(test_owner_numbers, setup0, teardown),
+		cmocka_unit_test_setup_teardown(test_confirm_refused, setup0, teardown),
+		cmocka_unit_test_setup_teardown(test_confirm_created, setup0, teardown),
+		cmocka_unit_test_setup_teardown(test_truncate_refused, setup0, teardown),
+		cmocka_unit_test_setup_teardown(test_number_lost, setup0, teardown),
 		cmocka_unit_test_setup_teardown(test_client_lost, setup0, teardown),
 		cmocka_unit_test(test_owners),
 	};
