@@ -68,13 +68,13 @@ struct cv_worker {
 	bool hung;		 /* killed for that; likewise */
 	char *volume;		 /* owned */
 	char *mountpoint;	 /* owned */
-	struct cv_dict options;	 /* what a successor is told */
+	struct cv_dict options;	 /* what a successor is told; protected by sup->lock */
 	char socket_name[SOCKET_NAME_MAX];
 	bool bare;
-	pid_t pid;
-	uint64_t start;
+	pid_t pid;	/* protected by sup->lock, as are the next two: a successor is another */
+	uint64_t start; /* process */
+	int pidfd;	/* owned; once it is watched, the watching thread may read it without */
 	uint64_t dev;
-	int pidfd;   /* owned */
 	int fuse_fd; /* owned; protected by sup->lock once serving */
 	int shm_fd;  /* owned; likewise */
 	char server[256];
@@ -717,33 +717,59 @@ static int create_shm(int *ret_fd, struct cv_err *err)
 	return 0;
 }
 
+/* The process that is the worker from now on; takes pidfd. */
+static void set_process(struct cv_worker *w, pid_t pid, uint64_t start_ticks, int pidfd)
+{
+	CV_SCOPED_LOCK(&w->sup->lock);
+	cv_close_fd(&w->pidfd);
+	w->pid = pid;
+	w->start = start_ticks;
+	w->pidfd = pidfd;
+}
+
+/* The number stays, for people and records, until there is another. */
+static void close_pidfd(struct cv_worker *w)
+{
+	CV_SCOPED_LOCK(&w->sup->lock);
+	cv_close_fd(&w->pidfd);
+}
+
+static pid_t pid_of(struct cv_worker *w)
+{
+	CV_SCOPED_LOCK(&w->sup->lock);
+	return w->pid;
+}
+
 static int spawn(struct cv_worker *w, int sock, struct cv_err *err)
 {
 	int out = w->sup->worker_stderr >= 0 ? w->sup->worker_stderr : STDERR_FILENO;
-	int r = cv_worker_spawn(w->sup->worker_path, w->volume, sock, out, &w->pid, err);
+	pid_t pid;
+	int r = cv_worker_spawn(w->sup->worker_path, w->volume, sock, out, &pid, err);
+	int pidfd;
 
 	if (r < 0)
 		return r;
-	/* Not reaped yet, so the number is still its own. */
-	w->start = cv_process_start(w->pid);
-	w->pidfd = cv_pidfd_open(w->pid);
-	if (w->pidfd < 0) {
-		r = w->pidfd;
-		(void)kill(w->pid, SIGKILL);
-		(void)waitpid(w->pid, NULL, 0);
-		return cv_fail(err, -r, "pidfd_open: %s", cv_strerror(r));
+	pidfd = cv_pidfd_open(pid); /* not reaped yet, so the number is still its own */
+	if (pidfd < 0) {
+		(void)kill(pid, SIGKILL);
+		(void)waitpid(pid, NULL, 0);
+		return cv_fail(err, -pidfd, "pidfd_open: %s", cv_strerror(pidfd));
 	}
+	set_process(w, pid, cv_process_start(pid), pidfd);
 	return 0;
 }
 
 /* limit_ms: for one attempt to connect. A successor gets the FUSE descriptor at once. */
-static int send_start(const struct cv_worker *w, int sock, int limit_ms, int listener,
-		      struct cv_err *err)
+static int send_start(struct cv_worker *w, int sock, int limit_ms, int listener, struct cv_err *err)
 {
 	cv_cleanup_dict struct cv_dict args = CV_DICT_INIT;
 	const int fds[3] = { w->shm_fd, listener, w->fuse_fd };
-	int r = cv_dict_copy(&args, &w->options);
+	int r;
 
+	{
+		CV_SCOPED_LOCK(&w->sup->lock);
+		r = cv_dict_copy(&args, &w->options);
+	}
 	if (r == 0)
 		r = cv_dict_set(&args, "volume", w->volume);
 	if (r == 0)
@@ -845,11 +871,11 @@ static void worker_kill(struct cv_worker *w)
 	(void)cv_pidfd_signal(w->pidfd, SIGKILL);
 	if (!cv_worker_wait(w, KILL_WAIT_MS))
 		cv_warning("volume '%s': worker %d does not end after SIGKILL", w->volume,
-			   (int)w->pid);
+			   (int)pid_of(w));
 	(void)unlinkat(w->sup->socket_dir, w->socket_name, 0);
 }
 
-/* A process for w, and what it is talked to with. On failure nothing is left behind. */
+/* A process for w, and what it is talked to with. On failure the socket's name may be left. */
 static int launch(struct cv_worker *w, int *ret_sock, int *ret_listener, struct cv_err *err)
 {
 	cv_cleanup_close int ours = -1;
@@ -955,6 +981,7 @@ int cv_supervisor_probe(struct cv_supervisor *sup, const struct cv_mount_spec *s
 
 /* ---- a successor ---- */
 
+/* Of one that did not come to serve: nobody but us looks at its pidfd. */
 static void process_end(struct cv_worker *w)
 {
 	siginfo_t info;
@@ -964,7 +991,7 @@ static void process_end(struct cv_worker *w)
 	(void)cv_pidfd_signal(w->pidfd, SIGKILL);
 	(void)cv_wait_readable(w->pidfd, KILL_WAIT_MS);
 	(void)waitid(P_PIDFD, (id_t)w->pidfd, &info, WEXITED | WNOHANG);
-	cv_close_fd(&w->pidfd);
+	close_pidfd(w);
 }
 
 static int start_successor(struct cv_worker *w, struct cv_err *err)
@@ -974,7 +1001,7 @@ static int start_successor(struct cv_worker *w, struct cv_err *err)
 	cv_cleanup_close int listener = -1;
 	int r;
 
-	cv_close_fd(&w->pidfd);
+	close_pidfd(w); /* the dead one's, which is reaped */
 	r = launch(w, &sock, &listener, err);
 	if (r == 0)
 		r = send_start(w, sock, CONNECT_MS, listener, err);
@@ -1008,6 +1035,21 @@ static unsigned backoff_ms(unsigned deaths)
 	return ms < BACKOFF_MAX_MS ? ms : BACKOFF_MAX_MS;
 }
 
+static int hand_to_watcher(struct cv_worker *w)
+{
+	int r;
+
+	CV_SCOPED_LOCK(&w->sup->lock);
+	r = watch_locked(w);
+	if (r < 0)
+		return r;
+	w->replaced++;
+	w->state = WORKER_SERVING;
+	cv_debug("volume '%s': worker %d takes over", w->volume, (int)w->pid);
+	(void)pthread_cond_broadcast(&w->sup->ended);
+	return 0;
+}
+
 /* True: it serves, or there is no point in trying again. */
 static bool try_successor(struct cv_worker *w, unsigned tries)
 {
@@ -1015,18 +1057,14 @@ static bool try_successor(struct cv_worker *w, unsigned tries)
 	struct cv_err err = { 0 };
 	int r = start_successor(w, &err);
 
-	CV_SCOPED_LOCK(&sup->lock);
-	if (r == 0 && (r = watch_locked(w)) < 0) {
+	if (r == 0) {
+		r = hand_to_watcher(w);
+		if (r == 0)
+			return true;
 		(void)cv_fail(&err, -r, "epoll: %s", cv_strerror(r));
 		process_end(w);
 	}
-	if (r == 0) {
-		w->replaced++;
-		w->state = WORKER_SERVING;
-		cv_debug("volume '%s': worker %d takes over", w->volume, (int)w->pid);
-		(void)pthread_cond_broadcast(&sup->ended);
-		return true;
-	}
+	CV_SCOPED_LOCK(&sup->lock);
 	cv_error("volume '%s': no worker can take over: %s", w->volume, err.text);
 	if (!w->end_expected || tries < FAREWELL_TRIES)
 		return false;
@@ -1232,7 +1270,7 @@ int cv_worker_unmount(struct cv_worker *w, struct cv_err *err)
 		cv_notice(
 			"volume '%s': unmounted, but still used somewhere; worker %d goes on until "
 			"that ends",
-			w->volume, (int)w->pid);
+			w->volume, (int)pid_of(w));
 	if (r == 0 && w->bare)
 		cv_mountpoint_remove(w->mountpoint);
 	(void)unlinkat(w->sup->socket_dir, w->socket_name, 0);
