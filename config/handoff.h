@@ -46,6 +46,9 @@
 #define CV_HANDOFF_FDS	4
 #define CV_HANDOFF_SIZE (64 * 1024)
 #define CV_HANDOFF_VERB 16
+/* Of the listening socket. The daemon listens first, so that nothing is missed, then the worker: it
+ * is whoever did last that SO_PEERCRED names to those who connect. */
+#define CV_HANDOFF_BACKLOG 64
 
 struct cv_handoff {
 	char verb[CV_HANDOFF_VERB];

@@ -295,8 +295,11 @@ int main(int argc, char **argv)
 	start.fds[0] = -1;
 	if (w->fs.shm.header->log_level)
 		cv_log_set_level((enum cv_log_level)w->fs.shm.header->log_level);
-	if (start.nfds > 1)
+	if (start.nfds > 1) {
 		listen_fd = cv_steal_fd(&start.fds[1]);
+		/* A daemon to come learns from it who we are, even if we do not answer. */
+		(void)listen(listen_fd, CV_HANDOFF_BACKLOG);
+	}
 	if (start.nfds > 2)
 		fuse_fd = cv_steal_fd(&start.fds[2]);
 	if (cv_loop_new(&w->fs.loop) < 0) {

@@ -26,6 +26,7 @@
 #include "config/options.h"
 #include "config/str.h"
 #include "plugin/files.h"
+#include "plugin/holder.h"
 #include "plugin/mountpoint.h"
 #include "plugin/process.h"
 #include "plugin/spawn.h"
@@ -556,9 +557,33 @@ static int listen_socket(int dirfd, const char *name)
 	if (r < 0 || fd < 0)
 		return r < 0 ? r : -errno;
 	(void)unlinkat(dirfd, name, 0);
-	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(fd, 16) < 0)
+	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
+	    listen(fd, CV_HANDOFF_BACKLOG) < 0)
 		return -errno;
 	return cv_steal_fd(&fd);
+}
+
+/*
+ * Where a daemon to come looks for the worker. A mount that is no more and is served for who still
+ * has it is looked for by nobody: its volume may be mounted anew by now, and the name be that
+ * one's.
+ */
+static int listen_for(struct cv_worker *w)
+{
+	char name[32];
+	bool named;
+	int fd;
+
+	{
+		CV_SCOPED_LOCK(&w->sup->lock);
+		named = !w->end_expected;
+	}
+	if (named)
+		return listen_socket(w->sup->socket_dir, w->socket_name);
+	(void)snprintf(name, sizeof(name), ".left-%llx", (unsigned long long)w->dev);
+	fd = listen_socket(w->sup->socket_dir, name);
+	(void)unlinkat(w->sup->socket_dir, name, 0);
+	return fd;
 }
 
 static int connect_socket(int dirfd, const char *name)
@@ -888,15 +913,13 @@ static int launch(struct cv_worker *w, int *ret_sock, int *ret_listener, struct 
 		return cv_fail(err, errno, "socketpair: %s", cv_strerror(errno));
 	ours = pair[0];
 	theirs = pair[1];
-	listener = listen_socket(w->sup->socket_dir, w->socket_name);
+	listener = listen_for(w);
 	if (listener < 0)
 		return cv_fail(err, -listener, "cannot listen on %s: %s", w->socket_name,
 			       cv_strerror(listener));
 	r = spawn(w, theirs, err);
-	if (r < 0) {
-		(void)unlinkat(w->sup->socket_dir, w->socket_name, 0);
+	if (r < 0)
 		return r;
-	}
 	*ret_sock = cv_steal_fd(&ours);
 	*ret_listener = cv_steal_fd(&listener);
 	return 0;
@@ -911,9 +934,8 @@ static int start(struct cv_worker *w, const struct cv_mount_spec *spec, uint64_t
 
 	if (r == 0)
 		r = launch(w, &sock, &listener, err);
-	if (r < 0)
-		return r;
-	r = worker_watch(w);
+	if (r == 0)
+		r = worker_watch(w);
 	if (r < 0) {
 		(void)unlinkat(w->sup->socket_dir, w->socket_name, 0);
 		return r;
@@ -1121,23 +1143,50 @@ static void replace(struct cv_worker *w)
 
 /* ---- finding one again ---- */
 
-/* The descriptors from the worker that serves the mount now, which need not be the recorded one. */
-static int ask_for_descriptors(struct cv_worker *w, struct cv_err *err)
+/* Where they cannot be taken: an answer from the worker itself. */
+static int ask_for_descriptors(struct cv_worker *w, struct cv_holder *ret, struct cv_err *err)
 {
 	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
 	int r = call(w->sup->socket_dir, w->socket_name, "fds", NULL, "fds", ADOPT_MS, &msg, err);
 
 	if (r < 0)
 		return r;
-	w->pid = (pid_t)number_arg(&msg.args, "pid", 10, 0);
-	if (msg.nfds < 2 || w->pid <= 0)
+	ret->pid = (pid_t)number_arg(&msg.args, "pid", 10, 0);
+	if (msg.nfds < 2 || ret->pid <= 0)
 		return cv_fail(err, EPROTO, "the worker sent no descriptors");
-	w->start = cv_process_start(w->pid);
-	w->pidfd = cv_process_open(w->pid, w->start);
-	if (w->pidfd < 0)
-		return cv_fail(err, -w->pidfd, "its worker (pid %d) is gone", (int)w->pid);
-	w->fuse_fd = cv_steal_fd(&msg.fds[0]);
-	w->shm_fd = cv_steal_fd(&msg.fds[1]);
+	ret->start = cv_process_start(ret->pid);
+	ret->pidfd = cv_process_open(ret->pid, ret->start);
+	if (ret->pidfd < 0)
+		return cv_fail(err, -ret->pidfd, "its worker (pid %d) is gone", (int)ret->pid);
+	ret->fuse_fd = cv_steal_fd(&msg.fds[0]);
+	ret->shm_fd = cv_steal_fd(&msg.fds[1]);
+	return 0;
+}
+
+/*
+ * The descriptors of the worker that serves the mount now, which need not be the recorded one. They
+ * are taken rather than asked for: one that hangs would not answer, and is found to hang, and is
+ * replaced, only by who has them.
+ */
+static int take_descriptors(struct cv_worker *w, const struct cv_record *record, struct cv_err *err)
+{
+	cv_cleanup_close int sock = connect_socket(w->sup->socket_dir, w->socket_name);
+	struct cv_holder h = { .pidfd = -1, .fuse_fd = -1, .shm_fd = -1 };
+	int r;
+
+	if (sock < 0 && sock != -EAGAIN) /* EAGAIN: too many wait for its answer already */
+		return cv_fail(err, -sock, "cannot connect to the worker: %s", cv_strerror(sock));
+	r = cv_holder_take(sock, record, &h);
+	if (r < 0) {
+		cv_debug("volume '%s': its worker's descriptors cannot be taken: %s", w->volume,
+			 cv_strerror(r));
+		r = ask_for_descriptors(w, &h, err);
+	}
+	if (r < 0)
+		return r;
+	set_process(w, h.pid, h.start, h.pidfd);
+	w->fuse_fd = h.fuse_fd;
+	w->shm_fd = h.shm_fd;
 	return 0;
 }
 
@@ -1184,7 +1233,7 @@ int cv_supervisor_adopt(struct cv_supervisor *sup, const struct cv_record *recor
 	w->bare = true;
 	w->dev = record->dev;
 	(void)cv_strcpy(w->server, sizeof(w->server), record->server);
-	r = ask_for_descriptors(w, err);
+	r = take_descriptors(w, record, err);
 	if (r == 0) {
 		w->state = WORKER_SERVING;
 		park(w);

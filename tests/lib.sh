@@ -979,6 +979,41 @@ unmount_volume() {
 	return 1
 }
 
+# raw_options: what start_engine has set, as the Opts of Create.
+raw_options() {
+	jq -nc --arg s "$SOURCE" --arg o "$OPTIONS" --arg m "${MNT_PORT:-}" '{source: $s}
+		+ ($o / "," | map(select(. != "") / "=" | {(.[0]): (.[1:] | join("="))}) | add // {})
+		+ (if ($s | startswith("nfs://")) and ($o | contains("version=4") | not) then {mountport: $m} else {} end)'
+}
+
+# number_writer NAME FILE STOP: writes numbers that tell whether one is missing, until STOP exists. Sets
+# WRITER.
+number_writer() {
+	[ -x /usr/bin/python3 ] || bail_skip "no python3"
+	cat >"$T/tmp/writer.py" <<'END'
+import os, sys
+path, stop = sys.argv[1:]
+i = 0
+while not os.path.exists(stop):
+    with open(path, "a") as f:
+        for _ in range(100):
+            f.write("%d\n" % i)
+            i += 1
+    os.stat(path)
+print("wrote", i)
+END
+	spawn "writer-$1" /usr/bin/python3 "$T/tmp/writer.py" "$2" "$3"
+	WRITER=$SPAWNED
+}
+
+# check_numbers NAME PID FILE: its writer ends without an error, and the server has every byte.
+check_numbers() {
+	check "$1: its writer goes on" wait_gone 20 "$2"
+	check_match "$1: without an error" '^wrote [0-9]+$' "$(cat "$T/log/writer-$1.log")"
+	seq 0 $(($(sed 's/wrote //' "$T/log/writer-$1.log") - 1)) >"$T/tmp/expected"
+	check "$1: and with every byte" cmp "$T/tmp/expected" "$3"
+}
+
 # ---------------------------------------------------------------- delay proxy
 
 # start_proxy NAME TARGET_PORT [OPTIONS…]: sets PROXY_PORT; commands by proxy_cmd NAME COMMAND…

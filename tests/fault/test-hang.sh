@@ -7,8 +7,6 @@
 . "$(dirname "$0")/../lib.sh"
 sandbox "$@"
 
-PYTHON=/usr/bin/python3
-[ -x "$PYTHON" ] || bail_skip "no python3"
 HANG_S=10 # the least that cvol takes
 ID=$(printf 'a%.0s' {1..64})
 log=$T/log/cvol.log
@@ -42,31 +40,14 @@ mount_it successor "$(jq -nc --arg s "sftp://root@127.0.0.1:$PROXY_PORT$SSH_ROOT
 	'{source: $s, key_file: $k, known_hosts: $h}')"
 successor=$p
 
-# A writer for each, of numbers that tell whether one is missing.
-cat >"$T/tmp/writer.py" <<'END'
-import os, sys
-path, stop = sys.argv[1:]
-i = 0
-while not os.path.exists(stop):
-    with open(path, "a") as f:
-        for _ in range(100):
-            f.write("%d\n" % i)
-            i += 1
-    os.stat(path)
-print("wrote", i)
-END
+# A writer for each.
 declare -A dirs=() before=() writers=()
 for engine in $(engines dir nfs sftp); do
 	start_engine "$engine"
-	case $engine in
-	dir) opts=$(jq -nc --arg s "$SOURCE" '{source: $s}') ;;
-	nfs) opts=$(jq -nc --arg s "$SOURCE" --arg m "$MNT_PORT" '{source: $s, mountport: $m}') ;;
-	sftp) opts=$(jq -nc --arg s "$SOURCE" --arg k "$SSH_KEY" --arg h "$SSH_KNOWN_HOSTS" '{source: $s, key_file: $k, known_hosts: $h}') ;;
-	esac
-	mount_it "$engine" "$opts"
+	mount_it "$engine" "$(raw_options)"
 	dirs[$engine]=$SERVER_DIR
-	spawn "writer-$engine" "$PYTHON" "$T/tmp/writer.py" "$p/numbers-$engine" "$T/tmp/stop"
-	writers[$engine]=$SPAWNED
+	number_writer "$engine" "$p/numbers-$engine" "$T/tmp/stop"
+	writers[$engine]=$WRITER
 done
 mount_it idle "{\"source\":\"dir://${dirs[dir]}\"}"
 
@@ -91,10 +72,7 @@ done
 sleep 1
 : >"$T/tmp/stop"
 for engine in "${!writers[@]}"; do
-	check "$engine: its writer goes on" wait_gone 20 "${writers[$engine]}"
-	check_match "$engine: without an error" '^wrote [0-9]+$' "$(cat "$T/log/writer-$engine.log")"
-	seq 0 $(($(sed 's/wrote //' "$T/log/writer-$engine.log") - 1)) >"$T/tmp/expected"
-	check "$engine: and with every byte" cmp "$T/tmp/expected" "${dirs[$engine]}/numbers-$engine"
+	check_numbers "$engine" "${writers[$engine]}" "${dirs[$engine]}/numbers-$engine"
 done
 
 # Longer than the limit by now, and then some.
