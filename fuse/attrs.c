@@ -98,6 +98,7 @@ void cv_fs_stat(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *at
 	st->st_mtim = attr->mtime;
 	st->st_ctim = attr->ctime;
 	node->record->nlink = attr->nlink;
+	node->record->permissions = attr->mode & 07777;
 	if ((node->record->flags & CV_NODE_HIDDEN) && st->st_nlink)
 		st->st_nlink--;
 	if (cv_wb_pending(node, &end)) {

@@ -139,6 +139,7 @@ struct cv_fs {
 
 	bool write_behind;
 	bool writeback_cache; /* the kernel collects written data; sizes and times are its own */
+	bool direct_writes;   /* files that are only written pass the page cache by */
 	bool local;
 	unsigned ttl_file_min_ms, ttl_file_max_ms, ttl_dir_min_ms, ttl_dir_max_ms, ttl_negative_ms;
 

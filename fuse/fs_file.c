@@ -3,8 +3,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fuse.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "config/cleanup.h"
 #include "config/log.h"
@@ -287,6 +289,16 @@ static void widen(struct cv_request *r)
 		r->fi.flags = (r->fi.flags & ~O_ACCMODE) | O_RDWR;
 }
 
+/*
+ * What is only written passes the page cache by, and is copied once less, into pages that are there
+ * already. It would not be read from there: the time that a write sets on the server makes the
+ * kernel drop what it has at the next open.
+ */
+static void pass_by(struct cv_request *r)
+{
+	r->fi.direct_io = r->fs->direct_writes && (r->fi.flags & O_ACCMODE) == O_WRONLY;
+}
+
 static void open_go(struct cv_request *r);
 
 static void open_done(struct cv_op *op, ssize_t result)
@@ -334,6 +346,7 @@ static void open_done(struct cv_op *op, ssize_t result)
 	/* Locks of who closes it are released by its flush. */
 	r->fi.noflush =
 		(r->fi.flags & O_ACCMODE) == O_RDONLY && !(fs->mount.info.features & CV_FEAT_LOCKS);
+	pass_by(r);
 	r->fi.fh = cv_open_fh(open);
 	if (fuse_reply_open(r->req, &r->fi) < 0)
 		cv_open_free(fs, open);
@@ -392,6 +405,7 @@ static void create_done(struct cv_op *op, ssize_t result)
 		cv_reply_err(r, -ENFILE);
 		return;
 	}
+	pass_by(r);
 	r->fi.fh = cv_open_fh(open);
 	if (fuse_reply_create(r->req, &e, &r->fi) < 0) {
 		cv_open_free(fs, open);
@@ -517,24 +531,13 @@ static void write_taken(struct cv_wb_waiter *w, int result)
 		write_reply(r);
 }
 
-void cv_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
-		 struct fuse_file_info *fi)
+static void write_go(struct cv_request *r)
 {
-	struct cv_request *r = cv_request_on_open(req, fi, false);
 	int err;
 
-	(void)ino;
-	if (!r)
-		return;
-	r->size = size;
-	r->off = (uint64_t)off;
-	if (size == 0) {
-		write_reply(r);
-		return;
-	}
 	if (r->fs->local) {
 		cv_request_op(r, write_direct_done);
-		cv_write(&r->fs->mount, &r->op, r->open->file, buf, size, r->off);
+		cv_write(&r->fs->mount, &r->op, r->open->file, r->data, r->size, r->off);
 		return;
 	}
 	err = cv_wb_error(r->node, &r->open->record->error_mark);
@@ -543,7 +546,75 @@ void cv_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, o
 		return;
 	}
 	r->waiter.done = write_taken;
-	cv_wb_write(r->fs->wb, &r->waiter, r->node, r->open->index, buf, size, r->off);
+	cv_wb_write(r->fs->wb, &r->waiter, r->node, r->open->index, r->data, r->size, r->off);
+}
+
+/*
+ * Set-uid bits do not outlive a write by somebody who may not set them. Through the page cache the
+ * kernel takes them away itself, past it the writer's request says so (and libfuse does not hand
+ * that on). A server that knows who writes does it by itself.
+ */
+static unsigned bits_to_clear(const struct cv_request *r)
+{
+	unsigned mode = r->node->record->permissions;
+	const uint8_t *request;
+
+	if (!(mode & (S_ISUID | S_ISGID)) || !r->slot ||
+	    (r->fs->mount.info.features & CV_FEAT_CALLER_CREDS))
+		return 0;
+	request = cv_shm_slot_request(&r->fs->shm, r->slot) + sizeof(struct fuse_in_header);
+	if (!(((const struct fuse_write_in *)(const void *)request)->write_flags &
+	      FUSE_WRITE_KILL_SUIDGID))
+		return 0;
+	/* Without the right to execute, set-gid is something else: mandatory locks. */
+	return mode & (S_ISUID | (mode & S_IXGRP ? S_ISGID : 0));
+}
+
+static void bits_cleared(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+
+	cv_node_touch(&r->fs->nodes, r->node);
+	if (result < 0 || !r->req) { /* without a caller there are no data any more */
+		cv_reply_err(r, result < 0 ? (int)result : -EINTR);
+		return;
+	}
+	r->node->record->permissions = op->attr.mode & 07777;
+	write_go(r);
+}
+
+void cv_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
+		 struct fuse_file_info *fi)
+{
+	struct cv_request *r = cv_request_on_open(req, fi, false);
+	struct cv_object obj;
+	unsigned clear;
+	int err;
+
+	(void)ino;
+	if (!r)
+		return;
+	r->data = buf;
+	r->size = size;
+	r->off = (uint64_t)off;
+	if (size == 0) {
+		write_reply(r);
+		return;
+	}
+	clear = bits_to_clear(r);
+	if (!clear) {
+		write_go(r);
+		return;
+	}
+	err = cv_fs_object_open(r->fs, r->node, r->open, &obj);
+	if (err < 0) {
+		cv_reply_err(r, err);
+		return;
+	}
+	r->set.mask = CV_SET_MODE;
+	r->set.mode = r->node->record->permissions & ~clear;
+	cv_request_op(r, bits_cleared);
+	cv_setattr(&r->fs->mount, &r->op, &obj, r->open->file, &r->set);
 }
 
 /* ---- flush, fsync, release ---- */

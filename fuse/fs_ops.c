@@ -24,6 +24,8 @@
 #define INTERRUPT_GRACE_MS 400	/* a healthy server answers in time: no spurious EINTR */
 #define IDLE_TRIM_MS	   5000 /* burst memory goes back after this */
 #define MAX_BACKGROUND	   64
+/* Linux 6.6: what is written past the page cache takes the pages there with it. */
+#define MINOR_DIRECT_INVALIDATES 39
 
 /* ---- requests ---- */
 
@@ -1258,6 +1260,7 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 		conn->want = (unsigned)fs->shm.state->want & conn->capable;
 	fs->shm.state->want = conn->want;
 	fs->writeback_cache = conn->want & FUSE_CAP_WRITEBACK_CACHE;
+	fs->direct_writes = !fs->writeback_cache && conn->proto_minor >= MINOR_DIRECT_INVALIDATES;
 	conn->max_read = CV_MAX_IO;
 	conn->max_write = CV_MAX_IO;
 	conn->max_readahead = 32u << 20;

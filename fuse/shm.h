@@ -135,7 +135,8 @@ struct cv_node_record {
 	char name[CV_NAME_MAX + 1];
 	int32_t write_error;   /* the latest of delayed writes; see cv_wb_error() */
 	uint32_t write_errors; /* how many there were while the file was open */
-	uint8_t reserved[512 - 64 - 10 - (CV_HANDLE_MAX + 1) - 1 - (CV_NAME_MAX + 1)];
+	uint16_t permissions;  /* as the kernel was told last; 0: not yet */
+	uint8_t reserved[512 - 64 - 12 - (CV_HANDLE_MAX + 1) - 1 - (CV_NAME_MAX + 1)];
 };
 
 struct cv_handle_record {

@@ -395,6 +395,38 @@ static void vectors(void)
 	NEED(close(fd) == 0);
 }
 
+/* Who has a file open, or mapped, sees at once what another process writes, however large it is. */
+static void read_while_written(void)
+{
+	const size_t size = 3 << 20;
+	char *want = malloc(size), *got = malloc(size);
+	int reader = make_file("a", 0600, ""), writer = open("a", O_WRONLY);
+	char *map;
+
+	NEED(want && got && reader >= 0 && writer >= 0);
+	pattern(want, size, 0, 1);
+	write_all(writer, want, size, 0);
+	NEED(read_all(reader, got, size, 0) == size && memcmp(want, got, size) == 0);
+	map = mmap(NULL, size, PROT_READ, MAP_SHARED, reader, 0);
+	NEED(map != MAP_FAILED);
+	NEED(memcmp(want, map, size) == 0);
+	for (unsigned i = 2; i < 8; i++) {
+		size_t at = i * 100001, n = i % 2 ? 5 : 1200000;
+
+		pattern(want + at, n, at, i);
+		write_all(writer, want + at, n, at);
+		NEED(read_all(reader, got, size, 0) == size && memcmp(want, got, size) == 0);
+		NEED(memcmp(want, map, size) == 0);
+	}
+	NEED(ftruncate(writer, 5000) == 0);
+	NEED(read_all(reader, got, size, 0) == 5000 && memcmp(want, got, 5000) == 0);
+	NEED(munmap(map, size) == 0);
+	NEED(close(writer) == 0);
+	NEED(close(reader) == 0);
+	free(want);
+	free(got);
+}
+
 static void dup_and_close(void)
 {
 	int fd = make_file("a", 0600, ""), other = dup(fd);
@@ -921,6 +953,7 @@ const struct check file_checks[] = {
 	{ "append_two_processes", append_two_processes },
 	{ "concurrent_writers", concurrent_writers },
 	{ "vectors", vectors },
+	{ "read_while_written", read_while_written },
 	{ "dup_and_close", dup_and_close },
 	{ "close_to_open", close_to_open },
 	{ "sync_calls", sync_calls },

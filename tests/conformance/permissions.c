@@ -3,9 +3,11 @@
 #include "conformance.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -194,6 +196,39 @@ static void setuid_cleared(void)
 	NEED((stat_of("f").st_mode & 07777) == 0755);
 }
 
+static void write_when_told(int unused)
+{
+	int fd;
+
+	(void)unused;
+	become(1001, 1001, NULL, 0);
+	fd = open("f", O_WRONLY | O_APPEND);
+	NEED(fd >= 0);
+	NEED(write(fd, "x", 1) == 1);
+	NEED(kill(getpid(), SIGSTOP) == 0);
+	NEED(write(fd, "y", 1) == 1);
+	NEED(close(fd) == 0);
+}
+
+/* The bits come after the file was opened, and after the first write. */
+static void setuid_cleared_open(void)
+{
+	int status;
+	pid_t pid;
+
+	need_root();
+	put_file("f", "");
+	NEED(chmod("f", 0777) == 0);
+	pid = spawn(write_when_told, 0);
+	NEED(waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status));
+	NEED(chmod("f", 06777) == 0);
+	NEED((stat_of("f").st_mode & 07777) == 06777);
+	NEED(kill(pid, SIGCONT) == 0);
+	join(pid);
+	NEED((stat_of("f").st_mode & 07777) == 0777);
+	expect_content("f", "xy");
+}
+
 /* One user's look at a directory must not open it for another. */
 static void look_as_other(int unused)
 {
@@ -377,6 +412,7 @@ const struct check permission_checks[] = {
 	{ "setgid_dir", setgid_dir },
 	{ "sticky_dir", sticky_dir },
 	{ "setuid_cleared", setuid_cleared },
+	{ "setuid_cleared_open", setuid_cleared_open },
 	{ "cached_but_forbidden", cached_but_forbidden },
 	{ "open_outlives_mode", open_outlives_mode },
 	{ "times_set", times_set },
