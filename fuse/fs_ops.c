@@ -1533,6 +1533,10 @@ int cv_fs_start(struct cv_fs *fs, const struct cv_dict *options, int fuse_fd, st
 	if (r < 0)
 		return cv_fail(err, -r, "epoll: %s", cv_strerror(r));
 	cv_meter_start(&fs->meter, fs);
+	/* The kernel asks for them first of all; they have just come. */
+	if (!fs->takeover)
+		cv_fs_know_dir(fs, cv_node_get(&fs->nodes, CV_NODE_ROOT),
+			       &fs->mount.info.root.attr);
 	/* What an engine keeps in this process only ends with it. */
 	fs->shm.header->replaceable = !(features & CV_FEAT_UNLINK_OPEN);
 	r = fs->takeover ? cv_takeover_start(fs) : 0;
