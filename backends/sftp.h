@@ -16,6 +16,7 @@
 #define SFTP_POOL	 8	      /* read buffers kept */
 #define SFTP_FURTHER_MAX 7
 #define SFTP_READDIRS	 2 /* of one directory in flight */
+#define SFTP_SEEN	 8
 
 enum sftp_symlinks {
 	SFTP_SYMLINKS_RAW,     /* as stored: whoever reads a link follows it where he is */
@@ -68,6 +69,13 @@ struct sftp_names {
 	struct sftp_call *waiting; /* by next_parked; then() looks again */
 };
 
+/* A directory's access time, as last seen. */
+struct sftp_seen {
+	uint64_t path; /* hash */
+	uint64_t ns;   /* when; 0: never */
+	uint32_t atime;
+};
+
 struct sftp_engine {
 	struct sftp_link link; /* the first connection: for everything */
 	struct sftp_bulk bulk;
@@ -97,6 +105,7 @@ struct sftp_engine {
 	bool said_no_owner;
 	bool keeps_owner;      /* the server refused to give what we made to whom it belongs */
 	struct cv_file *files; /* open ones */
+	struct sftp_seen seen[SFTP_SEEN];
 	unsigned refused;      /* enum sftp_ext: offered, and then not known or not allowed */
 	unsigned copies;       /* by the server, under way */
 	size_t copy_max;       /* bytes of the next one */

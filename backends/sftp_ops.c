@@ -100,8 +100,35 @@ void sftp_call_changes(struct sftp_call *call, unsigned changes)
 	note_changes(call);
 }
 
-static void end_dir(const struct sftp_call *call, unsigned i, struct cv_dir_after *after)
+/* The access time of a directory, which the next to set its other time needs: see atime_known(). */
+static void note_dir(struct sftp_engine *e, const char *path, const struct cv_sftp_attrs *attrs)
 {
+	uint64_t hash = cv_hash(0, path, strlen(path));
+	struct sftp_seen *at = &e->seen[0];
+
+	if (!(attrs->flags & CV_FXA_ACMODTIME) || !S_ISDIR(attrs->permissions))
+		return;
+	for (size_t i = 0; i < SFTP_SEEN; i++) {
+		if (e->seen[i].path == hash) {
+			at = &e->seen[i];
+			break;
+		}
+		if (e->seen[i].ns < at->ns)
+			at = &e->seen[i];
+	}
+	*at = (struct sftp_seen){ .path = hash, .atime = attrs->atime, .ns = cv_now_ns() };
+}
+
+/* By their paths, which may be others' now. */
+static void forget_dirs(struct sftp_engine *e)
+{
+	memset(e->seen, 0, sizeof(e->seen));
+}
+
+static void end_dir(struct sftp_call *call, unsigned i, struct cv_dir_after *after)
+{
+	if (call->have_attrs[i])
+		note_dir(call->e, call->dir[i - SFTP_CALL_DIR], &call->attrs[i]);
 	after->have =
 		call->have_attrs[i] && sftp_attr(call->e, &call->attrs[i], 0, &after->attr) == 0;
 }
@@ -623,6 +650,7 @@ static void setattr_done(struct sftp_call *call)
 		sftp_call_end(call, r);
 	} else if (call->last) {
 		note_set(call->e, path, &call->attrs[1]);
+		note_dir(call->e, path, &call->attrs[1]);
 		end_attr(call, &call->attrs[1]);
 	} else {
 		setattr_next(call);
@@ -745,6 +773,15 @@ static bool atime_known(struct sftp_call *call)
 		if (!f->open.is_dir && f->atime_ns && now - f->atime_ns < ATIME_GOOD_NS &&
 		    strcmp(f->open.path, call->path) == 0) {
 			call->attrs[1].atime = f->atime;
+			return true;
+		}
+	}
+	for (size_t i = 0; !call->file && i < SFTP_SEEN; i++) {
+		const struct sftp_seen *seen = &call->e->seen[i];
+
+		if (seen->ns && now - seen->ns < ATIME_GOOD_NS &&
+		    seen->path == cv_hash(0, call->path, strlen(call->path))) {
+			call->attrs[1].atime = seen->atime;
 			return true;
 		}
 	}
@@ -907,6 +944,8 @@ static void mkdir_done(struct sftp_call *call)
 	const struct sftp_result *res = &call->res[0];
 	bool there = call->have_attrs[1];
 
+	if (there)
+		note_dir(call->e, call->path, &call->attrs[1]);
 	if (res->error == 0 && there) {
 		call->made = !res->retried;
 		end_created(call);
@@ -1126,6 +1165,7 @@ static void rmdir_done(struct sftp_call *call)
 	const struct sftp_result *res = &call->res[0];
 
 	if (res->error == 0 || (res->error == -ENOENT && res->retried)) {
+		forget_dirs(call->e);
 		sftp_call_end(call, 0);
 	} else if (res->error == -ENOENT) {
 		(void)sftp_call_request(call, 0, CV_FXP_LSTAT);
@@ -1169,6 +1209,7 @@ static void rename_send(struct sftp_call *call)
 
 static void rename_success(struct sftp_call *call)
 {
+	forget_dirs(call->e);
 	if (strcmp(call->path, call->path2) != 0) {
 		note_gone(call->e, call->path2);
 		note_renamed(call->e, call->path, call->path2);
