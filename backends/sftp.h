@@ -249,6 +249,8 @@ void sftp_call_end(struct sftp_call *call, ssize_t result);
 struct sftp_request *sftp_call_request(struct sftp_call *call, unsigned i, uint8_t type);
 /* Sends the first n requests; then() runs when all are answered. */
 void sftp_call_send(struct sftp_call *call, unsigned n, void (*then)(struct sftp_call *call));
+/* go() when the writes to its file that were started before it are in front of it. */
+void sftp_call_behind_writes(struct sftp_call *call, void (*go)(struct sftp_call *call));
 /* From before the first request on. */
 void sftp_call_changes(struct sftp_call *call, unsigned changes);
 /* Ends a call the server refused with no reason: asks the file system for one. */

@@ -366,11 +366,19 @@ static void fsync_done(struct sftp_call *call)
 		sftp_call_end(call, call->res[0].error);
 }
 
+static void fsync_send(struct sftp_call *call)
+{
+	struct sftp_request *req = sftp_call_request(call, 0, CV_FXP_EXTENDED);
+
+	req->ext = SFTP_EXT_FSYNC;
+	req->open = &call->file->open;
+	sftp_call_send(call, 1, fsync_done);
+}
+
 void sftp_op_fsync(void *conn, struct cv_op *op, struct cv_file *file, bool datasync)
 {
 	struct sftp_engine *e = conn;
 	struct sftp_call *call;
-	struct sftp_request *req;
 
 	(void)datasync;
 	if (!sftp_offers(e, SFTP_EXT_FSYNC) && e->link.state == SFTP_LINK_UP) {
@@ -381,8 +389,6 @@ void sftp_op_fsync(void *conn, struct cv_op *op, struct cv_file *file, bool data
 	call = sftp_call_new(e, op);
 	if (!call)
 		return;
-	req = sftp_call_request(call, 0, CV_FXP_EXTENDED);
-	req->ext = SFTP_EXT_FSYNC;
-	req->open = &file->open;
-	sftp_call_send(call, 1, fsync_done);
+	call->file = file;
+	sftp_call_behind_writes(call, fsync_send);
 }

@@ -231,6 +231,17 @@ static void on_answer(struct sftp_request *req, struct sftp_reply *reply)
 		call->then(call);
 }
 
+void sftp_call_behind_writes(struct sftp_call *call, void (*go)(struct sftp_call *call))
+{
+	if (!call->file || !call->file->loose_writes) {
+		go(call);
+		return;
+	}
+	call->then = go;
+	call->next_parked = call->file->parked;
+	call->file->parked = call;
+}
+
 bool sftp_broken_promise(struct sftp_call *call, enum sftp_ext ext)
 {
 	if (call->req[0].type != CV_FXP_EXTENDED || call->req[0].ext != ext ||
@@ -834,14 +845,7 @@ void sftp_op_setattr(void *conn, struct cv_op *op, const struct cv_object *obj,
 	if (e->have_gid && (m & CV_SET_GID) && set->gid == e->gid)
 		m &= ~(unsigned)CV_SET_GID;
 	call->mask = m & (SET_OWNER | SET_TIMES | CV_SET_SIZE | CV_SET_MODE);
-	/* Behind the writes that were started before it. */
-	if (call->file && call->file->loose_writes) {
-		call->then = setattr_start;
-		call->next_parked = call->file->parked;
-		call->file->parked = call;
-	} else {
-		setattr_start(call);
-	}
+	sftp_call_behind_writes(call, setattr_start);
 }
 
 /* ---- making things ---- */

@@ -644,14 +644,22 @@ void cv_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	cv_request_after_drain(r, r->node, cv_fs_settled(r->fs), flush_drained);
 }
 
+static void fsync_drained(struct cv_request *r)
+{
+	int err = take_error(r);
+
+	cv_reply_err(r, err ? err : r->flags);
+}
+
 static void fsync_done(struct cv_op *op, ssize_t result)
 {
 	struct cv_request *r = cv_request_of(op);
-	int err = take_error(r);
 
-	if (result == -ENOSYS)
-		result = 0; /* the engine cannot ask for more than it has done */
-	cv_reply_err(r, err ? err : (int)result);
+	/* The engine cannot ask for more than it has done. */
+	r->flags = result == -ENOSYS ? 0 : (int)result;
+	/* The writes that went in front of it have been answered, but why one was refused may
+	 * still be asked. */
+	cv_request_after_drain(r, r->node, CV_WB_WRITTEN, fsync_drained);
 }
 
 static void fsync_go(struct cv_request *r)
@@ -667,11 +675,18 @@ static void fsync_go(struct cv_request *r)
 void cv_op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
 	struct cv_request *r = cv_request_on_open(req, fi, false);
+	uint32_t handle;
 
 	(void)ino;
 	if (!r)
 		return;
 	r->flags = datasync;
+	/* In the order they are sent, so that the last writes and it take one round trip. */
+	if ((r->fs->mount.info.features & CV_FEAT_ORDERED) && cv_wb_send(r->node, &handle) &&
+	    handle == r->open->index) {
+		fsync_go(r);
+		return;
+	}
 	cv_request_after_drain(r, r->node, cv_fs_settled(r->fs), fsync_go);
 }
 

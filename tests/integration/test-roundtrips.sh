@@ -187,6 +187,20 @@ write_files() {
 	for ((i = 0; i < 10; i++)); do echo data >"new/$RANDOM$i"; done
 }
 at_most "sftp: 10 small files are written in two round trips each" 25 write_files
+write_synced() {
+	local i
+	for ((i = 0; i < 10; i++)); do
+		dd if=/dev/zero of="new/$RANDOM$i" bs=4k count=1 conv=fsync status=none || return
+	done
+}
+at_most "sftp: fsync comes along with the data" 35 write_synced
+# To make it, for its times, for its mode.
+tar cf "$T/dirs.tar" -C "$SERVER_DIR/deep" 1 || bail "tar"
+unpack() {
+	local dir=new/tar$RANDOM
+	mkdir "$dir" && tar xf "$T/dirs.tar" --no-same-owner -C "$dir"
+}
+at_most "sftp: a directory is unpacked in three round trips" 35 unpack
 cd /
 check "unmount" unmount_volume "$T/mnt"
 finish
