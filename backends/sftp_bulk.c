@@ -49,6 +49,8 @@ struct sftp_joining {
 	struct sftp_open own;	     /* a copy of the file's first handle, */
 	struct sftp_request own_req; /* whose FSTAT is compared with the others' */
 	bool own_waits;		     /* for writes on other connections */
+	bool at_once;		     /* it is asked along with the OPENs, not behind them */
+	bool have_attrs;
 	struct cv_sftp_attrs attrs;
 	char *path;
 	unsigned pending;
@@ -253,10 +255,10 @@ static void other_stat_done(struct sftp_request *req, struct sftp_reply *reply)
 		joined(o->j);
 }
 
-static void own_stat_done(struct sftp_request *req, struct sftp_reply *reply)
+/* Both sides of the comparison are known, or all that will be. */
+static void compare(struct sftp_joining *j)
 {
-	struct sftp_joining *j = cv_container_of(req, struct sftp_joining, own_req);
-	bool good = take_attrs(reply, &j->attrs) && j->file;
+	bool good = j->have_attrs && j->file && up(&j->e->link);
 
 	j->pending = 1; /* this */
 	for (unsigned i = 0; i < j->e->bulk.count && good; i++) {
@@ -274,6 +276,15 @@ static void own_stat_done(struct sftp_request *req, struct sftp_reply *reply)
 		joined(j);
 }
 
+static void own_stat_done(struct sftp_request *req, struct sftp_reply *reply)
+{
+	struct sftp_joining *j = cv_container_of(req, struct sftp_joining, own_req);
+
+	j->have_attrs = take_attrs(reply, &j->attrs);
+	if (--j->pending == 0)
+		compare(j);
+}
+
 static void ask_own(struct sftp_joining *j)
 {
 	j->own_waits = false;
@@ -287,6 +298,17 @@ static void ask_own(struct sftp_joining *j)
 	sftp_link_submit(&j->e->link, &j->own_req);
 }
 
+/* From here until all are compared no write is started; the answer comes behind those that are
+ * under way. */
+static void hold(struct sftp_joining *j)
+{
+	j->file->held = true;
+	j->pending++;
+	j->own_waits = j->file->far_writes > 0;
+	if (!j->own_waits)
+		ask_own(j);
+}
+
 static void other_opened(struct sftp_request *req, struct sftp_reply *reply)
 {
 	struct sftp_other *o = cv_container_of(req, struct sftp_other, req);
@@ -297,16 +319,12 @@ static void other_opened(struct sftp_request *req, struct sftp_reply *reply)
 		sftp_open_take(&o->open, reply, j->e->bulk.links[i]->generation);
 	if (--j->pending > 0)
 		return;
-	if (!j->file || !up(&j->e->link)) {
+	if (j->at_once)
+		compare(j);
+	else if (!j->file || !up(&j->e->link))
 		joined(j);
-		return;
-	}
-	/* From here until all are compared no write is started; the answer comes behind those that
-	 * are under way. */
-	j->file->held = true;
-	j->own_waits = j->file->far_writes > 0;
-	if (!j->own_waits)
-		ask_own(j);
+	else
+		hold(j);
 }
 
 static void join(struct sftp_engine *e, struct cv_file *file, unsigned links)
@@ -321,12 +339,16 @@ static void join(struct sftp_engine *e, struct cv_file *file, unsigned links)
 	}
 	j->e = e;
 	j->file = file;
+	/* On one connection, the OPENs are answered when a write would be: nothing waits for longer
+	 * than that. Another connection may be slow to answer, or never do. */
+	j->at_once = true;
 	file->joining = j;
 	for (unsigned i = 0; i < e->bulk.count; i++) {
 		struct sftp_other *o = &j->others[i];
 
 		if (!(links & 1u << i))
 			continue;
+		j->at_once = j->at_once && e->bulk.links[i]->base;
 		o->j = j;
 		o->open.elsewhere = true;
 		o->req.type = CV_FXP_OPEN;
@@ -336,6 +358,8 @@ static void join(struct sftp_engine *e, struct cv_file *file, unsigned links)
 		j->pending++;
 		sftp_link_submit(e->bulk.links[i], &o->req);
 	}
+	if (j->at_once)
+		hold(j);
 }
 
 void sftp_bulk_settled(struct cv_file *file)
