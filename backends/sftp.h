@@ -36,6 +36,9 @@ struct sftp_ahead {
 	unsigned planned;
 	unsigned walked; /* opened for a walk and not asked for so far */
 	unsigned budget; /* how many of those there may be */
+	bool far;	 /* a wrong guess costs less than a round trip */
+	unsigned vain;	 /* guesses in a row that were wrong */
+	unsigned skipped;
 	uint64_t hit_ns;
 	struct cv_timer purge;
 	struct {
@@ -155,6 +158,7 @@ struct sftp_listing {
 	unsigned discard;	   /* of these: asked of an earlier handle */
 	unsigned outdated;	   /* of these: older than a change of ours */
 	bool opening;
+	bool brief;    /* what went along with the OPENDIR is enough for now */
 	bool started;  /* the worker has read from it */
 	bool released; /* goes when nothing is in flight */
 	bool eof;
@@ -219,6 +223,7 @@ struct sftp_call {
 	int flags;
 	bool stat_first;  /* setattr: attrs[0] holds what the object had before */
 	bool last;	  /* setattr: the second request asks for the result */
+	bool guesses;	  /* lookup: that it is a directory */
 	bool replaced;	  /* rename: the target has been removed by us */
 	bool created;	  /* create: it was not there before */
 	unsigned changes; /* enum sftp_changes */
@@ -396,4 +401,8 @@ void sftp_ahead_failed(struct sftp_known *known); /* releases its listing */
 /* Answers from what is known: 0; making (cv_op): -ENOENT; -EAGAIN: ask the server. */
 int sftp_ahead_lookup(struct sftp_engine *e, const char *path, bool making,
 		      struct cv_attr *ret_attr);
+/* path is about to be looked up: reads it if it is worth guessing that it is a directory. Returns
+ * true if that has been guessed, and somebody wants to hear whether it was right. */
+bool sftp_ahead_guess(struct sftp_engine *e, const char *path);
+void sftp_ahead_guessed(struct sftp_engine *e, const char *path, bool right);
 #endif

@@ -9,6 +9,9 @@
  *   looked up in that. A directory that we have just made is known to be empty. Whoever makes
  *   names there learns from it what is not there; whoever else looks for a name may have heard of
  *   it from another host, and the server is asked.
+ * - On a far line, the beginning of a directory is read in the round trip that looks its name up:
+ *   who follows a path wants the next name next, or the listing. That a name is a directory's is a
+ *   guess, made less often when it was wrong.
  *
  * None of it is a cache in the sense of the worker's: everything is used once or for a second,
  * which is less than the kernel would believe the same answer, and only until a change of our own.
@@ -40,6 +43,8 @@
 #define KNOWN_MAX    32 /* directories known for lookups */
 #define UNSURE_MAX   2048
 #define MISSES	     4 /* lookups in one directory before it is worth a listing */
+#define PATIENCE     4 /* names in a row that were no directory's: from then on only now and then */
+#define NOW_AND_THEN 8
 
 /* A name in a known directory. */
 struct known_name {
@@ -66,6 +71,7 @@ struct sftp_known {
 	unsigned unsure;	      /* names we have changed */
 	unsigned hits;		      /* lookups answered */
 	bool walk;		      /* for a walk, else for lookups */
+	bool guessed;		      /* asked for along with the lookup of its own name */
 	bool indexed;		      /* names has what the listing has */
 };
 
@@ -211,8 +217,9 @@ static void walk_on(struct sftp_engine *e)
 	}
 }
 
-/* Expects the directories in b to be visited next, after the entry at `at`. */
-static void plan(struct sftp_listing *l, const struct sftp_batch *b, struct sftp_known **at)
+/* Expects the directories in b to be visited next, from `at` on; returns where those behind go. */
+static struct sftp_known **plan(struct sftp_listing *l, const struct sftp_batch *b,
+				struct sftp_known **at)
 {
 	struct sftp_engine *e = l->e;
 	const char *dir = l->file->open.path;
@@ -229,9 +236,10 @@ static void plan(struct sftp_listing *l, const struct sftp_batch *b, struct sftp
 			continue;
 		k = known_new(e, path, KNOWN_PLANNED, at);
 		if (!k)
-			return;
+			break;
 		at = &k->next;
 	}
+	return at;
 }
 
 static void walk_hit(struct sftp_engine *e)
@@ -243,6 +251,7 @@ static void walk_hit(struct sftp_engine *e)
 struct sftp_listing *sftp_ahead_take(struct sftp_engine *e, const char *path)
 {
 	struct sftp_known *k = known_find(e, path, strlen(path));
+	struct sftp_known **at = &e->ahead.known;
 	struct sftp_listing *l;
 
 	if (!k || k->state == KNOWN_MADE)
@@ -251,11 +260,15 @@ struct sftp_listing *sftp_ahead_take(struct sftp_engine *e, const char *path)
 		walk_hit(e);
 	l = k->listing;
 	/* What we have changed in it we would have to hide. */
-	if (older(k, LISTING_NS) || k->unsure)
+	if (older(k, k->guessed ? LOOKUP_NS : LISTING_NS) || k->unsure)
 		l = NULL;
 	if (l) {
 		k->listing = NULL;
 		l->known = NULL;
+		l->brief = false;
+		/* Only now it looks like a walk. */
+		for (const struct sftp_batch *b = k->walk ? NULL : l->head; b; b = b->next)
+			at = plan(l, b, at);
 	}
 	known_drop(k);
 	walk_on(e);
@@ -304,12 +317,13 @@ void sftp_ahead_entries(struct sftp_listing *l, const struct sftp_batch *b)
 	if (k && k->indexed)
 		index_batch(k, b);
 	if (!k || k->walk) {
-		plan(l, b, k ? &k->next : &e->ahead.known);
+		(void)plan(l, b, k ? &k->next : &e->ahead.known);
 		walk_on(e);
 	}
 }
 
-static void list_for_lookups(struct sftp_engine *e, const char *dir, size_t n)
+/* Returns the directory as it is known from now on, or NULL. */
+static struct sftp_known *list_for_lookups(struct sftp_engine *e, const char *dir, size_t n)
 {
 	cv_cleanup_free char *path = strndup(dir, n);
 	struct sftp_known *oldest = NULL;
@@ -317,8 +331,8 @@ static void list_for_lookups(struct sftp_engine *e, const char *dir, size_t n)
 	unsigned count = 0;
 
 	if (!path || !may_open(e))
-		return;
-	if (k) /* planned */
+		return NULL;
+	if (k) /* planned, or not read to its end */
 		known_drop(k);
 	for (k = e->ahead.known; k; k = k->next) {
 		count += !k->walk;
@@ -329,12 +343,14 @@ static void list_for_lookups(struct sftp_engine *e, const char *dir, size_t n)
 		known_drop(oldest);
 	k = known_new(e, path, KNOWN_OPENED, &e->ahead.known);
 	if (!k)
-		return;
+		return NULL;
 	k->listing = sftp_listing_open(e, path);
-	if (k->listing)
-		k->listing->known = k;
-	else
+	if (!k->listing) {
 		known_drop(k);
+		return NULL;
+	}
+	k->listing->known = k;
+	return k;
 }
 
 /* A lookup goes to the server. Is that becoming a habit? */
@@ -358,7 +374,42 @@ static void missed(struct sftp_engine *e, const char *dir, size_t n)
 		e->ahead.misses[at].count = 0;
 	}
 	if (++e->ahead.misses[at].count == MISSES)
-		list_for_lookups(e, dir, n);
+		(void)list_for_lookups(e, dir, n);
+}
+
+/* Reads the beginning of a directory that is likely to be entered, unless something is known. */
+static void enter(struct sftp_engine *e, const char *path)
+{
+	size_t n = strlen(path);
+	struct sftp_known *k = known_find(e, path, n);
+
+	if (k && k->state != KNOWN_PLANNED)
+		return;
+	k = list_for_lookups(e, path, n);
+	if (!k)
+		return;
+	k->guessed = true;
+	k->listing->brief = true;
+}
+
+bool sftp_ahead_guess(struct sftp_engine *e, const char *path)
+{
+	struct sftp_ahead *a = &e->ahead;
+
+	if (a->off || !a->far || !sftp_link_foresees(&e->link) ||
+	    (a->vain >= PATIENCE && ++a->skipped % NOW_AND_THEN != 0))
+		return false;
+	enter(e, path);
+	return true;
+}
+
+void sftp_ahead_guessed(struct sftp_engine *e, const char *path, bool right)
+{
+	struct sftp_known *k = right ? NULL : known_find(e, path, strlen(path));
+
+	e->ahead.vain = right ? 0 : e->ahead.vain + 1;
+	if (k && k->guessed) /* what a link leads to */
+		known_drop(k);
 }
 
 int sftp_ahead_lookup(struct sftp_engine *e, const char *path, bool making,
@@ -381,7 +432,7 @@ int sftp_ahead_lookup(struct sftp_engine *e, const char *path, bool making,
 
 		known_drop(k);
 		if (useful)
-			list_for_lookups(e, path, n);
+			(void)list_for_lookups(e, path, n);
 		else
 			missed(e, path, n);
 		return -EAGAIN;
@@ -395,7 +446,13 @@ int sftp_ahead_lookup(struct sftp_engine *e, const char *path, bool making,
 	if (found && (*found)->entry && (*found)->entry->have_entry) {
 		*ret_attr = (*found)->entry->entry.attr;
 		k->hits++;
+		if (e->ahead.far && S_ISDIR(ret_attr->mode))
+			enter(e, path);
 		return 0;
+	}
+	if (!found && k->guessed && !k->listing->eof && !k->listing->busy) {
+		missed(e, path, n); /* the beginning is not enough */
+		return -EAGAIN;
 	}
 	if (!making || found || !(k->state == KNOWN_MADE || k->listing->eof))
 		return -EAGAIN;
@@ -487,7 +544,8 @@ void sftp_ahead_changed(struct sftp_engine *e, const char *path, bool names)
 
 void sftp_ahead_init(struct sftp_engine *e)
 {
-	e->ahead.budget = e->link.session.rtt_us < FAR_RTT_US ? BUDGET_START : BUDGET_FAR;
+	e->ahead.far = e->link.session.rtt_us >= FAR_RTT_US;
+	e->ahead.budget = e->ahead.far ? BUDGET_FAR : BUDGET_START;
 	e->ahead.purge = (struct cv_timer)CV_TIMER_INIT(purge);
 	e->ahead.off = cv_str_eq(cv_options_str(&e->options, "cache", "default"), "strict") ||
 		       cv_options_ms(&e->options, "attr_timeout", 1000) == 0;

@@ -403,7 +403,7 @@ static void pump(struct sftp_listing *l)
 	for (unsigned i = 0; i < depth(l); i++) {
 		if (l->busy & (1u << i))
 			continue;
-		if (l->opening || l->eof || l->error || l->buffered >= AHEAD_MAX ||
+		if (l->opening || l->brief || l->eof || l->error || l->buffered >= AHEAD_MAX ||
 		    l->file->open.handle.size == 0)
 			return;
 		ask(l, i, &l->file->open);

@@ -489,6 +489,9 @@ static void note_renamed(struct sftp_engine *e, const char *from, const char *to
 
 static void stat_done(struct sftp_call *call)
 {
+	if (call->guesses)
+		sftp_ahead_guessed(call->e, call->path,
+				   call->have_attrs[0] && S_ISDIR(call->attrs[0].permissions));
 	if (call->res[0].error) {
 		sftp_call_end(call, call->res[0].error);
 		return;
@@ -510,6 +513,8 @@ void sftp_op_lookup(void *conn, struct cv_op *op, const struct cv_object *dir, c
 		sftp_call_end(call, r);
 		return;
 	}
+	/* In front of it: what is in a directory is known when the directory is. */
+	call->guesses = sftp_ahead_guess(conn, call->path);
 	(void)sftp_call_request(call, 0, CV_FXP_LSTAT);
 	sftp_call_send(call, 1, stat_done);
 }
@@ -778,6 +783,7 @@ static void setattr_next(struct sftp_call *call)
  */
 static bool atime_known(struct sftp_call *call)
 {
+	uint64_t hash = cv_hash(0, call->path, strlen(call->path));
 	uint64_t now = cv_now_ns();
 
 	for (const struct cv_file *f = call->e->files; f; f = f->next) {
@@ -790,8 +796,7 @@ static bool atime_known(struct sftp_call *call)
 	for (size_t i = 0; !call->file && i < SFTP_SEEN; i++) {
 		const struct sftp_seen *seen = &call->e->seen[i];
 
-		if (seen->ns && now - seen->ns < ATIME_GOOD_NS &&
-		    seen->path == cv_hash(0, call->path, strlen(call->path))) {
+		if (seen->ns && now - seen->ns < ATIME_GOOD_NS && seen->path == hash) {
 			call->attrs[1].atime = seen->atime;
 			return true;
 		}

@@ -179,6 +179,11 @@ touch -d '2 days ago' "$SERVER_DIR"/tree/a/*
 mount_volume "$SOURCE" "$T/mnt" "$OPTIONS" || bail "mount"
 cd "$T/mnt" || bail "cd"
 at_most "sftp: 10 directories in each other are listed in one round trip each" 17 ls -lR deep
+cd "$T" || bail "cd"
+echo 2 >/proc/sys/vm/drop_caches
+sleep 1.1
+cd "$T/mnt" || bail "cd"
+at_most "sftp: two names of a path are looked up in one round trip" 8 test -d deep/1/2/3/4/5/6/7/8/9
 at_most "sftp: 20 small files are read in one round trip each" 32 cat tree/a/{1..20}
 check_equal "sftp: and read whole" "$(cat "$SERVER_DIR"/tree/a/{1..20})" "$(cat tree/a/{1..20})"
 mkdir new || bail "mkdir"

@@ -13,6 +13,7 @@ mkdir -p "$T/mnt"
 cat >"$T/walk.py" <<'EOT'
 import os, random, sys
 mnt, server, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
+os.mkdir(server)
 rng = random.Random(4)
 
 for i in range(12):
@@ -83,12 +84,48 @@ for n in range(rounds):
 EOT
 mount_volume "$SOURCE" "$T/mnt" "$OPTIONS" || bail "cvol mount"
 check "walks with changes in them see what the server has" \
-	timeout 80 python3 "$T/walk.py" "$T/mnt" "$SERVER_DIR" 8
+	timeout 60 python3 "$T/walk.py" "$T/mnt/near" "$SERVER_DIR/near" 8
 # A name that another host makes in a directory of ours is seen after a second.
 mkdir "$T/mnt/ours"
 check "a new directory is empty" test ! -e "$T/mnt/ours/theirs"
 echo x >"$SERVER_DIR/ours/theirs"
 check "what another host puts there is found" wait_for 5 test -e "$T/mnt/ours/theirs"
+check "unmount" unmount_volume "$T/mnt"
+# At a distance directories are read along with the lookup of their names, too.
+start_proxy ssh "$SSH_PORT" -d 1
+write_known_hosts "$T/tmp/hosts" "$PROXY_PORT" "$T/ssh/host_ed25519.pub"
+cat "$T/tmp/hosts" >>"$SSH_KNOWN_HOSTS"
+mount_volume "${SOURCE/:$SSH_PORT/:$PROXY_PORT}" "$T/mnt" "$OPTIONS" || bail "cvol mount"
+check "the same at a distance" timeout 60 python3 "$T/walk.py" "$T/mnt/far" "$SERVER_DIR/far" 2
+cat >"$T/links.py" <<'EOT'
+import os, sys
+mnt, server = sys.argv[1:]
+for i in range(20):
+	os.makedirs(f"{server}/t{i}/sub")
+	open(f"{server}/t{i}/sub/theirs", "w").close()
+	os.symlink(f"t{i}", f"{server}/l{i}")
+os.mkdir(f"{server}/many")
+for k in range(700):
+	open(f"{server}/many/{k}", "w").close()
+for i in range(20):
+	# What a link leads to is read along with its lookup, and is not what is below its own name.
+	assert os.readlink(f"{mnt}/l{i}") == f"t{i}"
+	os.unlink(f"{mnt}/l{i}")
+	os.makedirs(f"{mnt}/l{i}/sub")
+	assert os.listdir(f"{mnt}/l{i}/sub") == [], i
+	# Nor is what was in a directory that has been replaced by us.
+	assert os.path.isdir(f"{mnt}/t{i}")
+	os.rename(f"{mnt}/t{i}", f"{mnt}/old{i}")
+	os.makedirs(f"{mnt}/t{i}/sub")
+	assert os.listdir(f"{mnt}/t{i}/sub") == [], i
+	assert os.listdir(f"{mnt}/old{i}/sub") == ["theirs"], i
+# More than is read along.
+assert os.path.isdir(f"{mnt}/many")
+for k in range(0, 700, 70):
+	assert os.stat(f"{mnt}/many/{k}").st_size == 0
+assert len(os.listdir(f"{mnt}/many")) == 700
+EOT
+check "what was guessed of links and replaced directories is nobody's" timeout 30 python3 "$T/links.py" "$T/mnt" "$SERVER_DIR"
 check "unmount" unmount_volume "$T/mnt"
 check "nothing is left" wait_nothing_left 5
 finish
