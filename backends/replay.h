@@ -22,6 +22,7 @@
 
 #define CV_REPLAY_CALL_MAX  2024
 #define CV_REPLAY_REPLY_MAX 2048
+#define CV_PEERS	    8
 
 struct cv_replay {
 	uint64_t id;	     /* cv_op.id of the operation: records are used again */
@@ -39,8 +40,9 @@ struct cv_replays {
 	/* of a predecessor's operations that were begun and not answered; needed during connect */
 	struct cv_replay **list;
 	size_t count;
-	/* One number of the engine's own, as a predecessor has left it; at first 0. Stays. */
-	uint64_t *peer;
+	/* CV_PEERS numbers of the engine's own, as a predecessor has left them; at first 0. They
+	 * stay. */
+	uint64_t *peers;
 };
 
 static inline void cv_replay_set(uint32_t *size, size_t value)

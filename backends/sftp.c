@@ -103,7 +103,9 @@ static int sftp_connect(const struct cv_dict *options, struct cv_loop *loop, voi
 	read_options(e);
 	r = sftp_link_start(&e->link, &e->options, loop,
 			    cv_options_ms(options, "mount_timeout", MOUNT_TIMEOUT_MS),
-			    ret_info->replays ? ret_info->replays->peer : NULL, err);
+			    ret_info->replays && ret_info->replays->peers ? ret_info->replays->peers
+									  : e->peers,
+			    err);
 	if (r < 0) {
 		engine_free(e);
 		return r;

@@ -18,6 +18,8 @@
 #define SFTP_READDIRS	 2 /* of one directory in flight */
 #define SFTP_SEEN	 8
 
+_Static_assert(SFTP_FURTHER_MAX < CV_PEERS, "the process of each is noted");
+
 enum sftp_symlinks {
 	SFTP_SYMLINKS_RAW,     /* as stored: whoever reads a link follows it where he is */
 	SFTP_SYMLINKS_CONTAIN, /* those that lead out of the mount are not told */
@@ -80,7 +82,8 @@ struct sftp_seen {
 };
 
 struct sftp_engine {
-	struct sftp_link link; /* the first connection: for everything */
+	struct sftp_link link;	  /* the first connection: for everything */
+	uint64_t peers[CV_PEERS]; /* where no memory outlives us */
 	struct sftp_bulk bulk;
 	struct sftp_piece *backlog; /* of transfers: no connection has room for them */
 	struct sftp_piece **backlog_tail;

@@ -72,7 +72,8 @@ static bool same_server(const struct sftp_link *first, const struct sftp_link *l
 	if (link->base == first)
 		return true;
 	return cv_ssh_same_peer(a->ssh, b->ssh) && a->extensions == b->extensions &&
-	       b->read_max >= a->read_max && b->write_max >= a->write_max;
+	       !a->process == !b->process && b->read_max >= a->read_max &&
+	       b->write_max >= a->write_max;
 }
 
 /* It has come up, could not, or is lost; or the first one is a new one. */
@@ -108,9 +109,10 @@ static void bring_up(struct sftp_engine *e, uint64_t moved)
 	if (!up(&e->link) || cv_now_ns() < b->retry_ns)
 		return;
 	while (b->count < b->wanted) {
-		struct sftp_link *link = b->count < b->channels
-						 ? sftp_link_channel(&e->link, e, changed)
-						 : sftp_link_further(&e->link, e, changed);
+		struct sftp_link *link =
+			b->count < b->channels
+				? sftp_link_channel(&e->link, b->count + 1, e, changed)
+				: sftp_link_further(&e->link, b->count + 1, e, changed);
 
 		if (!link)
 			break;

@@ -66,7 +66,7 @@ struct sftp_job {
 	struct cv_loop *loop;
 	struct cv_dict options; /* copies: the thread may outlive the link */
 	char *known_root;
-	struct sftp_predecessor before;
+	struct sftp_predecessors before;
 	struct cv_ssh_limit limit;
 	struct sftp_session session;
 	struct cv_err err;
@@ -104,14 +104,14 @@ static void *job_main(void *arg)
 }
 
 static int job_start(struct sftp_link *link, uint64_t timeout_ms, uint64_t greeting_ms,
-		     const char *known_root, uint64_t predecessor, void (*run)(struct cv_posted *),
-		     struct sftp_job **ret_job)
+		     const char *known_root, const struct sftp_predecessors *before,
+		     void (*run)(struct cv_posted *), struct sftp_job **ret_job)
 {
 	struct sftp_job *job = calloc(1, sizeof(*job));
 	pthread_condattr_t clock;
 	pthread_attr_t attr;
 	sigset_t all;
-	sigset_t before;
+	sigset_t mask;
 	pthread_t thread;
 	int r;
 
@@ -131,7 +131,8 @@ static int job_start(struct sftp_link *link, uint64_t timeout_ms, uint64_t greet
 	job->limit.greeting_ns = greeting_ms ? cv_now_ns() + greeting_ms * MS : 0;
 	job->limit.cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	job->known_root = known_root ? strdup(known_root) : NULL;
-	job->before = (struct sftp_predecessor){ predecessor, link->timeout_ms };
+	if (before)
+		job->before = *before;
 	r = cv_dict_copy(&job->options, link->options);
 	if (r < 0 || job->limit.cancel_fd < 0 || (known_root && !job->known_root)) {
 		job_free(job);
@@ -139,12 +140,12 @@ static int job_start(struct sftp_link *link, uint64_t timeout_ms, uint64_t greet
 	}
 	/* Signals are the main thread's. */
 	(void)sigfillset(&all);
-	(void)pthread_sigmask(SIG_SETMASK, &all, &before);
+	(void)pthread_sigmask(SIG_SETMASK, &all, &mask);
 	(void)pthread_attr_init(&attr);
 	(void)pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	r = -pthread_create(&thread, &attr, job_main, job);
 	(void)pthread_attr_destroy(&attr);
-	(void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+	(void)pthread_sigmask(SIG_SETMASK, &mask, NULL);
 	if (r < 0) {
 		job_free(job);
 		return r;
@@ -364,6 +365,56 @@ static void channel_remove(struct sftp_link *link)
 		*at = link->next_channel;
 }
 
+/* May it leave something on the server that it would also leave if it were carried out late? */
+static bool changes(const struct sftp_request *req)
+{
+	switch ((enum cv_sftp_type)req->type) {
+	case CV_FXP_OPEN:
+		return req->pflags & (CV_FXF_CREAT | CV_FXF_TRUNC);
+	case CV_FXP_EXTENDED:
+		return req->ext != SFTP_EXT_STATVFS && req->ext != SFTP_EXT_FSTATVFS &&
+		       req->ext != SFTP_EXT_FSYNC && req->ext != SFTP_EXT_NAMES;
+	case CV_FXP_WRITE:
+	case CV_FXP_SETSTAT:
+	case CV_FXP_FSETSTAT:
+	case CV_FXP_REMOVE:
+	case CV_FXP_MKDIR:
+	case CV_FXP_RMDIR:
+	case CV_FXP_RENAME:
+	case CV_FXP_SYMLINK:
+		return true;
+	case CV_FXP_CLOSE:
+	case CV_FXP_READ:
+	case CV_FXP_LSTAT:
+	case CV_FXP_FSTAT:
+	case CV_FXP_OPENDIR:
+	case CV_FXP_READDIR:
+	case CV_FXP_REALPATH:
+	case CV_FXP_STAT:
+	case CV_FXP_READLINK:
+	case CV_FXP_INIT:
+	case CV_FXP_VERSION:
+	case CV_FXP_STATUS:
+	case CV_FXP_HANDLE:
+	case CV_FXP_DATA:
+	case CV_FXP_NAME:
+	case CV_FXP_ATTRS:
+	case CV_FXP_EXTENDED_REPLY:
+	default:
+		return false;
+	}
+}
+
+/* Is the server perhaps at work on something that must not come later than what follows? */
+static bool changes_under_way(const struct sftp_link *link)
+{
+	for (size_t i = 0; i < SFTP_IN_FLIGHT_MAX; i++) {
+		if (link->table[i] && changes(link->table[i]))
+			return true;
+	}
+	return false;
+}
+
 static void lose(struct sftp_link *link, const char *why);
 
 /* Those on the same connection go with it. */
@@ -382,6 +433,8 @@ static void lose(struct sftp_link *link, const char *why)
 	if (link->state != SFTP_LINK_UP && !(link->base && link->session.ssh))
 		return;
 	(void)cv_strcpy(text, sizeof(text), why);
+	if (link->state == SFTP_LINK_UP && !changes_under_way(link))
+		*link->peer = 0;
 	link->state = SFTP_LINK_DOWN;
 	cv_loop_remove(link->loop, &link->watch);
 	lose_channels(link);
@@ -423,73 +476,6 @@ static void lose(struct sftp_link *link, const char *why)
 	arm_tick(link);
 }
 
-/* ---- which process of the server this is, for a successor ---- */
-
-struct asking {
-	struct sftp_request req;
-	struct sftp_link *link;
-	uint64_t generation;
-	uint64_t pid;
-	char path[48];
-};
-
-static void ask(struct asking *a, void (*done)(struct sftp_request *, struct sftp_reply *))
-{
-	memset(&a->req, 0, sizeof(a->req));
-	a->req.type = CV_FXP_READLINK;
-	a->req.path = a->path;
-	a->req.done = done;
-	sftp_link_submit(a->link, &a->req);
-}
-
-/* Who cannot see a process that runs cannot see one end either. */
-static void seen(struct sftp_request *req, struct sftp_reply *reply)
-{
-	struct asking *a = cv_container_of(req, struct asking, req);
-
-	if (reply->type && reply->error != -ENOENT && a->generation == a->link->generation)
-		*a->link->peer = a->pid;
-	free(a);
-}
-
-static void told(struct sftp_request *req, struct sftp_reply *reply)
-{
-	struct asking *a = cv_container_of(req, struct asking, req);
-	struct cv_sftp_in in = { reply->body, reply->size, false };
-	struct cv_sftp_name name = { 0 };
-	char digits[16] = "", *end = digits;
-
-	if (reply->type == CV_FXP_NAME && cv_sftp_get_count(&in) == 1)
-		cv_sftp_get_name(&in, &name);
-	if (!in.bad && name.name_len > 0 && name.name_len < sizeof(digits)) {
-		memcpy(digits, name.name, name.name_len);
-		a->pid = strtoull(digits, &end, 10);
-	}
-	if (!a->pid || *end || a->generation != a->link->generation) {
-		free(a);
-		return;
-	}
-	(void)snprintf(a->path, sizeof(a->path), SFTP_PROC_PROGRAM, (unsigned long long)a->pid);
-	ask(a, seen);
-}
-
-/* Nobody waits for the answers; without memory a successor does not know. */
-static void ask_peer(struct sftp_link *link)
-{
-	struct asking *a;
-
-	if (!link->peer)
-		return;
-	*link->peer = 0;
-	a = link->session.openssh ? calloc(1, sizeof(*a)) : NULL;
-	if (!a)
-		return;
-	a->link = link;
-	a->generation = link->generation;
-	memcpy(a->path, SFTP_PROC_SELF, sizeof(SFTP_PROC_SELF));
-	ask(a, told);
-}
-
 static void on_bytes(void *user, const uint8_t *p, size_t n);
 static uint8_t *on_data(void *user, uint32_t id, uint32_t size);
 static int on_reply(void *user, uint8_t type, uint32_t id, uint8_t *body, size_t size);
@@ -525,6 +511,7 @@ static void listen_to(struct sftp_link *link, int (*reply)(void *user, uint8_t t
 static void begin(struct sftp_link *link)
 {
 	listen_to(link, on_reply);
+	*link->peer = link->session.process;
 	link->foresight.trusted = link->session.openssh;
 	link->state = SFTP_LINK_UP;
 	link->generation++;
@@ -550,27 +537,69 @@ static int go_up(struct sftp_link *link, struct sftp_session *session)
 	if (r < 0)
 		return r;
 	begin(link);
-	ask_peer(link);
 	return 0;
 }
 
 /* ---- channels beside it ---- */
 
 /*
- * The program is the same, and what its VERSION says the same. What follows can only answer what we
+ * The program is the same, and what its VERSION says the same. It is another process, and where the
+ * first has said its number, this one's must be known, too. What follows can only answer what we
  * ask, and that waits for channel_turn(): the stream cannot begin anew in the middle of it.
  */
-static int on_version(void *user, uint8_t type, uint32_t id, uint8_t *body, size_t size)
+static int on_greeting(void *user, uint8_t type, uint32_t id, uint8_t *body, size_t size)
 {
 	struct sftp_link *link = user;
 
 	(void)id;
-	(void)body;
-	(void)size;
-	if (type != CV_FXP_VERSION)
-		return -EPROTO;
-	link->greeted = true;
-	cv_loop_defer(link->loop, &link->flush);
+	if (type != CV_FXP_VERSION) {
+		link->session.process = body ? sftp_process(type, body, size) : 0;
+		if (!link->session.process)
+			return -EPROTO;
+	}
+	if (--link->to_come == 0)
+		cv_loop_defer(link->loop, &link->flush);
+	return 0;
+}
+
+/* Both at once: the server works in order. */
+static void put_greeting(struct sftp_link *link)
+{
+	struct cv_sftp_out *out = &link->stage;
+
+	cv_sftp_end(out, cv_sftp_begin(out, CV_FXP_INIT, 3), 0);
+	link->to_come = 1;
+	if (link->base->session.process) {
+		size_t at = cv_sftp_begin(out, CV_FXP_READLINK, 0);
+
+		cv_sftp_put_text(out, SFTP_PROC_SELF);
+		cv_sftp_end(out, at, 0);
+		link->to_come = 2;
+	}
+}
+
+/* Goes on with it. Returns 0, or -errno. */
+static int channel_greet(struct sftp_link *link)
+{
+	struct cv_ssh *ssh = link->session.ssh;
+	ssize_t n;
+
+	if (!link->asked) {
+		int r = cv_ssh_channel_start(ssh);
+
+		if (r <= 0)
+			return r;
+		listen_to(link, on_greeting);
+		put_greeting(link);
+		link->asked = true;
+	}
+	if (link->stage.bad)
+		return -ENOMEM;
+	n = cv_ssh_send(ssh, link->stage.data + link->stage_off,
+			link->stage.size - link->stage_off);
+	if (n < 0)
+		return (int)n;
+	link->stage_off += (size_t)n;
 	return 0;
 }
 
@@ -585,7 +614,7 @@ static void channel_try(struct sftp_link *link)
 	if (!ssh)
 		return;
 	link->session = sftp_session_beside(first, ssh);
-	link->asked = link->greeted = false;
+	link->asked = false;
 	link->next_channel = link->base->channels;
 	link->base->channels = link;
 	cv_loop_defer(link->loop, &link->base->flush);
@@ -594,23 +623,13 @@ static void channel_try(struct sftp_link *link)
 /* After each turn of the connection. */
 static void channel_turn(struct sftp_link *link)
 {
-	static const uint8_t init[] = { 0, 0, 0, 5, CV_FXP_INIT, 0, 0, 0, 3 };
-	struct cv_ssh *ssh = link->session.ssh;
-	int r = 0;
+	int r = link->state == SFTP_LINK_DOWN ? channel_greet(link) : 0;
 
-	if (link->state == SFTP_LINK_DOWN && !link->asked) {
-		r = cv_ssh_channel_start(ssh);
-		if (r > 0) {
-			listen_to(link, on_version);
-			link->asked = true;
-			r = cv_ssh_send(ssh, init, sizeof(init)) == sizeof(init) ? 0 : -EPROTO;
-		}
-	}
-	if (r < 0 || link->broken || cv_ssh_channel_ended(ssh)) {
+	if (r < 0 || link->broken || cv_ssh_channel_ended(link->session.ssh)) {
 		lose(link, r < 0	      ? "the server opens no further channel"
 			   : link->broken_why ? link->broken_why
 					      : "ended by the server");
-	} else if (link->state == SFTP_LINK_DOWN && link->greeted) {
+	} else if (link->state == SFTP_LINK_DOWN && link->asked && link->to_come == 0) {
 		begin(link);
 		link->changed(link);
 	}
@@ -667,7 +686,7 @@ void sftp_link_try(struct sftp_link *link)
 		channel_try(link);
 	else if (link->state == SFTP_LINK_DOWN && !link->job)
 		(void)job_start(link, cv_options_ms(link->options, "mount_timeout", 20000), 0,
-				link->session.root, 0, on_job, &link->job);
+				link->session.root, NULL, on_job, &link->job);
 }
 
 static void on_retry(struct cv_timer *timer)
@@ -687,7 +706,8 @@ static void on_retry(struct cv_timer *timer)
 		link->attempt_ms += greeting_ms ? 0 : ATTEMPT_MIN_MS;
 	}
 	/* The root as it was found once: a `~` that now means something else is not the volume. */
-	if (job_start(link, limit_ms, greeting_ms, link->session.root, 0, on_job, &link->job) < 0)
+	if (job_start(link, limit_ms, greeting_ms, link->session.root, NULL, on_job, &link->job) <
+	    0)
 		schedule_retry(link, BACKOFF_MAX_MS);
 }
 
@@ -1541,7 +1561,7 @@ static void link_init(struct sftp_link *link, const struct cv_dict *options, str
 		link->slots[i] = (uint16_t)i;
 }
 
-static struct sftp_link *link_beside(const struct sftp_link *first, void *owner,
+static struct sftp_link *link_beside(const struct sftp_link *first, unsigned number, void *owner,
 				     void (*changed)(struct sftp_link *link))
 {
 	struct sftp_link *link = malloc(sizeof(*link));
@@ -1550,15 +1570,16 @@ static struct sftp_link *link_beside(const struct sftp_link *first, void *owner,
 		return NULL;
 	link_init(link, first->options, first->loop);
 	link->further = true;
+	link->peer = first->peer + number;
 	link->owner = owner;
 	link->changed = changed;
 	return link;
 }
 
-struct sftp_link *sftp_link_further(const struct sftp_link *first, void *owner,
+struct sftp_link *sftp_link_further(struct sftp_link *first, unsigned number, void *owner,
 				    void (*changed)(struct sftp_link *link))
 {
-	struct sftp_link *link = link_beside(first, owner, changed);
+	struct sftp_link *link = link_beside(first, number, owner, changed);
 
 	if (link)
 		link->session.root = strdup(first->session.root);
@@ -1569,10 +1590,10 @@ struct sftp_link *sftp_link_further(const struct sftp_link *first, void *owner,
 	return link;
 }
 
-struct sftp_link *sftp_link_channel(struct sftp_link *first, void *owner,
+struct sftp_link *sftp_link_channel(struct sftp_link *first, unsigned number, void *owner,
 				    void (*changed)(struct sftp_link *link))
 {
-	struct sftp_link *link = link_beside(first, owner, changed);
+	struct sftp_link *link = link_beside(first, number, owner, changed);
 
 	if (link)
 		link->base = first;
@@ -1580,18 +1601,24 @@ struct sftp_link *sftp_link_channel(struct sftp_link *first, void *owner,
 }
 
 int sftp_link_start(struct sftp_link *link, const struct cv_dict *options, struct cv_loop *loop,
-		    uint64_t mount_timeout_ms, uint64_t *peer, struct cv_err *err)
+		    uint64_t mount_timeout_ms, uint64_t *peers, struct cv_err *err)
 {
-	uint64_t predecessor = peer ? *peer : 0, deadline;
+	struct sftp_predecessors before = { 0 };
 	struct sftp_job *job;
+	uint64_t deadline;
 	int r;
 
 	link_init(link, options, loop);
-	link->peer = peer;
-	if (predecessor)
-		mount_timeout_ms += link->timeout_ms;
+	link->peer = peers;
+	for (unsigned i = 0; i < CV_PEERS; i++) {
+		if (peers[i])
+			before.pid[before.count++] = peers[i];
+	}
+	before.wait_ms = link->timeout_ms;
+	if (before.count)
+		mount_timeout_ms += before.wait_ms;
 	deadline = cv_now_ns() + mount_timeout_ms * MS;
-	r = job_start(link, mount_timeout_ms, 0, NULL, predecessor, NULL, &job);
+	r = job_start(link, mount_timeout_ms, 0, NULL, &before, NULL, &job);
 	if (r < 0)
 		return cv_fail(err, r, "sftp: cannot start a thread: %s", cv_strerror(r));
 	/* Its own deadline is the same; a moment more lets it say what took so long. */
@@ -1606,6 +1633,8 @@ int sftp_link_start(struct sftp_link *link, const struct cv_dict *options, struc
 	if (r < 0 && err)
 		*err = job->err;
 	if (r == 0) {
+		/* They have been waited for; whoever comes next has to wait for ours. */
+		memset(peers, 0, CV_PEERS * sizeof(peers[0]));
 		r = go_up(link, &job->session);
 		if (r < 0)
 			(void)cv_fail(err, r, "sftp: cannot watch the connection: %s",
@@ -1634,6 +1663,9 @@ void sftp_link_stop(struct sftp_link *link)
 		job_abandon(link->job);
 	link->job = NULL;
 	sftp_session_release(&link->session);
+	/* One that never was up has noted nothing of its own there. */
+	if (link->generation && !changes_under_way(link))
+		*link->peer = 0;
 	for (size_t i = 0; i < SFTP_IN_FLIGHT_MAX; i++) {
 		struct sftp_request *req = link->table[i];
 

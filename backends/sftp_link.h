@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "backends/replay.h"
 #include "backends/sftp_ids.h"
 #include "backends/sftp_proto.h"
 #include "backends/ssh_transport.h"
@@ -21,7 +22,9 @@
 #include "config/loop.h"
 
 #define SFTP_PROC_SELF	  "/proc/self"
+#define SFTP_PROC_INIT	  "/proc/1/exe"
 #define SFTP_PROC_PROGRAM "/proc/%llu/exe"
+#define SFTP_PROC_SIZE	  48 /* of such a path, with its end */
 
 #define SFTP_IN_FLIGHT_MAX 128 /* a power of two: slots are the low bits of an id */
 #define SFTP_FREE_MAX	   64
@@ -51,6 +54,7 @@ struct sftp_session {
 	uint32_t write_max;
 	uint64_t handles_max; /* 0: unknown */
 	uint32_t rtt_us;
+	uint64_t process; /* the server's, that serves this; 0: it does not say */
 	bool made_subdir; /* as in struct cv_info */
 	bool settled;	  /* likewise */
 	struct cv_sftp_attrs root_attrs;
@@ -150,6 +154,13 @@ enum sftp_link_state {
 	SFTP_LINK_CLOSED,
 };
 
+/* Processes of the server that may still be working, and how long they are waited for. */
+struct sftp_predecessors {
+	unsigned count;
+	uint64_t pid[CV_PEERS];
+	uint64_t wait_ms;
+};
+
 struct sftp_job;
 
 struct sftp_link {
@@ -159,17 +170,19 @@ struct sftp_link {
 	struct sftp_link *base;	    /* a channel: of that one's connection */
 	struct sftp_link *channels; /* beside this one, on its connection */
 	struct sftp_link *next_channel;
-	bool asked;	 /* a channel that comes up: for the server's VERSION, */
-	bool greeted;	 /* which has come */
-	bool fits;	 /* further, the owner's: leads to the same server as the first */
-	uint64_t beside; /* likewise: as was seen with this generation of the first */
+	bool asked;	  /* a channel that comes up: for the server's VERSION, */
+	unsigned to_come; /* and what else is to be answered first */
+	bool fits;	  /* further, the owner's: leads to the same server as the first */
+	uint64_t beside;  /* likewise: as was seen with this generation of the first */
 	void *owner;
 	void (*changed)(struct sftp_link *link); /* further: came up, did not, or is lost */
 	struct cv_loop *loop;
 	const struct cv_dict *options;
 	bool soft;
 	uint64_t timeout_ms;
-	uint64_t *peer; /* where the server's process is noted for a successor; NULL: nowhere */
+	/* Where the server's process is noted for a successor, before anything is asked of it and
+	 * until all is answered; the first link's of CV_PEERS. */
+	uint64_t *peer;
 	enum sftp_link_state state;
 	uint64_t generation; /* of the connection; 0 before the first */
 	struct sftp_session session;
@@ -225,17 +238,18 @@ struct sftp_link {
 };
 
 /*
- * Connects; blocks for mount_timeout_ms at most, and, where peer says that there was a predecessor,
+ * Connects; blocks for mount_timeout_ms at most, and, where peers say that there was a predecessor,
  * for the timeout of options until the server is done with what that has sent. On failure nothing
- * is left. options, peer (may be NULL): outlive link.
+ * is left. options, peers (CV_PEERS): outlive link.
  */
 int sftp_link_start(struct sftp_link *link, const struct cv_dict *options, struct cv_loop *loop,
-		    uint64_t mount_timeout_ms, uint64_t *peer, struct cv_err *err);
-/* One more to the same server and root, for when sftp_link_try() says. NULL: out of memory. */
-struct sftp_link *sftp_link_further(const struct sftp_link *first, void *owner,
+		    uint64_t mount_timeout_ms, uint64_t *peers, struct cv_err *err);
+/* One more to the same server and root, for when sftp_link_try() says; number: from 1 on, less than
+ * CV_PEERS. NULL: out of memory. */
+struct sftp_link *sftp_link_further(struct sftp_link *first, unsigned number, void *owner,
 				    void (*changed)(struct sftp_link *link));
 /* The same, but as a channel of the first one's connection: no login, and lost with it. */
-struct sftp_link *sftp_link_channel(struct sftp_link *first, void *owner,
+struct sftp_link *sftp_link_channel(struct sftp_link *first, unsigned number, void *owner,
 				    void (*changed)(struct sftp_link *link));
 /* May more of that kind be submitted, so that the line stays busy and others can have the rest? */
 bool sftp_link_room(const struct sftp_link *link, int kind);
@@ -256,18 +270,16 @@ void sftp_open_take(struct sftp_open *open, const struct sftp_reply *reply, uint
 /* Frees what open owns, closing its handle. Nobody waits for it. */
 void sftp_open_release(struct sftp_link *link, struct sftp_open *open);
 
-/* A process of the server that may still be working, and how long it is waited for. */
-struct sftp_predecessor {
-	uint64_t pid; /* 0: none */
-	uint64_t wait_ms;
-};
 /* sftp_login.c: the blocking part. */
 int sftp_login(const struct cv_dict *options, const char *known_root,
-	       const struct sftp_predecessor *before, struct cv_ssh_limit *limit,
+	       const struct sftp_predecessors *before, struct cv_ssh_limit *limit,
 	       struct sftp_session *ret_session, struct cv_err *err);
 void sftp_session_release(struct sftp_session *session);
 /* What session found out about its server, and nothing that session owns. ssh: goes into it. */
 struct sftp_session sftp_session_beside(const struct sftp_session *session, struct cv_ssh *ssh);
+/* The number in the answer to READLINK of SFTP_PROC_SELF; 0: there is none. */
+uint64_t sftp_process(uint8_t type, const uint8_t *body, size_t size);
+void sftp_warn_of_late(const char *host, uint64_t pid, uint64_t waited_ms);
 int sftp_status_errno(uint32_t status);
 const char *sftp_ext_name(enum sftp_ext ext);
 

@@ -27,9 +27,18 @@
 #define AWAIT_MIN_MS 5
 #define AWAIT_MAX_MS 100
 
+/* Requests in one round trip, to a server that answers in their order. */
+#define TOGETHER_MAX CV_PEERS
+
 #define FIRST_USER   1000 /* ordinary users' ids begin here, in most systems */
 #define LIKELY_USERS 64
 #define HOMES_MAX    32 /* users looked for by their home directories */
+
+struct answer {
+	uint8_t type;
+	struct cv_sftp_in in;
+	uint8_t *body; /* owned copy it points into */
+};
 
 struct login {
 	struct cv_ssh *ssh;
@@ -38,11 +47,12 @@ struct login {
 	const char *host;
 	struct cv_sftp_parser parser;
 	struct cv_sftp_out out;
-	uint32_t id;
-	bool answered;
-	uint8_t type;
-	struct cv_sftp_in in; /* the answer */
-	uint8_t *body;	      /* owned copy it points into */
+	uint32_t id; /* of the last request */
+	unsigned asked;
+	unsigned answered; /* of these */
+	struct answer answers[TOGETHER_MAX];
+	uint8_t type; /* the last answer; in points into it */
+	struct cv_sftp_in in;
 };
 
 static const struct {
@@ -105,10 +115,11 @@ struct sftp_session sftp_session_beside(const struct sftp_session *session, stru
 	s.ssh = ssh;
 	s.root = NULL;
 	s.ids = NULL;
+	s.process = 0;
 	return s;
 }
 
-/* ---- one request, one answer ---- */
+/* ---- requests and their answers ---- */
 
 static uint8_t *no_data(void *user, uint32_t id, uint32_t size)
 {
@@ -121,21 +132,31 @@ static uint8_t *no_data(void *user, uint32_t id, uint32_t size)
 static int on_reply(void *user, uint8_t type, uint32_t id, uint8_t *body, size_t size)
 {
 	struct login *l = user;
+	struct answer *a = &l->answers[l->answered];
 
-	if (l->answered || !body || (type != CV_FXP_VERSION && id != l->id))
+	if (l->answered == l->asked || !body ||
+	    (type != CV_FXP_VERSION && id != l->id - (l->asked - 1 - l->answered)))
 		return -EPROTO;
-	free(l->body);
-	l->body = malloc(size + 4);
-	if (!l->body)
+	a->body = malloc(size + 4);
+	if (!a->body)
 		return -ENOMEM;
+	memcpy(a->body, body, size);
+	a->in = (struct cv_sftp_in){ a->body, size, false };
+	a->type = type;
 	/* VERSION has its number where others have the id. */
-	memcpy(l->body, body, size);
-	l->in = (struct cv_sftp_in){ l->body, size, false };
-	l->type = type;
 	if (type == CV_FXP_VERSION)
 		l->id = id;
-	l->answered = true;
+	l->answered++;
 	return 0;
+}
+
+static void forget_answers(struct login *l)
+{
+	for (size_t i = 0; i < CV_ARRAY_SIZE(l->answers); i++) {
+		free(l->answers[i].body);
+		l->answers[i] = (struct answer){ 0 };
+	}
+	l->answered = 0;
 }
 
 static void on_bytes(void *user, const uint8_t *p, size_t n)
@@ -155,15 +176,22 @@ static int lost(struct login *l)
 		       l->host, l->limit->step, *why ? why : "connection lost");
 }
 
-/* Sends what is in l->out and waits for the answer. */
+/* Starts one more of at most TOGETHER_MAX requests that go together. */
+static size_t begin(struct login *l, uint8_t type)
+{
+	l->asked++;
+	return cv_sftp_begin(&l->out, type, ++l->id);
+}
+
+/* Sends what is in l->out and waits for the answers. */
 static int exchange(struct login *l)
 {
 	size_t off = 0;
 
 	if (l->out.bad)
 		return cv_fail(l->err, ENOMEM, "sftp: out of memory");
-	l->answered = false;
-	while (!l->answered) {
+	forget_answers(l);
+	while (l->answered < l->asked) {
 		ssize_t n = cv_ssh_send(l->ssh, l->out.data + off, l->out.size - off);
 		uint32_t want;
 		int r;
@@ -171,7 +199,7 @@ static int exchange(struct login *l)
 		if (n < 0)
 			return lost(l);
 		off += (size_t)n;
-		if (l->answered)
+		if (l->answered == l->asked)
 			break;
 		want = cv_ssh_want(l->ssh);
 		r = cv_ssh_wait(l->limit, cv_ssh_fd(l->ssh),
@@ -182,33 +210,45 @@ static int exchange(struct login *l)
 		if (cv_ssh_turn(l->ssh) < 0 || l->parser.failed)
 			return lost(l);
 	}
+	l->type = l->answers[l->asked - 1].type;
+	l->in = l->answers[l->asked - 1].in;
 	l->out.size = 0;
+	l->asked = 0;
 	return l->parser.failed ? lost(l) : 0;
 }
 
-static int ask_path(struct login *l, uint8_t type, const char *path,
-		    const struct cv_sftp_attrs *attrs)
+static void put_path(struct login *l, uint8_t type, const char *path,
+		     const struct cv_sftp_attrs *attrs)
 {
-	size_t at = cv_sftp_begin(&l->out, type, ++l->id);
+	size_t at = begin(l, type);
 
 	cv_sftp_put_text(&l->out, path);
 	if (attrs)
 		cv_sftp_put_attrs(&l->out, attrs);
 	cv_sftp_end(&l->out, at, 0);
+}
+
+static int ask_path(struct login *l, uint8_t type, const char *path,
+		    const struct cv_sftp_attrs *attrs)
+{
+	put_path(l, type, path, attrs);
 	return exchange(l);
 }
 
 /* Status of a STATUS answer, CV_FX_OK for any other. */
+static uint32_t status_of(uint8_t type, struct cv_sftp_in in)
+{
+	return type == CV_FXP_STATUS ? cv_sftp_get_u32(&in) : CV_FX_OK;
+}
+
 static uint32_t answer_status(const struct login *l)
 {
-	struct cv_sftp_in in = l->in;
-
-	return l->type == CV_FXP_STATUS ? cv_sftp_get_u32(&in) : CV_FX_OK;
+	return status_of(l->type, l->in);
 }
 
 static size_t begin_extended(struct login *l, enum sftp_ext ext)
 {
-	size_t at = cv_sftp_begin(&l->out, CV_FXP_EXTENDED, ++l->id);
+	size_t at = begin(l, CV_FXP_EXTENDED);
 
 	cv_sftp_put_text(&l->out, sftp_ext_name(ext));
 	return at;
@@ -255,9 +295,11 @@ static int say_version(struct login *l, struct sftp_session *s)
 {
 	const unsigned both = SFTP_EXT_POSIX_RENAME | SFTP_EXT_FSTATVFS;
 	const char *server = cv_ssh_server(l->ssh);
-	size_t at = cv_sftp_begin(&l->out, CV_FXP_INIT, 3);
+	size_t at;
 	int r;
 
+	l->id = 2; /* INIT has its version where others have the id */
+	at = begin(l, CV_FXP_INIT);
 	l->limit->step = cv_step("SFTP greeting");
 	cv_sftp_end(&l->out, at, 0);
 	r = exchange(l);
@@ -296,21 +338,50 @@ static uint32_t limit_or(uint64_t v, uint32_t fallback)
 	return v > 256 * 1024 ? 256 * 1024 : (uint32_t)v;
 }
 
-static int ask_limits(struct login *l, struct sftp_session *s)
+uint64_t sftp_process(uint8_t type, const uint8_t *body, size_t size)
 {
+	struct cv_sftp_in in = { body, size, false };
+	struct cv_sftp_name name = { 0 };
+	char digits[16] = "";
+	uint64_t n;
+
+	if (type == CV_FXP_NAME && cv_sftp_get_count(&in) == 1)
+		cv_sftp_get_name(&in, &name);
+	if (in.bad || name.name_len >= sizeof(digits))
+		return 0;
+	memcpy(digits, name.name_len ? name.name : "", name.name_len);
+	return cv_parse_u64(digits, 10, UINT32_MAX, &n) < 0 ? 0 : n;
+}
+
+/*
+ * Which process of the server this is, for a successor, and what it takes at once. Who cannot see
+ * process 1, which always runs, cannot see another one end either.
+ */
+static int ask_server(struct login *l, struct sftp_session *s)
+{
+	bool limits = s->extensions & SFTP_EXT_LIMITS;
+	const struct answer *a = l->answers;
 	size_t at;
 	int r;
 
 	s->read_max = PLAIN_MAX;
 	s->write_max = PLAIN_MAX;
-	if (!(s->extensions & SFTP_EXT_LIMITS))
+	if (!s->openssh && !limits)
 		return 0;
-	at = begin_extended(l, SFTP_EXT_LIMITS);
-	cv_sftp_end(&l->out, at, 0);
+	if (s->openssh) {
+		put_path(l, CV_FXP_READLINK, SFTP_PROC_SELF, NULL);
+		put_path(l, CV_FXP_READLINK, SFTP_PROC_INIT, NULL);
+	}
+	if (limits) {
+		at = begin_extended(l, SFTP_EXT_LIMITS);
+		cv_sftp_end(&l->out, at, 0);
+	}
 	r = exchange(l);
 	if (r < 0)
 		return r;
-	if (l->type == CV_FXP_EXTENDED_REPLY) {
+	if (s->openssh && status_of(a[1].type, a[1].in) != CV_FX_NO_SUCH_FILE)
+		s->process = sftp_process(a[0].type, a[0].in.p, a[0].in.left);
+	if (limits && l->type == CV_FXP_EXTENDED_REPLY) {
 		(void)cv_sftp_get_u64(&l->in); /* packet length; the other two respect it */
 		s->read_max = limit_or(cv_sftp_get_u64(&l->in), PLAIN_MAX);
 		s->write_max = limit_or(cv_sftp_get_u64(&l->in), PLAIN_MAX);
@@ -537,34 +608,61 @@ static int find_login_ids(struct login *l, const struct cv_dict *options,
 	return 0;
 }
 
+void sftp_warn_of_late(const char *host, uint64_t pid, uint64_t waited_ms)
+{
+	cv_warning("sftp: %s: process %llu of a connection that has ended still works after %llu "
+		   "ms: what was under way is repeated as new",
+		   host, (unsigned long long)pid, (unsigned long long)waited_ms);
+}
+
+/* Drops those that have ended. */
+static int keep_running(struct login *l, struct sftp_predecessors *p)
+{
+	unsigned count = 0;
+	int r;
+
+	for (unsigned i = 0; i < p->count; i++) {
+		char path[SFTP_PROC_SIZE];
+
+		(void)snprintf(path, sizeof(path), SFTP_PROC_PROGRAM,
+			       (unsigned long long)p->pid[i]);
+		put_path(l, CV_FXP_READLINK, path, NULL);
+	}
+	r = exchange(l);
+	for (unsigned i = 0; r == 0 && i < p->count; i++) {
+		if (status_of(l->answers[i].type, l->answers[i].in) != CV_FX_NO_SUCH_FILE)
+			p->pid[count++] = p->pid[i];
+	}
+	p->count = count;
+	return r;
+}
+
 /*
  * sshd ends with its connection, but the sftp-server it has started finishes what it is doing
  * first, and only then finds that nobody is there any more. Where one sees processes, one sees it
- * until then; a zombie has no program any more.
+ * until then; a zombie has no program any more. Each channel of the connection had one of its own.
  */
-static int await_end(struct login *l, const struct sftp_predecessor *before, bool *ret_settled)
+static int await_end(struct login *l, const struct sftp_session *s,
+		     const struct sftp_predecessors *before, bool *ret_settled)
 {
 	uint64_t until_ns = cv_now_ns() + before->wait_ms * 1000000ull;
+	struct sftp_predecessors left = *before;
 	int pause_ms = AWAIT_MIN_MS;
-	char path[48];
 
-	if (!before->pid)
+	/* What told their numbers was OpenSSH; what does not work as it does is another server. */
+	if (!left.count || !s->openssh)
 		return 0;
 	l->limit->step = cv_step("waiting for the server to finish what was under way");
-	(void)snprintf(path, sizeof(path), SFTP_PROC_PROGRAM, (unsigned long long)before->pid);
 	for (;;) {
-		int r = ask_path(l, CV_FXP_READLINK, path, NULL);
+		int r = keep_running(l, &left);
 
 		if (r < 0)
 			return r;
-		*ret_settled = answer_status(l) == CV_FX_NO_SUCH_FILE;
+		*ret_settled = left.count == 0;
 		if (*ret_settled)
 			return 0;
 		if (cv_now_ns() >= until_ns) {
-			cv_warning("sftp: %s: process %llu of the connection that has ended still "
-				   "works after %llu ms: what was under way is repeated as new",
-				   l->host, (unsigned long long)before->pid,
-				   (unsigned long long)before->wait_ms);
+			sftp_warn_of_late(l->host, left.pid[0], before->wait_ms);
 			return 0;
 		}
 		(void)usleep((useconds_t)pause_ms * 1000);
@@ -680,7 +778,7 @@ static int find_ids(struct login *l, const struct cv_dict *options, struct sftp_
 }
 
 int sftp_login(const struct cv_dict *options, const char *known_root,
-	       const struct sftp_predecessor *before, struct cv_ssh_limit *limit,
+	       const struct sftp_predecessors *before, struct cv_ssh_limit *limit,
 	       struct sftp_session *ret_session, struct cv_err *err)
 {
 	struct sftp_session s = { 0 };
@@ -696,18 +794,18 @@ int sftp_login(const struct cv_dict *options, const char *known_root,
 		r = say_version(&l, &s);
 	}
 	if (r == 0)
-		r = ask_limits(&l, &s);
+		r = ask_server(&l, &s);
 	if (r == 0)
 		r = find_root(&l, options, known_root, &s);
 	if (r == 0 && !known_root)
 		r = find_ids(&l, options, &s);
 	if (r == 0)
-		r = await_end(&l, before, &s.settled);
+		r = await_end(&l, &s, before, &s.settled);
 	if (s.ssh)
 		cv_ssh_set_data(s.ssh, NULL, NULL);
 	cv_sftp_parser_release(&l.parser);
 	cv_sftp_out_release(&l.out);
-	free(l.body);
+	forget_answers(&l);
 	if (r < 0) {
 		sftp_session_release(&s);
 		return r;

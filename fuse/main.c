@@ -186,7 +186,7 @@ static int connect_first(struct worker *w, int sock, const struct cv_dict *optio
 {
 	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
 	struct cv_fs *fs = &w->fs;
-	const struct cv_replays lasting = { .peer = &fs->shm.state->peer };
+	const struct cv_replays lasting = { .peers = fs->shm.state->peers };
 	int r = cv_mount_resume(options, fs->loop, &lasting, &fs->mount, err);
 
 	if (r == 0)

@@ -89,8 +89,8 @@ struct cv_shared_state {
 	uint32_t handles_top;
 	uint32_t slots_ready;
 	uint32_t large_ready;
-	char resume[64]; /* cv_info.resume */
-	uint64_t peer;	 /* cv_replays.peer */
+	char resume[64];	  /* cv_info.resume */
+	uint64_t peers[CV_PEERS]; /* cv_replays.peers */
 };
 
 /*

@@ -317,7 +317,7 @@ static void connect_until_done(struct cv_fs *fs, const struct cv_dict *given)
 	struct cv_replay *list[CV_SLOTS];
 	const struct cv_replays replays = { .list = list,
 					    .count = find_replays(fs, list),
-					    .peer = &fs->shm.state->peer };
+					    .peers = fs->shm.state->peers };
 
 	/* Without it (no memory): a connection of its own, which is worse but not wrong. */
 	if (cv_dict_copy(&options, given) == 0 && *resume &&

@@ -4,6 +4,11 @@
  * given by a directory and a name, wait before they begin, for as many milliseconds as the file
  * $SLOW_CALLS says, which may change at any time. While there is this file, each one adds its name
  * to $SLOW_CALLS.begun first.
+ *
+ * Of one process only, the one with number N, write() to files below $SLOW_CALLS_IN waits as
+ * $SLOW_CALLS.N says, and adds "write N". And in all processes but that whose number
+ * $SLOW_CALLS.self says, readlink() of /proc/self waits as long as there is this file, and adds
+ * "self N".
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -35,10 +40,15 @@ static int raw_open(const char *path, int flags)
 	return (int)syscall(SYS_openat, AT_FDCWD, path, flags | O_CLOEXEC, 0666);
 }
 
-static long delay_ms(const char *name)
+static bool is_ours(const char *path)
 {
-	bool ours = *name != '/' || strncmp(name, slow_calls_in, strlen(slow_calls_in)) == 0;
-	int fd = *slow_calls && ours ? raw_open(slow_calls, O_RDONLY) : -1;
+	return strncmp(path, slow_calls_in, strlen(slow_calls_in)) == 0;
+}
+
+/* -1: there is no such file. */
+static long said_in(const char *file)
+{
+	int fd = *slow_calls ? raw_open(file, O_RDONLY) : -1;
 	char text[32] = "";
 
 	if (fd < 0)
@@ -59,20 +69,80 @@ static void say(const char *call)
 	fd = raw_open(path, O_WRONLY | O_CREAT | O_APPEND);
 	if (fd < 0)
 		return;
-	(void)!write(fd, line, strlen(line));
+	(void)!syscall(SYS_write, fd, line, strlen(line));
 	(void)close(fd);
+}
+
+static void pause_ms(long ms)
+{
+	struct timespec pause = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000 };
+
+	while (nanosleep(&pause, &pause) < 0 && errno == EINTR)
+		;
 }
 
 static void delay(const char *call, const char *name)
 {
-	long ms = delay_ms(name);
-	struct timespec pause = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000 };
+	long ms = *name != '/' || is_ours(name) ? said_in(slow_calls) : -1;
 
 	if (ms < 0)
 		return;
 	say(call);
-	while (nanosleep(&pause, &pause) < 0 && errno == EINTR)
-		;
+	pause_ms(ms);
+}
+
+static void say_process(const char *call)
+{
+	char text[64];
+
+	(void)snprintf(text, sizeof(text), "%s %d", call, (int)getpid());
+	say(text);
+}
+
+static bool is_file_of_ours(int fd)
+{
+	char link[64], path[4096];
+	struct stat st;
+	long n;
+
+	if (!*slow_calls || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return false;
+	(void)snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	n = syscall(SYS_readlinkat, AT_FDCWD, link, path, sizeof(path) - 1);
+	path[n < 0 ? 0 : n] = '\0';
+	return is_ours(path);
+}
+
+ssize_t write(int fd, const void *data, size_t size)
+{
+	char file[3100];
+	long ms = -1;
+
+	if (is_file_of_ours(fd)) {
+		(void)snprintf(file, sizeof(file), "%s.%d", slow_calls, (int)getpid());
+		ms = said_in(file);
+	}
+	if (ms >= 0) {
+		say_process("write");
+		pause_ms(ms);
+	}
+	return syscall(SYS_write, fd, data, size);
+}
+
+ssize_t readlink(const char *path, char *target, size_t size)
+{
+	bool said = false;
+	char file[3100];
+	long free;
+
+	(void)snprintf(file, sizeof(file), "%s.self", slow_calls);
+	while (strcmp(path, "/proc/self") == 0 && (free = said_in(file)) >= 0 && free != getpid()) {
+		if (!said)
+			say_process("self");
+		said = true;
+		pause_ms(20);
+	}
+	return syscall(SYS_readlinkat, AT_FDCWD, path, target, size);
 }
 
 int mkdirat(int dir, const char *path, mode_t mode)
