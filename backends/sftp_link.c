@@ -433,7 +433,9 @@ static void lose(struct sftp_link *link, const char *why)
 	if (link->state != SFTP_LINK_UP && !(link->base && link->session.ssh))
 		return;
 	(void)cv_strcpy(text, sizeof(text), why);
-	if (link->state == SFTP_LINK_UP && !changes_under_way(link))
+	if (link->state == SFTP_LINK_DOWN) /* once for each connection is enough */
+		link->refused = link->base->generation;
+	else if (!changes_under_way(link))
 		*link->peer = 0;
 	link->state = SFTP_LINK_DOWN;
 	cv_loop_remove(link->loop, &link->watch);
@@ -454,6 +456,7 @@ static void lose(struct sftp_link *link, const char *why)
 		queue_insert(queue_of(link, req), req);
 	}
 	if (link->further) {
+		cv_timer_cancel(link->loop, &link->retry);
 		if (link->base)
 			cv_debug("sftp: a further channel lost: %s", text);
 		else
@@ -608,13 +611,15 @@ static void channel_try(struct sftp_link *link)
 	const struct sftp_session *first = &link->base->session;
 	struct cv_ssh *ssh;
 
-	if (link->state != SFTP_LINK_DOWN || link->session.ssh || link->base->state != SFTP_LINK_UP)
+	if (link->state != SFTP_LINK_DOWN || link->session.ssh ||
+	    link->base->state != SFTP_LINK_UP || link->refused == link->base->generation)
 		return;
 	ssh = cv_ssh_channel(first->ssh);
 	if (!ssh)
 		return;
 	link->session = sftp_session_beside(first, ssh);
 	link->asked = false;
+	(void)cv_timer_set(link->loop, &link->retry, link->timeout_ms);
 	link->next_channel = link->base->channels;
 	link->base->channels = link;
 	cv_loop_defer(link->loop, &link->base->flush);
@@ -630,6 +635,7 @@ static void channel_turn(struct sftp_link *link)
 			   : link->broken_why ? link->broken_why
 					      : "ended by the server");
 	} else if (link->state == SFTP_LINK_DOWN && link->asked && link->to_come == 0) {
+		cv_timer_cancel(link->loop, &link->retry);
 		begin(link);
 		link->changed(link);
 	}
@@ -689,9 +695,8 @@ void sftp_link_try(struct sftp_link *link)
 				link->session.root, NULL, on_job, &link->job);
 }
 
-static void on_retry(struct cv_timer *timer)
+static void reconnect(struct sftp_link *link)
 {
-	struct sftp_link *link = cv_container_of(timer, struct sftp_link, retry);
 	uint64_t limit_ms = cv_options_ms(link->options, "mount_timeout", 20000);
 	uint64_t greeting_ms;
 
@@ -709,6 +714,16 @@ static void on_retry(struct cv_timer *timer)
 	if (job_start(link, limit_ms, greeting_ms, link->session.root, NULL, on_job, &link->job) <
 	    0)
 		schedule_retry(link, BACKOFF_MAX_MS);
+}
+
+static void on_retry(struct cv_timer *timer)
+{
+	struct sftp_link *link = cv_container_of(timer, struct sftp_link, retry);
+
+	if (!link->base)
+		reconnect(link);
+	else if (link->state == SFTP_LINK_DOWN)
+		lose(link, "the server does not answer on it");
 }
 
 /* ---- handles foreseen ---- */

@@ -172,6 +172,7 @@ struct sftp_link {
 	struct sftp_link *next_channel;
 	bool asked;	  /* a channel that comes up: for the server's VERSION, */
 	unsigned to_come; /* and what else is to be answered first */
+	uint64_t refused; /* a channel that did not come up, with this generation of its base */
 	bool fits;	  /* further, the owner's: leads to the same server as the first */
 	uint64_t beside;  /* likewise: as was seen with this generation of the first */
 	void *owner;

@@ -110,5 +110,48 @@ touch "$T/tmp/stop"
 check "far away, channels lost under reading and writing: it ends" wait_for 90 gone "$worker"
 check_equal "far away, channels lost: every byte and time is right" fine "$(cat "$T/tmp/out")"
 check "unmount" unmount_volume "$T/mnt"
+
+# A server that has no more than one session for a connection, and one that opens more and says nothing.
+cat >"$T/tmp/shy" <<EOT
+#!/bin/sh
+mkdir "$T/tmp/first" 2>/dev/null && exec /usr/lib/openssh/sftp-server
+exec cat 3>&1 >/dev/null
+EOT
+chmod 755 "$T/tmp/shy"
+[ -x /usr/lib/openssh/sftp-server ] || bail "no sftp-server"
+# another_sshd NAME SED_SCRIPT: beside the first, which goes on.
+another_sshd() {
+	local port
+	port=$(free_port)
+	sed "s/^Port .*/Port $port/; $2" "$T/ssh/sshd_config" >"$T/ssh/sshd_config.$1"
+	spawn "sshd-$1" /usr/sbin/sshd -D -e -f "$T/ssh/sshd_config.$1"
+	SSHD_PID=$SPAWNED
+	defer stop_pid "$SSHD_PID"
+	wait_for 10 port_open "$port" || bail "sshd did not start"
+	start_proxy "$1" "$port" -d 5
+	write_known_hosts "$T/tmp/hosts" "$PROXY_PORT" "$T/ssh/host_ed25519.pub"
+	cat "$T/tmp/hosts" >>"$SSH_KNOWN_HOSTS"
+}
+channels_are() {
+	[ "$(channels | wc -l)" -eq "$1" ]
+}
+first_sshd=$SSHD_PID
+another_sshd one 's/^MaxSessions .*/MaxSessions 1/'
+check "one session: mount" mount_volume "${SOURCE/:$SSH_PORT/:$PROXY_PORT}" "$T/mnt" "$OPTIONS"
+check "one session: a large file" cp "$T/tmp/data" "$T/mnt/one"
+check "one session: its bytes" cmp "$T/tmp/data" "$SSH_ROOT/one"
+check "one session: is all there is" channels_are 1
+check "one session: unmount" unmount_volume "$T/mnt"
+
+another_sshd shy "s,^Subsystem .*,Subsystem sftp $T/tmp/shy,"
+check "silent channels: mount" mount_volume "${SOURCE/:$SSH_PORT/:$PROXY_PORT}" "$T/mnt" "$OPTIONS,timeout=2"
+check "silent channels: they are there" wait_for 10 channels_at_least 4
+check "silent channels: a large file meanwhile" cp "$T/tmp/data" "$T/mnt/shy"
+check "silent channels: are given up" wait_for 20 channels_are 1
+check "silent channels: a large file" cp "$T/tmp/data" "$T/mnt/shy"
+check "silent channels: its bytes" cmp "$T/tmp/data" "$SSH_ROOT/shy"
+check_fails "silent channels: their connection stands" grep -r 'lost:' /run/cvol/mounts --include=*.log
+check "silent channels: unmount" unmount_volume "$T/mnt"
+SSHD_PID=$first_sshd
 check "nothing is left" wait_nothing_left 10
 finish
