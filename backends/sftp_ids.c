@@ -55,6 +55,9 @@ bool sftp_id_on_server(const struct sftp_id_rules *rules, uint32_t shown, uint32
 
 /* ---- rules ---- */
 
+/* Of all mounts without an idmap; never written to, so that it takes no memory. */
+static struct sftp_ids none;
+
 static int add(struct sftp_id_rules *rules, uint32_t server, uint32_t shown)
 {
 	if (rules->count == SFTP_IDS_MAX)
@@ -109,24 +112,28 @@ static int read_line(struct sftp_ids *ids, char *line)
 static int read_file(struct sftp_ids *ids, const char *path, struct cv_err *err)
 {
 	cv_cleanup_fclose FILE *f = fopen(path, "re");
-	char line[256];
+	cv_cleanup_free char *line = NULL;
+	size_t size = 0;
 
-	if (!f)
-		return cv_fail(err, errno, "sftp: cannot read idmap_file '%s': %s", path,
-			       cv_strerror(errno));
-	for (unsigned n = 1; fgets(line, sizeof(line), f); n++) {
+	errno = f ? 0 : errno;
+	for (unsigned n = 1; f && getline(&line, &size, f) > 0; n++) {
 		int r = read_line(ids, line);
 
 		if (r == -E2BIG)
 			return cv_fail(err, r, "sftp: idmap_file '%s' has more than %d rules", path,
 				       SFTP_IDS_MAX);
-		if (r < 0)
+		if (r == -EINVAL)
 			return cv_fail(err, r,
 				       "sftp: idmap_file '%s' line %u: expected 'user SERVER "
 				       "SHOWN' or 'group SERVER SHOWN', SERVER a number or a name, "
 				       "SHOWN a number",
 				       path, n);
+		if (r < 0)
+			return cv_fail(err, r, "sftp: out of memory");
 	}
+	if (!f || !feof(f))
+		return cv_fail(err, errno, "sftp: cannot read idmap_file '%s': %s", path,
+			       cv_strerror(errno));
 	return 0;
 }
 
@@ -156,10 +163,8 @@ static int read_names(struct sftp_ids *ids, struct sftp_id_rules *rules, const c
 	cv_cleanup_free char *line = NULL;
 	size_t size = 0;
 
-	if (!f)
-		return cv_fail(err, errno, "sftp: idmap=names: cannot read %s: %s", path,
-			       cv_strerror(errno));
-	while (getline(&line, &size, f) > 0) {
+	errno = f ? 0 : errno;
+	while (f && getline(&line, &size, f) > 0) {
 		uint32_t id;
 		const char *name = parse_entry(line, &id);
 		int r = name ? add_name(ids, rules, name, id) : 0;
@@ -172,6 +177,9 @@ static int read_names(struct sftp_ids *ids, struct sftp_id_rules *rules, const c
 		if (r < 0)
 			return cv_fail(err, r, "sftp: out of memory");
 	}
+	if (!f || !feof(f))
+		return cv_fail(err, errno, "sftp: idmap=names: cannot read %s: %s", path,
+			       cv_strerror(errno));
 	return 0;
 }
 
@@ -180,9 +188,14 @@ int sftp_ids_new(const struct cv_dict *options, uint32_t login_uid, uint32_t log
 {
 	const char *kind = cv_options_str(options, "idmap", "none");
 	const char *file = cv_options_str(options, "idmap_file", NULL);
-	struct sftp_ids *ids = calloc(1, sizeof(*ids));
+	struct sftp_ids *ids;
 	int r = 0;
 
+	if (cv_str_eq(kind, "none")) {
+		*ret_ids = &none;
+		return 0;
+	}
+	ids = calloc(1, sizeof(*ids));
 	if (!ids)
 		return cv_fail(err, ENOMEM, "sftp: out of memory");
 	if (strcmp(kind, "user") == 0) {
@@ -205,7 +218,7 @@ int sftp_ids_new(const struct cv_dict *options, uint32_t login_uid, uint32_t log
 
 void sftp_ids_free(struct sftp_ids *ids)
 {
-	if (!ids)
+	if (!ids || ids == &none)
 		return;
 	for (size_t i = 0; i < ids->users.count; i++)
 		free(ids->users.rule[i].name);

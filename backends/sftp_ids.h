@@ -55,10 +55,10 @@ struct sftp_question {
 };
 
 /*
- * As options say: nothing, the login user's own ids (idmap=user: shown as uid and gid, 0 if not
- * given), the users and groups of this host by their names, or those of a file with lines "user
- * SERVER SHOWN" and "group SERVER SHOWN". login_uid, login_gid: the login user's on the server.
- * Reads files of this host. Returns 0 or -errno with err set.
+ * As options say: nothing (the same one for all mounts), the login user's own ids (idmap=user:
+ * shown as uid and gid, 0 if not given), the users and groups of this host by their names, or those
+ * of a file with lines "user SERVER SHOWN" and "group SERVER SHOWN". login_uid, login_gid: the
+ * login user's on the server. Reads files of this host. Returns 0 or -errno with err set.
  */
 int sftp_ids_new(const struct cv_dict *options, uint32_t login_uid, uint32_t login_gid,
 		 struct sftp_ids **ret_ids, struct cv_err *err);

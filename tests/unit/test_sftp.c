@@ -262,6 +262,7 @@ static void expect_on_server(const struct sftp_id_rules *rules, uint32_t shown, 
 
 static void ids_by_name(void **state)
 {
+	char table[1000] = "";
 	struct sftp_ids *ids = ids_of("user alice 5000\nuser 7 8\n# x\ngroup staff 60\n");
 	struct sftp_question q = { 0 };
 	struct cv_sftp_out out = { 0 };
@@ -331,6 +332,31 @@ static void ids_by_name(void **state)
 	assert_non_null(ids);
 	assert_false(ids->named);
 	sftp_ids_free(ids);
+
+	/* Lines have any length. */
+	memset(table, '#', sizeof(table) - 1);
+	memcpy(table + sizeof(table) - 12, "\nuser 1 2\n", 11);
+	ids = ids_of(table);
+	assert_non_null(ids);
+	expect_shown(&ids->users, 1, 2);
+	sftp_ids_free(ids);
+}
+
+static void ids_of_what_cannot_be_read(void **state)
+{
+	struct cv_dict options = { 0 };
+	struct sftp_ids *ids = NULL;
+	struct cv_err err = { 0 };
+
+	(void)state;
+	assert_int_equal(cv_dict_set(&options, "idmap", "file"), 0);
+	assert_int_equal(cv_dict_set(&options, "idmap_file", "/nowhere/at/all"), 0);
+	assert_int_equal(sftp_ids_new(&options, 0, 0, &ids, &err), -ENOENT);
+	assert_non_null(strstr(err.text, "cannot read"));
+	assert_int_equal(cv_dict_set(&options, "idmap_file", "/tmp"), 0);
+	assert_int_equal(sftp_ids_new(&options, 0, 0, &ids, &err), -EISDIR);
+	assert_non_null(strstr(err.text, "cannot read"));
+	cv_dict_release(&options);
 }
 
 int main(void)
@@ -342,6 +368,7 @@ int main(void)
 		cmocka_unit_test(links_stay_inside),
 		cmocka_unit_test(special_files),
 		cmocka_unit_test(ids_by_name),
+		cmocka_unit_test(ids_of_what_cannot_be_read),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
