@@ -1048,6 +1048,18 @@ static int send_all(struct sftp_link *link)
 	}
 }
 
+/* r: 0, or -errno: the channel alone is lost, with the next turn. */
+static void channel_broken(struct sftp_link *link, int r)
+{
+	if (r == 0)
+		return;
+	if (!link->broken) {
+		link->broken = r;
+		link->broken_why = "the server takes no more";
+	}
+	cv_loop_defer(link->loop, &link->flush);
+}
+
 /* What the socket takes at once is followed by what that makes room for; bounded. */
 static int send_and_settle(struct sftp_link *link)
 {
@@ -1058,7 +1070,7 @@ static int send_and_settle(struct sftp_link *link)
 		/* Behind it: what the connection has room for beside its own. */
 		for (struct sftp_link *c = link->channels; c && r == 0; c = c->next_channel) {
 			if (c->state == SFTP_LINK_UP && !c->broken)
-				(void)send_all(c);
+				channel_broken(c, send_all(c));
 		}
 		if (r == 0)
 			r = cv_ssh_settle(link->session.ssh);
@@ -1160,6 +1172,8 @@ static void on_bytes(void *user, const uint8_t *p, size_t n)
 		link->broken = r;
 		link->broken_why = "the server sent what is not SFTP";
 	}
+	if (r < 0) /* not only with the next turn, if it was while sending */
+		cv_loop_defer(link->loop, &link->flush);
 }
 
 static uint8_t *on_data(void *user, uint32_t id, uint32_t size)
