@@ -41,6 +41,7 @@
 #define PATIENT_EVERY  5	  /* of so many tries one waits longer than that, for a slow one */
 #define SEND_ROUNDS    4
 #define STOP_WAIT_MS   1000
+#define LATE_MIN_MS    500 /* for what the server still does of a connection, however long lost */
 #define ID_SLOT(id)    ((id) & (SFTP_IN_FLIGHT_MAX - 1))
 #define ID_GENERATION  SFTP_IN_FLIGHT_MAX
 
@@ -342,17 +343,20 @@ static void reset_stream(struct sftp_link *link)
 	memset(&link->foresight, 0, sizeof(link->foresight));
 }
 
-/* Nothing is in flight. Whoever is told may ask somebody else, not this link. */
+/* Nothing of it is in flight. Whoever is told may ask somebody else, not this link. */
+static void end_queue(struct sftp_link *link, struct sftp_queue *q, int error)
+{
+	struct sftp_request *req;
+
+	while ((req = queue_pop(q)))
+		verdict(link, req, error);
+}
+
 static void end_all(struct sftp_link *link, int error)
 {
-	struct sftp_queue *queues[] = { &link->meta, &link->reads, &link->writes };
-
-	for (size_t i = 0; i < CV_ARRAY_SIZE(queues); i++) {
-		struct sftp_request *req;
-
-		while ((req = queue_pop(queues[i])))
-			verdict(link, req, error);
-	}
+	end_queue(link, &link->meta, error);
+	end_queue(link, &link->reads, error);
+	end_queue(link, &link->writes, error);
 }
 
 static void channel_remove(struct sftp_link *link)
@@ -415,6 +419,85 @@ static bool changes_under_way(const struct sftp_link *link)
 	return false;
 }
 
+/* ---- the server's process behind a further link that is lost ---- */
+
+struct sftp_awaiting {
+	struct sftp_request req; /* of the first link */
+	struct sftp_link *link;	 /* NULL: stopped meanwhile */
+	bool asked;
+	uint64_t since_ns;
+	uint64_t pause_ms;
+	char path[SFTP_PROC_SIZE];
+};
+
+static void await_ask(struct sftp_awaiting *a)
+{
+	a->asked = true;
+	sftp_link_submit(a->link->first, &a->req);
+}
+
+static void await_over(struct sftp_link *link)
+{
+	free(link->awaiting);
+	link->awaiting = NULL;
+	*link->peer = 0;
+	end_all(link, -ESTALE);
+	link->changed(link);
+}
+
+/* As await_end() in sftp_login.c does. */
+static void await_answered(struct sftp_request *req, struct sftp_reply *reply)
+{
+	struct sftp_awaiting *a = cv_container_of(req, struct sftp_awaiting, req);
+	struct sftp_link *link = a->link;
+	uint64_t waited_ms = (cv_now_ns() - a->since_ns) / MS;
+
+	a->asked = false;
+	if (!link) {
+		free(a);
+		return;
+	}
+	if (reply->type && reply->error != -ENOENT && waited_ms < link->timeout_ms &&
+	    cv_timer_set(link->loop, &link->retry, a->pause_ms) == 0) {
+		a->pause_ms *= a->pause_ms < SFTP_AWAIT_MAX_MS ? 2 : 1;
+		return;
+	}
+	if (reply->error != -ENOENT)
+		sftp_warn_of_late(cv_options_str(link->options, "host", ""), *link->peer,
+				  waited_ms);
+	await_over(link);
+}
+
+/* Without memory nobody is waited for. */
+static void await_start(struct sftp_link *link)
+{
+	struct sftp_awaiting *a = calloc(1, sizeof(*a));
+
+	link->awaiting = a;
+	if (!a) {
+		await_over(link);
+		return;
+	}
+	a->link = link;
+	a->since_ns = cv_now_ns();
+	a->pause_ms = SFTP_AWAIT_MIN_MS;
+	(void)snprintf(a->path, sizeof(a->path), SFTP_PROC_PROGRAM,
+		       (unsigned long long)*link->peer);
+	a->req.type = CV_FXP_READLINK;
+	a->req.path = a->path;
+	a->req.done = await_answered;
+	await_ask(a);
+}
+
+static void await_stop(struct sftp_link *link)
+{
+	if (link->awaiting && link->awaiting->asked)
+		link->awaiting->link = NULL;
+	else
+		free(link->awaiting);
+	link->awaiting = NULL;
+}
+
 static void lose(struct sftp_link *link, const char *why);
 
 /* Those on the same connection go with it. */
@@ -426,8 +509,34 @@ static void lose_channels(struct sftp_link *link)
 		lose(channel, "with its connection");
 }
 
+static void wait_for(struct sftp_predecessors *before, uint64_t pid)
+{
+	if (before->count < CV_PEERS)
+		before->pid[before->count++] = pid;
+}
+
+/*
+ * What was under way is sent again. While the process that had it is perhaps still at it, it could
+ * come behind what is asked for next: so that one is waited for, by the next login where the whole
+ * connection is lost, or else by this link. late: there was something of that kind.
+ */
+static void lost_beside(struct sftp_link *link, bool late)
+{
+	if (late && (!link->base || link->base->state == SFTP_LINK_UP)) {
+		end_queue(link, &link->meta, -ESTALE);
+		end_queue(link, &link->reads, -ESTALE);
+		await_start(link);
+		return;
+	}
+	if (late)
+		wait_for(&link->base->before, *link->peer);
+	end_all(link, -ESTALE);
+	link->changed(link);
+}
+
 static void lose(struct sftp_link *link, const char *why)
 {
+	bool late = false;
 	char text[256];
 
 	if (link->state != SFTP_LINK_UP && !(link->base && link->session.ssh))
@@ -435,9 +544,12 @@ static void lose(struct sftp_link *link, const char *why)
 	(void)cv_strcpy(text, sizeof(text), why);
 	if (link->state == SFTP_LINK_DOWN) /* once for each connection is enough */
 		link->refused = link->base->generation;
-	else if (!changes_under_way(link))
+	else if (changes_under_way(link))
+		late = *link->peer;
+	else
 		*link->peer = 0;
 	link->state = SFTP_LINK_DOWN;
+	link->down_since_ns = cv_now_ns();
 	cv_loop_remove(link->loop, &link->watch);
 	lose_channels(link);
 	if (link->base)
@@ -463,11 +575,11 @@ static void lose(struct sftp_link *link, const char *why)
 			cv_notice("sftp: a further connection to %s lost: %s",
 				  cv_options_str(link->options, "host", ""), text);
 		set_error(link, text);
-		end_all(link, -ESTALE);
-		link->changed(link);
+		lost_beside(link, late);
 		return;
 	}
-	link->down_since_ns = cv_now_ns();
+	if (late)
+		wait_for(&link->before, *link->peer);
 	link->attempt_ms = ATTEMPT_MIN_MS;
 	link->attempts = 0;
 	set_error(link, text);
@@ -611,7 +723,7 @@ static void channel_try(struct sftp_link *link)
 	const struct sftp_session *first = &link->base->session;
 	struct cv_ssh *ssh;
 
-	if (link->state != SFTP_LINK_DOWN || link->session.ssh ||
+	if (link->state != SFTP_LINK_DOWN || link->session.ssh || link->awaiting ||
 	    link->base->state != SFTP_LINK_UP || link->refused == link->base->generation)
 		return;
 	ssh = cv_ssh_channel(first->ssh);
@@ -649,6 +761,18 @@ static void channels_turn(struct sftp_link *link)
 	}
 }
 
+/* They have been waited for. */
+static void forget(struct sftp_link *link, const struct sftp_predecessors *before)
+{
+	for (unsigned i = 0; i < before->count; i++) {
+		for (unsigned n = 0; n < CV_PEERS; n++) {
+			if (link->peer[n] == before->pid[i])
+				link->peer[n] = 0;
+		}
+	}
+	link->before.count = 0;
+}
+
 static void on_job(struct cv_posted *posted)
 {
 	struct sftp_job *job = cv_container_of(posted, struct sftp_job, posted);
@@ -665,8 +789,10 @@ static void on_job(struct cv_posted *posted)
 	}
 	link->job = NULL;
 	r = job->result;
-	if (r == 0)
+	if (r == 0) {
+		forget(link, &job->before);
 		r = go_up(link, &job->session);
+	}
 	if (link->further) {
 		if (r < 0)
 			cv_notice("sftp: no further connection: %s",
@@ -690,7 +816,7 @@ void sftp_link_try(struct sftp_link *link)
 {
 	if (link->base)
 		channel_try(link);
-	else if (link->state == SFTP_LINK_DOWN && !link->job)
+	else if (link->state == SFTP_LINK_DOWN && !link->job && !link->awaiting)
 		(void)job_start(link, cv_options_ms(link->options, "mount_timeout", 20000), 0,
 				link->session.root, NULL, on_job, &link->job);
 }
@@ -698,6 +824,7 @@ void sftp_link_try(struct sftp_link *link)
 static void reconnect(struct sftp_link *link)
 {
 	uint64_t limit_ms = cv_options_ms(link->options, "mount_timeout", 20000);
+	uint64_t down_ms = (cv_now_ns() - link->down_since_ns) / MS;
 	uint64_t greeting_ms;
 
 	if (link->state != SFTP_LINK_DOWN || link->job)
@@ -710,9 +837,13 @@ static void reconnect(struct sftp_link *link)
 		limit_ms = link->attempt_ms;
 		link->attempt_ms += greeting_ms ? 0 : ATTEMPT_MIN_MS;
 	}
+	/* After a line was cut for longer the server has nothing left to do, but its process is
+	 * still there, since it does not know: that is waited for in vain. */
+	link->before.wait_ms =
+		down_ms + LATE_MIN_MS < link->timeout_ms ? link->timeout_ms - down_ms : LATE_MIN_MS;
 	/* The root as it was found once: a `~` that now means something else is not the volume. */
-	if (job_start(link, limit_ms, greeting_ms, link->session.root, NULL, on_job, &link->job) <
-	    0)
+	if (job_start(link, limit_ms, greeting_ms, link->session.root, &link->before, on_job,
+		      &link->job) < 0)
 		schedule_retry(link, BACKOFF_MAX_MS);
 }
 
@@ -720,7 +851,9 @@ static void on_retry(struct cv_timer *timer)
 {
 	struct sftp_link *link = cv_container_of(timer, struct sftp_link, retry);
 
-	if (!link->base)
+	if (link->awaiting)
+		await_ask(link->awaiting);
+	else if (!link->further)
 		reconnect(link);
 	else if (link->state == SFTP_LINK_DOWN)
 		lose(link, "the server does not answer on it");
@@ -1590,7 +1723,7 @@ static void link_init(struct sftp_link *link, const struct cv_dict *options, str
 		link->slots[i] = (uint16_t)i;
 }
 
-static struct sftp_link *link_beside(const struct sftp_link *first, unsigned number, void *owner,
+static struct sftp_link *link_beside(struct sftp_link *first, unsigned number, void *owner,
 				     void (*changed)(struct sftp_link *link))
 {
 	struct sftp_link *link = malloc(sizeof(*link));
@@ -1599,6 +1732,7 @@ static struct sftp_link *link_beside(const struct sftp_link *first, unsigned num
 		return NULL;
 	link_init(link, first->options, first->loop);
 	link->further = true;
+	link->first = first;
 	link->peer = first->peer + number;
 	link->owner = owner;
 	link->changed = changed;
@@ -1644,12 +1778,12 @@ int sftp_link_start(struct sftp_link *link, const struct cv_dict *options, struc
 			before.pid[before.count++] = peers[i];
 	}
 	before.wait_ms = link->timeout_ms;
-	if (before.count)
-		mount_timeout_ms += before.wait_ms;
-	deadline = cv_now_ns() + mount_timeout_ms * MS;
 	r = job_start(link, mount_timeout_ms, 0, NULL, &before, NULL, &job);
 	if (r < 0)
 		return cv_fail(err, r, "sftp: cannot start a thread: %s", cv_strerror(r));
+	if (before.count)
+		mount_timeout_ms += before.wait_ms;
+	deadline = cv_now_ns() + mount_timeout_ms * MS;
 	/* Its own deadline is the same; a moment more lets it say what took so long. */
 	if (!job_wait(job, deadline + 200 * MS)) {
 		r = cv_fail(err, ETIMEDOUT, "sftp: %s: %s: timed out after %llu ms",
@@ -1680,10 +1814,14 @@ void sftp_link_stop(struct sftp_link *link)
 	/* The last CLOSEs; what does not go now ends with the connection. */
 	if (link->state == SFTP_LINK_UP)
 		(void)send_all(link);
+	/* In any other state it has been cleared, or is for who comes next. */
+	if (link->state == SFTP_LINK_UP && !changes_under_way(link))
+		*link->peer = 0;
+	link->state = SFTP_LINK_CLOSED;
 	lose_channels(link);
 	if (link->base)
 		channel_remove(link);
-	link->state = SFTP_LINK_CLOSED;
+	await_stop(link);
 	cv_loop_remove(link->loop, &link->watch);
 	cv_loop_undefer(link->loop, &link->flush);
 	cv_timer_cancel(link->loop, &link->tick);
@@ -1692,9 +1830,6 @@ void sftp_link_stop(struct sftp_link *link)
 		job_abandon(link->job);
 	link->job = NULL;
 	sftp_session_release(&link->session);
-	/* One that never was up has noted nothing of its own there. */
-	if (link->generation && !changes_under_way(link))
-		*link->peer = 0;
 	for (size_t i = 0; i < SFTP_IN_FLIGHT_MAX; i++) {
 		struct sftp_request *req = link->table[i];
 

@@ -154,6 +154,10 @@ enum sftp_link_state {
 	SFTP_LINK_CLOSED,
 };
 
+/* Between two looks whether a process has ended. */
+#define SFTP_AWAIT_MIN_MS 5
+#define SFTP_AWAIT_MAX_MS 100
+
 /* Processes of the server that may still be working, and how long they are waited for. */
 struct sftp_predecessors {
 	unsigned count;
@@ -162,11 +166,13 @@ struct sftp_predecessors {
 };
 
 struct sftp_job;
+struct sftp_awaiting;
 
 struct sftp_link {
 	/* One beside the first: connects when told to, and what it has not answered when it is lost
 	 * ends with -ESTALE. */
 	bool further;
+	struct sftp_link *first;    /* further: the one everything goes over */
 	struct sftp_link *base;	    /* a channel: of that one's connection */
 	struct sftp_link *channels; /* beside this one, on its connection */
 	struct sftp_link *next_channel;
@@ -184,6 +190,9 @@ struct sftp_link {
 	/* Where the server's process is noted for a successor, before anything is asked of it and
 	 * until all is answered; the first link's of CV_PEERS. */
 	uint64_t *peer;
+	/* Of a connection that is lost, which may still carry out what will be sent again. */
+	struct sftp_predecessors before;
+	struct sftp_awaiting *awaiting; /* further: its process, and the WRITEs wait, too */
 	enum sftp_link_state state;
 	uint64_t generation; /* of the connection; 0 before the first */
 	struct sftp_session session;

@@ -23,9 +23,6 @@
 
 #define PLAIN_MAX   32768 /* what every server must take (draft, section 3) */
 #define LIMIT_FLOOR 4096
-/* Between two looks whether a process has ended. */
-#define AWAIT_MIN_MS 5
-#define AWAIT_MAX_MS 100
 
 /* Requests in one round trip, to a server that answers in their order. */
 #define TOGETHER_MAX CV_PEERS
@@ -610,9 +607,10 @@ static int find_login_ids(struct login *l, const struct cv_dict *options,
 
 void sftp_warn_of_late(const char *host, uint64_t pid, uint64_t waited_ms)
 {
-	cv_warning("sftp: %s: process %llu of a connection that has ended still works after %llu "
-		   "ms: what was under way is repeated as new",
-		   host, (unsigned long long)pid, (unsigned long long)waited_ms);
+	cv_warning(
+		"sftp: %s: process %llu of a connection that has ended is still there after %llu "
+		"ms: what was under way is repeated as new",
+		host, (unsigned long long)pid, (unsigned long long)waited_ms);
 }
 
 /* Drops those that have ended. */
@@ -647,12 +645,13 @@ static int await_end(struct login *l, const struct sftp_session *s,
 {
 	uint64_t until_ns = cv_now_ns() + before->wait_ms * 1000000ull;
 	struct sftp_predecessors left = *before;
-	int pause_ms = AWAIT_MIN_MS;
+	int pause_ms = SFTP_AWAIT_MIN_MS;
 
 	/* What told their numbers was OpenSSH; what does not work as it does is another server. */
 	if (!left.count || !s->openssh)
 		return 0;
 	l->limit->step = cv_step("waiting for the server to finish what was under way");
+	l->limit->deadline_ns += before->wait_ms * 1000000ull;
 	for (;;) {
 		int r = keep_running(l, &left);
 
@@ -666,7 +665,7 @@ static int await_end(struct login *l, const struct sftp_session *s,
 			return 0;
 		}
 		(void)usleep((useconds_t)pause_ms * 1000);
-		pause_ms = pause_ms * 2 < AWAIT_MAX_MS ? pause_ms * 2 : AWAIT_MAX_MS;
+		pause_ms = pause_ms * 2 < SFTP_AWAIT_MAX_MS ? pause_ms * 2 : SFTP_AWAIT_MAX_MS;
 	}
 }
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# TIME LIMIT: 200
-# Further channels and connections have processes of their own on the server. When a worker is killed,
-# one of these may still have a WRITE in hand: it must not come behind what is written after the
-# take-over, to the same place.
+# TIME LIMIT: 300
+# When a worker is killed, or a connection lost, a process of the server may still have a WRITE in hand:
+# that of the connection itself, or of a further channel or connection. What it does must not come behind
+# what is written to the same place later, by a successor or over another connection.
 # shellcheck source=tests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 sandbox "$@"
@@ -32,6 +32,9 @@ processes_are() {
 further() {
 	processes | tail -n +2
 }
+first() {
+	processes | head -n 1
+}
 # slow_writes MS PID…
 slow_writes() {
 	local ms=$1 pid
@@ -43,10 +46,10 @@ slow_writes() {
 begun() { # CALL N
 	[ "$(grep -c "^$1" "$T/slow.begun" 2>/dev/null)" -ge "$2" ]
 }
-# Did another process than the oldest begin to write?
-far_writes() {
+# Did one of these begin to write?
+written_by() { # PID…
 	local pid
-	for pid in $(further); do
+	for pid in "$@"; do
 		! grep -qx "write $pid" "$T/slow.begun" 2>/dev/null || return 0
 	done
 	return 1
@@ -88,47 +91,70 @@ stop_writer() {
 	tell end
 	wait "$writer" 2>/dev/null
 }
-used_far() {
+is_used() { # PID…
 	tell x
-	heard x && far_writes
+	heard x && written_by "$@"
 }
 
-# round NAME PROCESSES DELAY_MS OPTIONS
+kill_worker() {
+	kill -KILL "$(cvol_workers | head -n 1)"
+}
+# What they have started goes on with what it is doing, as it does when a connection ends.
+kill_sessions() {
+	# shellcheck disable=SC2046
+	kill -KILL $(ssh_sessions)
+}
+kill_its_session() {
+	kill -KILL "$(ps -o ppid= -p "$(sed -n 's/^write //p' "$T/slow.begun" | head -n 1)" | tr -d ' ')"
+}
+
+# round NAME PROCESSES DELAY_MS OPTIONS SLOW EVENT: something happens to whoever waits for one of the server's
+# PROCESSES, one that SLOW names.
 round() {
-	local name=$1 file=$SSH_ROOT/$1 slow
+	local name=$1 file=$SSH_ROOT/${1// /-} slow pids
 	rm -f "$T"/slow.*
 	check "$name: mount" mount_volume "$SOURCE" "$m" "$OPTIONS,$4" || return
-	start_writer "$m/$name"
+	start_writer "$m/${file##*/}"
 	tell much
 	check "$name: much is written" heard much
 	check "$name: there are $2 processes" wait_for 20 processes_are "$2"
-	# shellcheck disable=SC2046
-	slow_writes 0 $(further)
-	check "$name: not only the first is used" wait_for 20 used_far
+	read -r -d '' -a pids < <("$5")
+	slow_writes 0 "${pids[@]}"
+	check "$name: $5 is used" wait_for 20 is_used "${pids[@]}"
 	rm -f "$T/slow.begun"
-	# shellcheck disable=SC2046
-	slow_writes "$3" $(further)
+	slow_writes "$3" "${pids[@]}"
 	tell A
 	check "$name: the server is at it" wait_for 10 begun write 1
 	slow=$(now_ms)
-	kill -KILL "$(cvol_workers | head -n 1)"
+	slow_writes 0 "${pids[@]}" # for what is begun from here on
+	"$6"
 	tell B
-	check "$name: it is written, says the worker's successor" heard A
+	check "$name: it is written" heard A
 	check "$name: and what came then" heard B
 	if [ "$3" -le "$DELAY_MS" ]; then
-		sleep "$(((slow + DELAY_MS + 700 - $(now_ms)) / 1000 + 1))" # for what comes late
+		while [ "$(now_ms)" -lt $((slow + DELAY_MS + 700)) ]; do
+			sleep 0.1 # for what comes late
+		done
 		check_equal "$name: and that is what the server has" "BBBB" "$(head -c 4 "$file")"
-		check_fails "$name: all had come to its end" said "still works after"
+		check_fails "$name: all had come to its end" said "is still there after"
 	else
-		check "$name: not waited for without end" said "still works after"
+		check "$name: not waited for without end" said "is still there after"
 	fi
 	stop_writer
 	check "$name: unmount" unmount_volume "$m"
 }
-round channels 4 "$DELAY_MS" timeout=15
-SOURCE=${SOURCE/:$PROXY_PORT/:$SSH_PORT} OPTIONS=${OPTIONS/%.far/} round connections 3 "$DELAY_MS" \
-	timeout=15,connections=3
-round endless 4 40000 timeout=2
+round "a worker with channels" 4 "$DELAY_MS" timeout=15 further kill_worker
+round "a worker and no end" 4 40000 timeout=2 further kill_worker
+round "a connection with channels" 4 "$DELAY_MS" timeout=15 further kill_sessions
+round "a connection and no end" 4 40000 timeout=2 further kill_sessions
+near() {
+	SOURCE=${SOURCE/:$PROXY_PORT/:$SSH_PORT} OPTIONS=${OPTIONS/%.far/} round "$@"
+}
+near "a worker with connections" 3 "$DELAY_MS" timeout=15,connections=3 further kill_worker
+near "one connection" 1 "$DELAY_MS" timeout=15 first kill_sessions
+near "a further connection" 3 "$DELAY_MS" timeout=15,connections=3 further kill_its_session
+near "a further connection and no end" 3 40000 timeout=2,connections=3 further kill_its_session
+near "all three connections" 3 "$DELAY_MS" timeout=15,connections=3 further kill_sessions
 
 # A worker may be killed at any moment: nothing goes over a channel whose process is not known yet.
 rm -f "$T"/slow.*
@@ -145,10 +171,12 @@ slow_writes 0 $(processes)
 start_writer "$m/early"
 tell much
 check "much is written before they have answered" heard much
-check "by the server's first process" begun write 1
-check_fails "and by none whose number is not known" far_writes
+check "by the server's first process" written_by "$(first)"
+# shellcheck disable=SC2046
+check_fails "and by none whose number is not known" written_by $(further)
 rm "$T/slow.self"
-check "with the answers all are used" wait_for 20 used_far
+# shellcheck disable=SC2046
+check "with the answers all are used" wait_for 20 is_used $(further)
 stop_writer
 check "unmount" unmount_volume "$m"
 check "nothing is left" wait_nothing_left 10
