@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fuse.h>
+#include <malloc.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -1429,8 +1430,7 @@ static void fuse_ready(struct cv_watch *watch, uint32_t events)
 		if (!cv_fs_receive(fs, fs->fuse_fd))
 			break;
 	}
-	if (!fs->gone &&
-	    (fs->shm.large_ready > CV_LARGE_IDLE || fs->shm.slots_ready > CV_SLOTS_IDLE))
+	if (!fs->gone)
 		(void)cv_timer_set(fs->loop, &fs->idle, IDLE_TRIM_MS);
 }
 
@@ -1439,6 +1439,7 @@ static void idle_fire(struct cv_timer *timer)
 	struct cv_fs *fs = cv_container_of(timer, struct cv_fs, idle);
 
 	cv_shm_trim(&fs->shm);
+	(void)malloc_trim(0);
 }
 
 /* max_read must be given here and in init, with the same value, or libfuse refuses. */
@@ -1529,6 +1530,7 @@ int cv_fs_start(struct cv_fs *fs, const struct cv_dict *options, int fuse_fd, st
 	r = session_new(fs, fuse_fd, err);
 	if (r < 0)
 		return r;
+	(void)cv_timer_set(fs->loop, &fs->idle, IDLE_TRIM_MS); /* connecting took some, too */
 	r = fs->gone ? 0 : cv_loop_add(fs->loop, &fs->fuse_watch, fuse_fd, EPOLLIN);
 	if (r < 0)
 		return cv_fail(err, -r, "epoll: %s", cv_strerror(r));

@@ -26,7 +26,7 @@
 #include "config/handoff.h"
 
 #define CV_SLOTS      1024
-#define CV_SLOTS_IDLE 64 /* slots kept resident when idle */
+#define CV_SLOTS_IDLE 16 /* slots kept resident when idle */
 #define CV_SMALL_SIZE (8u * 1024)
 #define CV_LARGE_SIZE (CV_MAX_IO + 64u * 1024) /* a 1 MiB write and its header */
 /* Each writer that waits for a server holds one, and when none is left the kernel is not read any
@@ -34,7 +34,7 @@
 #define CV_LARGE_COUNT 512
 /* With more of them in use, what waits is unlocked and keeps only the pages its data fills. */
 #define CV_LARGE_PINNED	  64
-#define CV_LARGE_IDLE	  2 /* with CV_SLOTS_IDLE: under 3 MiB pinned for an idle mount */
+#define CV_LARGE_IDLE	  1 /* with CV_SLOTS_IDLE: 1.3 MiB pinned for an idle mount */
 #define CV_WB_BUFFER_SIZE CV_MAX_IO
 #define CV_WB_BUFFERS	  128
 #define CV_NODES_MAX	  (16u << 20)
