@@ -95,7 +95,9 @@ static int slots_grow(struct cv_shm *shm)
 	if (r < 0)
 		return r;
 	shm->slots_ready += n;
-	shm->state->slots_ready = shm->slots_ready;
+	/* Taking over, a predecessor's count stays: killed here, the next one needs it. */
+	if (shm->state->slots_ready < shm->slots_ready)
+		shm->state->slots_ready = shm->slots_ready;
 	return 0;
 }
 
@@ -138,7 +140,8 @@ static int large_grow(struct cv_shm *shm)
 	if (r < 0)
 		return r;
 	shm->large_ready = i + 1;
-	shm->state->large_ready = shm->large_ready;
+	if (shm->state->large_ready < shm->large_ready)
+		shm->state->large_ready = shm->large_ready;
 	return 0;
 }
 

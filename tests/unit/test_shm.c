@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Request slots: how much memory many waiting requests take, and that none of it is theirs alone.
- */
+/* Request slots: how much memory many waiting requests take, that none of it is theirs alone, and
+ * that none is lost when workers die in a row. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -101,11 +101,55 @@ static void waiting_requests_take_what_they_hold(void **state)
 	assert_true(taken_mib() <= idle + 8);
 }
 
+static void take_over(void)
+{
+	struct cv_err err;
+	int fd = dup(shm.fd);
+
+	cv_shm_release(&shm);
+	assert_int_equal(cv_shm_map(fd, &shm, &err), 0);
+	shm.can_lock = false;
+}
+
+/* A successor that dies before it has done anything leaves what it found to the next one. */
+static void requests_outlive_workers(void **state)
+{
+	const uint32_t count = 40, half_received = count;
+	const struct fuse_in_header in = { .len = REQUEST_SIZE, .unique = half_received + 1 };
+	struct cv_slot *slot;
+	uint8_t *buf;
+
+	(void)state;
+	for (uint32_t i = 0; i < count; i++)
+		(void)receive(i, REQUEST_SIZE);
+	/* All of it is there, but the worker dies before it knows. */
+	slot = cv_shm_slot_get(&shm);
+	buf = cv_shm_receive_buffer(&shm, slot);
+	assert_non_null(buf);
+	memset(buf, half_received, REQUEST_SIZE);
+	memcpy(buf, &in, sizeof(in));
+	for (int generation = 0; generation < 3; generation++) {
+		take_over();
+		for (uint32_t i = 0; i <= count; i++) {
+			slots[i] = cv_shm_slot_find(&shm, i + 1);
+			assert_non_null(slots[i]);
+			assert_int_equal(slots[i]->state, CV_SLOT_RECEIVED);
+			expect_content(i, REQUEST_SIZE);
+		}
+	}
+	/* What is received now does not come on top of them. */
+	for (uint32_t i = count + 1; i < 2 * count; i++)
+		slots[i] = receive(i, REQUEST_SIZE);
+	for (uint32_t i = 0; i < 2 * count; i++)
+		expect_content(i, REQUEST_SIZE);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(waiting_requests_take_what_they_hold, setup,
 						teardown),
+		cmocka_unit_test_setup_teardown(requests_outlive_workers, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
