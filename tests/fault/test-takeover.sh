@@ -32,7 +32,7 @@ for engine in $(engines dir nfs nfs4 nfs40 sftp); do
 	mkdir "$p/storm" "$p/fio"
 	timeout $((SECONDS_EACH * 4 + 60)) "$STORM" "$p/storm" "$SECONDS_EACH" 4 "$SEED" >"$T/tmp/storm.$engine" 2>&1 &
 	storm=$!
-	timeout $((SECONDS_EACH * 4 + 60)) fio --name=verify --verify_state_save=0 --directory="$p/fio" --numjobs=2 --size=8m --rw=randrw --bsrange=4k-256k \
+	timeout $((SECONDS_EACH * 4 + 60)) fio --name=verify --verify_state_save=0 --directory="$p/fio" --numjobs=5 --size=4m --rw=randrw --bsrange=4k-256k \
 		--verify=crc32c --verify_fatal=1 --fsync=32 --loops=100 --time_based --runtime="$SECONDS_EACH" \
 		--randseed="$SEED" --group_reporting >"$T/tmp/fio.$engine" 2>&1 &
 	fio=$!
