@@ -25,6 +25,7 @@
 #define READ_CEILING   (16 * 1024 * 1024)
 #define WRITE_FLOOR    (256 * 1024)
 #define WRITE_CEILING  (2 * 1024 * 1024)
+#define WRITE_NEAR     (448 * 1024) /* without a round trip: keeps the server busy */
 #define WINDOW_FLOOR   (2 * 1024 * 1024)
 #define WINDOW_CEILING (16 * 1024 * 1024)
 #define FAST_LINE      (400ull * 1000 * 1000) /* bytes per second */
@@ -611,6 +612,18 @@ static uint64_t first_read_limit(const struct sftp_link *link)
 	return link->rtt_ns * FAST_LINE / SECOND;
 }
 
+/*
+ * What a fast line holds, and what keeps the server busy. More would only wait in sshd, which grows
+ * its buffer with each packet, and copies what is in it: writing 96 MiB with 2 MiB in flight took
+ * it 260 ms instead of 160, without latency (OpenSSH 9.2).
+ */
+static size_t write_ceiling(const struct sftp_link *link)
+{
+	uint64_t bytes = WRITE_NEAR + link->rtt_ns * FAST_LINE / SECOND;
+
+	return bytes < WRITE_CEILING ? (size_t)bytes : WRITE_CEILING;
+}
+
 /* What comes over link->session.ssh from now on is for reply. */
 static void listen_to(struct sftp_link *link, int (*reply)(void *user, uint8_t type, uint32_t id,
 							   uint8_t *body, size_t size))
@@ -631,7 +644,7 @@ static void begin(struct sftp_link *link)
 	link->state = SFTP_LINK_UP;
 	link->generation++;
 	link->rtt_ns = link->session.rtt_us * 1000ull;
-	link->write_limit = WRITE_CEILING;
+	link->write_limit = write_ceiling(link);
 	set_read_limit(link, first_read_limit(link));
 	link->seen_ns = link->rate_start_ns = link->up_since_ns = cv_now_ns();
 	link->rate_bytes = 0;
@@ -1377,10 +1390,14 @@ static void measure(struct sftp_link *link, const struct sftp_request *req, size
 	uint64_t period = now - link->rate_start_ns;
 
 	if (req->type == CV_FXP_WRITE) {
+		size_t ceiling = write_ceiling(link);
+
 		if (took > WRITE_SLOW_NS + link->rtt_ns)
 			link->write_limit -= link->write_limit > WRITE_FLOOR ? 65536 : 0;
+		else if (link->write_limit < ceiling)
+			link->write_limit += 32768;
 		else
-			link->write_limit += link->write_limit < WRITE_CEILING ? 32768 : 0;
+			link->write_limit = ceiling;
 		return;
 	}
 	if (req->type != CV_FXP_READ) {
