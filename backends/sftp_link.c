@@ -1161,49 +1161,70 @@ static bool fill_stage(struct sftp_link *link)
 	return link->stage.size > 0;
 }
 
-/* Sends until the transport takes no more. Returns 0 or -errno. */
-static int send_all(struct sftp_link *link)
+/* Sends what is encoded, and encodes the next: a packet full of requests, or one WRITE. Returns 1
+ * when that may go, too, 0 when the transport takes no more or there is none, or -errno. */
+static int send_some(struct sftp_link *link)
 {
 	struct cv_ssh *ssh = link->session.ssh;
+	size_t left = link->stage.size - link->stage_off;
+	ssize_t n;
 
-	for (;;) {
-		size_t left = link->stage.size - link->stage_off;
-		ssize_t n;
-
-		if (left > 0) {
-			n = cv_ssh_send(ssh, link->stage.data + link->stage_off, left);
-			if (n > 0)
-				link->stage_off += (size_t)n;
-			if (n < 0 || (size_t)n < left)
-				return n < 0 ? (int)n : 0;
-		}
-		if (link->direct) {
-			left = link->direct->size - link->direct_off;
-			n = cv_ssh_send(ssh,
-					(const uint8_t *)link->direct->payload + link->direct_off,
-					left);
-			if (n > 0)
-				link->direct_off += (size_t)n;
-			if (n < 0 || (size_t)n < left)
-				return n < 0 ? (int)n : 0;
-			link->direct = NULL;
-		}
-		/* Encoding what cannot go yet would take from metadata its place in front. */
-		if (cv_ssh_room(ssh) == 0 || !fill_stage(link))
-			return link->broken;
+	if (left > 0) {
+		n = cv_ssh_send(ssh, link->stage.data + link->stage_off, left);
+		if (n > 0)
+			link->stage_off += (size_t)n;
+		if (n < 0 || (size_t)n < left)
+			return n < 0 ? (int)n : 0;
 	}
+	if (link->direct) {
+		left = link->direct->size - link->direct_off;
+		n = cv_ssh_send(ssh, (const uint8_t *)link->direct->payload + link->direct_off,
+				left);
+		if (n > 0)
+			link->direct_off += (size_t)n;
+		if (n < 0 || (size_t)n < left)
+			return n < 0 ? (int)n : 0;
+		link->direct = NULL;
+	}
+	/* Encoding what cannot go yet would take from metadata its place in front. */
+	if (cv_ssh_room(ssh) == 0 || !fill_stage(link))
+		return link->broken;
+	return 1;
 }
 
-/* r: 0, or -errno: the channel alone is lost, with the next turn. */
+/* The channel alone is lost, with the next turn. */
 static void channel_broken(struct sftp_link *link, int r)
 {
-	if (r == 0)
-		return;
 	if (!link->broken) {
 		link->broken = r;
 		link->broken_why = "the server takes no more";
 	}
 	cv_loop_defer(link->loop, &link->flush);
+}
+
+/*
+ * Sends until the transport takes no more. The channels in turns: each has a process of the
+ * server's, which then work side by side, and what one of them does not take at once waits in sshd,
+ * which copies all that waits with each packet that comes. Returns 0 or -errno.
+ */
+static int send_all(struct sftp_link *link)
+{
+	bool more = true;
+	int r = 0;
+
+	while (r == 0 && more) {
+		r = send_some(link);
+		more = r > 0;
+		r = r < 0 ? r : 0;
+		for (struct sftp_link *c = link->channels; c && r == 0; c = c->next_channel) {
+			int n = c->state == SFTP_LINK_UP && !c->broken ? send_some(c) : 0;
+
+			if (n < 0)
+				channel_broken(c, n);
+			more |= n > 0;
+		}
+	}
+	return r;
 }
 
 /* What the socket takes at once is followed by what that makes room for; bounded. */
@@ -1213,11 +1234,6 @@ static int send_and_settle(struct sftp_link *link)
 
 	for (unsigned i = 0; i < SEND_ROUNDS && r > 0 && !link->broken; i++) {
 		r = send_all(link);
-		/* Behind it: what the connection has room for beside its own. */
-		for (struct sftp_link *c = link->channels; c && r == 0; c = c->next_channel) {
-			if (c->state == SFTP_LINK_UP && !c->broken)
-				channel_broken(c, send_all(c));
-		}
 		if (r == 0)
 			r = cv_ssh_settle(link->session.ssh);
 	}
