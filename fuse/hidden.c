@@ -125,6 +125,15 @@ static void set_target(struct hide *h)
 
 static void remove_dir_if_unused(struct cv_fs *fs);
 
+/* One that a predecessor has hidden already was counted when we took over. */
+static void mark_hidden(struct cv_fs *fs, struct cv_node *victim)
+{
+	if (victim->record->flags & CV_NODE_HIDDEN)
+		fs->hidden_count--;
+	victim->record->flags |= CV_NODE_HIDDEN;
+	cv_node_touch(&fs->nodes, victim);
+}
+
 static void hide_finish(struct hide *h, int result)
 {
 	struct cv_request *r = h->r;
@@ -136,8 +145,7 @@ static void hide_finish(struct hide *h, int result)
 		r->hide.keep_name = h->linked;
 		if (!h->linked) {
 			cv_node_rename(&r->fs->nodes, h->victim, h->target->id, r->hide.name);
-			h->victim->record->flags |= CV_NODE_HIDDEN;
-			cv_node_touch(&r->fs->nodes, h->victim);
+			mark_hidden(r->fs, h->victim);
 		}
 	}
 	if (h->target)
@@ -296,8 +304,7 @@ void cv_hidden_taken(struct cv_request *r, struct cv_node *victim)
 
 	if (r->hide.keep_name) {
 		cv_node_rename(&fs->nodes, victim, dir->id, r->hide.name);
-		victim->record->flags |= CV_NODE_HIDDEN;
-		cv_node_touch(&fs->nodes, victim);
+		mark_hidden(fs, victim);
 	}
 	/* It may have been closed meanwhile. */
 	if (victim->open_count == 0)
