@@ -572,3 +572,11 @@ void cv_mount_stats(struct cv_mount *mount, struct cv_stats *ret_stats)
 	if (mount->backend->stats)
 		mount->backend->stats(mount->conn, ret_stats);
 }
+
+bool cv_mount_provoke(struct cv_mount *mount)
+{
+	if (!mount->backend || !mount->backend->provoke)
+		return false;
+	mount->backend->provoke(mount->conn);
+	return true;
+}

@@ -268,6 +268,7 @@ struct cv_stats {
 	uint64_t bytes_written;
 	char last_error[256];  /* for people; "" if none */
 	uint64_t last_error_s; /* CLOCK_REALTIME seconds; 0: none */
+	uint64_t heard_ns;     /* cv_now_ns() of the server's last sign of life; see provoke */
 };
 
 struct cv_backend {
@@ -287,6 +288,11 @@ struct cv_backend {
 	 */
 	void (*disconnect)(void *conn);
 	void (*stats)(void *conn, struct cv_stats *ret_stats); /* never blocks */
+	/*
+	 * Makes a server that is there give a sign of life, however busy it is with what it was
+	 * asked: stats then show a later heard_ns. Never blocks. NULL: there is no server.
+	 */
+	void (*provoke)(void *conn);
 
 	/* ---- data; NULL member: -ENOSYS (xattrs: -EOPNOTSUPP) ---- */
 
@@ -407,6 +413,8 @@ int cv_mount_resume(const struct cv_dict *options, struct cv_loop *loop,
 		    const struct cv_replays *replays, struct cv_mount *mount, struct cv_err *err);
 void cv_mount_disconnect(struct cv_mount *mount);
 void cv_mount_stats(struct cv_mount *mount, struct cv_stats *ret_stats);
+/* False: the engine has no server that could be asked. */
+bool cv_mount_provoke(struct cv_mount *mount);
 
 /* Prepares op for (another) use: clears results, keeps done and cred. */
 void cv_op_init(struct cv_op *op, void (*done)(struct cv_op *, ssize_t),

@@ -305,6 +305,14 @@ void cv_nfs_stats(void *conn, struct cv_stats *ret)
 	ret->bytes_written = nfs->bytes_written;
 	(void)cv_strcpy(ret->last_error, sizeof(ret->last_error), rpc.last_error);
 	ret->last_error_s = rpc.last_error_s;
+	ret->heard_ns = rpc.heard_ns;
+}
+
+void cv_nfs_provoke(void *conn)
+{
+	const struct cv_nfs *nfs = conn;
+
+	cv_rpc_provoke(nfs->rpc);
 }
 
 /* No fallocate, lseek, xattrs: the protocol has none. */
@@ -313,6 +321,7 @@ const struct cv_backend cv_backend_nfs = {
 	.connect = cv_nfs_connect,
 	.disconnect = cv_nfs_disconnect,
 	.stats = cv_nfs_stats,
+	.provoke = cv_nfs_provoke,
 	.lookup = cv_nfs_lookup,
 	.getattr = cv_nfs_getattr,
 	.setattr = cv_nfs_setattr,

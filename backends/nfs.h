@@ -118,6 +118,7 @@ int cv_nfs_connect(const struct cv_dict *options, struct cv_loop *loop, void **r
 		   struct cv_info *ret_info, struct cv_err *err);
 void cv_nfs_disconnect(void *conn);
 void cv_nfs_stats(void *conn, struct cv_stats *ret);
+void cv_nfs_provoke(void *conn);
 
 struct cv_nfs_req *cv_nfs_req_new(void *conn,
 				  struct cv_op *op); /* NULL: op was completed with -ENOMEM */

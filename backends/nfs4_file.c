@@ -570,6 +570,7 @@ const struct cv_backend cv_backend_nfs4 = {
 	.connect = cv_nfs_connect,
 	.disconnect = cv_nfs_disconnect,
 	.stats = cv_nfs_stats,
+	.provoke = cv_nfs_provoke,
 	.lookup = cv_nfs4_lookup,
 	.getattr = cv_nfs4_getattr,
 	.setattr = cv_nfs4_setattr,

@@ -1415,4 +1415,11 @@ void cv_rpc_stats(const struct cv_rpc *rpc, struct cv_rpc_stats *ret)
 	ret->in_flight = rpc->count;
 	(void)cv_strcpy(ret->last_error, sizeof(ret->last_error), rpc->last_error);
 	ret->last_error_s = rpc->last_error_s;
+	ret->heard_ns = rpc->heard_ns;
+}
+
+void cv_rpc_provoke(struct cv_rpc *rpc)
+{
+	if (rpc->watch.fd >= 0)
+		ping(rpc);
 }

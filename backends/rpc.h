@@ -69,6 +69,7 @@ struct cv_rpc_stats {
 	uint64_t in_flight;
 	char last_error[256];
 	uint64_t last_error_s;
+	uint64_t heard_ns; /* the server's last sign of life */
 };
 
 /*
@@ -104,6 +105,8 @@ int cv_rpc_new(struct cv_loop *loop, const struct cv_rpc_config *config, int fd,
 /* Completes what is left with -ECANCELED. Does not wait for a reconnect that is under way. */
 void cv_rpc_free(struct cv_rpc *rpc);
 void cv_rpc_stats(const struct cv_rpc *rpc, struct cv_rpc_stats *ret);
+/* Asks the server for a sign of life, unless that is under way. */
+void cv_rpc_provoke(struct cv_rpc *rpc);
 
 /* args: XDR of the arguments up to data; copied. Returns 0 (then done() follows, later) or -ENOMEM.
  */

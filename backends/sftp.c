@@ -129,10 +129,11 @@ static int sftp_connect(const struct cv_dict *options, struct cv_loop *loop, voi
 
 static void sftp_stats(void *conn, struct cv_stats *ret)
 {
-	const struct sftp_engine *e = conn;
-	const struct sftp_link *link = &e->link;
+	struct sftp_engine *e = conn;
+	struct sftp_link *link = &e->link;
 
 	memset(ret, 0, sizeof(*ret));
+	ret->heard_ns = sftp_link_heard_ns(link);
 	ret->connected = link->state == SFTP_LINK_UP;
 	ret->reconnects = link->reconnects;
 	ret->in_flight = link->in_flight;
@@ -147,11 +148,19 @@ static void sftp_stats(void *conn, struct cv_stats *ret)
 	ret->last_error_s = link->last_error_s;
 }
 
+static void sftp_provoke(void *conn)
+{
+	struct sftp_engine *e = conn;
+
+	sftp_link_provoke(&e->link);
+}
+
 const struct cv_backend cv_backend_sftp = {
 	.name = "sftp",
 	.connect = sftp_connect,
 	.disconnect = sftp_disconnect,
 	.stats = sftp_stats,
+	.provoke = sftp_provoke,
 	.lookup = sftp_op_lookup,
 	.getattr = sftp_op_getattr,
 	.setattr = sftp_op_setattr,

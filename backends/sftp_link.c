@@ -1490,18 +1490,25 @@ static void fail_overdue_queue(struct sftp_link *link, struct sftp_queue *q, uin
 	}
 }
 
+/* Also what is no answer to a request of ours. */
+static void note_bytes_in(struct sftp_link *link, uint64_t now)
+{
+	uint64_t in = cv_ssh_bytes_in(link->session.ssh);
+
+	if (in == link->seen_in)
+		return;
+	link->seen_in = in;
+	if (now > link->seen_ns)
+		link->seen_ns = now;
+	link->provoked = false;
+}
+
 static const char *check_alive(struct sftp_link *link, uint64_t now)
 {
 	uint64_t limit = link->timeout_ms * MS;
-	uint64_t in = cv_ssh_bytes_in(link->session.ssh);
 	uint64_t silent;
 
-	if (in != link->seen_in) {
-		link->seen_in = in;
-		if (now > link->seen_ns)
-			link->seen_ns = now;
-		link->provoked = false;
-	}
+	note_bytes_in(link, now);
 	silent = now - link->seen_ns;
 	if (link->in_flight == 0) {
 		/* Also keeps firewalls from forgetting us. */
@@ -1526,6 +1533,34 @@ static const char *check_alive(struct sftp_link *link, uint64_t now)
 		link->provoked = true;
 	}
 	return NULL;
+}
+
+void sftp_link_provoke(struct sftp_link *link)
+{
+	if (link->state != SFTP_LINK_UP)
+		return;
+	note_bytes_in(link, cv_now_ns());
+	if (link->provoked)
+		return;
+	cv_ssh_provoke(link->session.ssh);
+	link->provoked = true;
+	after_turn(connection(link), 0); /* sends it */
+}
+
+/* Not the last bytes taken: the kernel of a server that hangs takes a small request at once. */
+uint64_t sftp_link_heard_ns(struct sftp_link *link)
+{
+	uint64_t now = cv_now_ns(), taken;
+	bool more;
+
+	if (link->state == SFTP_LINK_UP) {
+		note_bytes_in(link, now);
+		taken = cv_ssh_bytes_taken(link->session.ssh, &more);
+		if (more && taken > link->taken)
+			link->taken_ns = now;
+		link->taken = taken;
+	}
+	return link->taken_ns > link->seen_ns ? link->taken_ns : link->seen_ns;
 }
 
 static void on_tick(struct cv_timer *timer)

@@ -237,6 +237,8 @@ struct sftp_link {
 	uint64_t seen_in; /* socket counter, and when it last moved */
 	uint64_t seen_ns;
 	bool provoked;
+	uint64_t taken; /* of sftp_link_heard_ns() */
+	uint64_t taken_ns;
 
 	uint64_t reconnects;
 	uint64_t bytes_read;
@@ -267,6 +269,10 @@ bool sftp_link_room(const struct sftp_link *link, int kind);
 void sftp_link_try(struct sftp_link *link);
 /* Ends everything; no request is left by contract, except our own CLOSEs. */
 void sftp_link_stop(struct sftp_link *link);
+/* Asks the server for a sign of life, unless that is under way. */
+void sftp_link_provoke(struct sftp_link *link);
+/* When there was the last one, as far as is known now: also bytes of ours that it has taken. */
+uint64_t sftp_link_heard_ns(struct sftp_link *link);
 void sftp_link_submit(struct sftp_link *link, struct sftp_request *req);
 /* Gives handle back to the server without waiting for the answer. */
 void sftp_link_close_handle(struct sftp_link *link, const struct sftp_handle *handle,

@@ -14,9 +14,11 @@
 #include <libssh/callbacks.h>
 #include <libssh/libssh.h>
 #include <libssh/server.h> /* ssh_send_keepalive() */
+#include <linux/sockios.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "backends/ssh_login.h"
@@ -427,6 +429,17 @@ void cv_ssh_provoke(struct cv_ssh *ssh)
 uint64_t cv_ssh_bytes_in(const struct cv_ssh *ssh)
 {
 	return ssh->base ? ssh->base->counter.in_bytes : ssh->counter.in_bytes;
+}
+
+uint64_t cv_ssh_bytes_taken(const struct cv_ssh *ssh, bool *ret_more)
+{
+	uint64_t out = ssh->base ? ssh->base->counter.out_bytes : ssh->counter.out_bytes;
+	int queued = 0;
+
+	if (ioctl(ssh->fd, SIOCOUTQ, &queued) < 0)
+		queued = 0;
+	*ret_more = queued > 0;
+	return out - (uint64_t)queued;
 }
 
 bool cv_ssh_same_peer(const struct cv_ssh *a, const struct cv_ssh *b)

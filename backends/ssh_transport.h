@@ -72,6 +72,8 @@ void cv_ssh_set_window(struct cv_ssh *ssh, uint32_t size_bytes);
 /* Makes a living peer send something, which then shows in cv_ssh_bytes_in(). */
 void cv_ssh_provoke(struct cv_ssh *ssh);
 uint64_t cv_ssh_bytes_in(const struct cv_ssh *ssh); /* of the socket */
+/* How many of ours the peer's kernel has taken. *ret_more: there are others behind them. */
+uint64_t cv_ssh_bytes_taken(const struct cv_ssh *ssh, bool *ret_more);
 
 /* Do both lead to the same address and port? Through jump hosts that cannot be seen: yes. */
 bool cv_ssh_same_peer(const struct cv_ssh *a, const struct cv_ssh *b);

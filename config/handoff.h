@@ -18,8 +18,9 @@
  *
  *   afterwards, on this socket or on one accepted from the listening socket, to which a new
  *   daemon connects:
- *     sync {} ->                            write every write-behind byte to the server
- *                                        <- synced {} or fail {errno, text}
+ *     sync {[unless_away]} ->               write every write-behind byte to the server
+ *                                        <- synced {} or fail {errno, text}; with unless_away
+ *                                           as soon as the server gives no sign of life
  *     fds {} ->
  *                                        <- fds {pid} [fuse, shm]
  *     log {level} ->                        also of the worker's successors

@@ -15,12 +15,14 @@
 
 #define PEERS_MAX     16
 #define ANSWER_ONE_MS 20
+#define AWAY_LOOK_MS  100 /* between looks whether the server is there, while a sync waits */
 
 struct peer {
 	struct cv_watch watch;
 	struct cv_control *control;
 	struct cv_wb_waiter sync;
 	bool syncing;
+	struct cv_timer away; /* of a sync that does not wait for a server that is not there */
 	uint64_t errors_before;
 };
 
@@ -37,6 +39,7 @@ static void peer_close(struct peer *p)
 	if (p->syncing)
 		cv_wb_cancel(&p->sync);
 	p->syncing = false;
+	cv_timer_cancel(p->control->fs->loop, &p->away);
 	cv_loop_remove(p->control->fs->loop, &p->watch);
 	if (fd >= 0)
 		(void)close(fd);
@@ -68,6 +71,7 @@ static void sync_done(struct cv_wb_waiter *waiter, int result)
 	int err = cv_wb_last_error(p->control->fs->wb, &errors);
 
 	p->syncing = false;
+	cv_timer_cancel(p->control->fs->loop, &p->away);
 	if (result == 0 && errors == p->errors_before) {
 		answer(p, "synced", NULL, NULL, 0);
 		return;
@@ -75,7 +79,26 @@ static void sync_done(struct cv_wb_waiter *waiter, int result)
 	answer_fail(p, result ? result : err, "some written data could not be stored");
 }
 
-static void do_sync(struct peer *p)
+/* What is written stays with us, and goes on being sent: only who asked does not wait for it. */
+static void look_away(struct cv_timer *timer)
+{
+	struct peer *p = cv_container_of(timer, struct peer, away);
+	struct cv_fs *fs = p->control->fs;
+
+	bool away = cv_fs_is_away(fs, CV_HEALTH_WAITING_MS);
+
+	if (!p->syncing) /* the last answer has come with that */
+		return;
+	if (!away) {
+		(void)cv_timer_set(fs->loop, &p->away, AWAY_LOOK_MS);
+		return;
+	}
+	cv_wb_cancel(&p->sync);
+	p->syncing = false;
+	answer_fail(p, ETIMEDOUT, "the server does not answer");
+}
+
+static void do_sync(struct peer *p, const struct cv_dict *args)
 {
 	struct cv_fs *fs = p->control->fs;
 
@@ -87,6 +110,8 @@ static void do_sync(struct peer *p)
 	p->syncing = true;
 	p->sync.done = sync_done;
 	cv_wb_drain_all(fs->wb, &p->sync, cv_fs_settled(fs));
+	if (p->syncing && cv_dict_get(args, "unless_away"))
+		look_away(&p->away);
 }
 
 static void do_log(struct peer *p, const struct cv_dict *args)
@@ -131,7 +156,7 @@ static void peer_ready(struct cv_watch *watch, uint32_t events)
 		return;
 	}
 	if (cv_str_eq(msg.verb, "sync")) {
-		do_sync(p);
+		do_sync(p, &msg.args);
 	} else if (cv_str_eq(msg.verb, "fds")) {
 		int fds[2] = { fs->fuse_watch.fd, fs->shm.fd };
 
@@ -155,6 +180,7 @@ static bool peer_add(struct cv_control *c, int fd)
 			continue;
 		p->control = c;
 		p->watch = (struct cv_watch)CV_WATCH_INIT(peer_ready);
+		p->away = (struct cv_timer)CV_TIMER_INIT(look_away);
 		return cv_loop_add(c->fs->loop, &p->watch, fd, EPOLLIN) == 0;
 	}
 	return false;

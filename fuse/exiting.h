@@ -13,7 +13,7 @@
 
 #define CV_EXIT_LOOK_MS	  250  /* between looks at those that wait */
 #define CV_EXIT_KILLED_MS 400  /* how long one that a signal ends waits: as for any signal */
-#define CV_EXIT_SILENT_MS 2000 /* one that ends by itself, for a server that does not answer */
+#define CV_EXIT_SILENT_MS 2000 /* without any answer, where no server can be asked */
 
 enum cv_exiting {
 	CV_NOT_EXITING,
@@ -33,8 +33,8 @@ enum cv_exiting cv_exiting_parse(const char *stat);
 /* Is there nothing to wait for any more? silent: the server does not answer. */
 static inline bool cv_exiting_let_go(enum cv_exiting state, uint64_t waited_ms, bool silent)
 {
-	return (state == CV_EXITING_KILLED && waited_ms >= CV_EXIT_KILLED_MS) ||
-	       (state == CV_EXITING && waited_ms >= CV_EXIT_SILENT_MS && silent);
+	return waited_ms >= CV_EXIT_KILLED_MS &&
+	       (state == CV_EXITING_KILLED || (state == CV_EXITING && silent));
 }
 
 #endif

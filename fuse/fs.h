@@ -121,6 +121,7 @@ struct cv_fs {
 	struct cv_timer idle;
 	struct cv_timer exits; /* callers that may be exiting: exiting.h */
 	pid_t let_go;	       /* the last that was: if exiting, its other files need not wait */
+	uint64_t asked_ns;     /* when the server was last asked for a sign of life; 0: never */
 	struct cv_meter meter;
 	struct cv_slot *current; /* slot of the request being dispatched */
 	bool current_taken;
@@ -181,6 +182,12 @@ uint64_t cv_request_id(const struct cv_fs *fs, uint64_t unique);
  * server away its caller is let go all the same, and what was asked is done later.
  */
 void cv_request_may_exit(struct cv_request *r);
+/*
+ * For who waits for the server, now and then: does it give no sign of life? A busy one does, when
+ * it is asked, as this does; answers to other requests may be found with that. Where there is no
+ * server: has nothing been answered for patience_ms?
+ */
+bool cv_fs_is_away(struct cv_fs *fs, unsigned patience_ms);
 /* The thread that waits for r; 0: unknown, or nobody does any more. */
 pid_t cv_request_pid(const struct cv_request *r);
 void cv_request_end(struct cv_request *r);	  /* everything held is let go */

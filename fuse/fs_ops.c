@@ -27,6 +27,8 @@
 #define MAX_BACKGROUND	   64
 /* Linux 6.6: what is written past the page cache takes the pages there with it. */
 #define MINOR_DIRECT_INVALIDATES 39
+#define SILENT_MS		 500 /* besides four round trips: a server that was asked, and is there */
+#define SILENT_RTT_MAX_US	 2000000
 
 /* ---- requests ---- */
 
@@ -135,14 +137,40 @@ uint64_t cv_request_id(const struct cv_fs *fs, uint64_t unique)
 	return fs->shm.state->id ^ (unique * 0x9e3779b97f4a7c15ull);
 }
 
-static bool server_is_silent(struct cv_fs *fs)
+/* Asks for a sign of life, unless one is still owed. False: there is no server. */
+static bool ask_server(struct cv_fs *fs)
+{
+	struct cv_stats stats;
+
+	cv_mount_stats(&fs->mount, &stats);
+	if (fs->asked_ns && stats.heard_ns < fs->asked_ns)
+		return true;
+	if (!cv_mount_provoke(&fs->mount))
+		return false;
+	fs->asked_ns = cv_now_ns();
+	return true;
+}
+
+static bool server_is_silent(const struct cv_fs *fs, const struct cv_stats *stats, uint64_t now)
+{
+	uint64_t rtt_us = fs->mount.info.rtt_us < SILENT_RTT_MAX_US ? fs->mount.info.rtt_us
+								    : SILENT_RTT_MAX_US;
+	uint64_t limit_ns = SILENT_MS * 1000000ull + 4 * rtt_us * 1000;
+
+	if (!stats->connected)
+		return now > stats->heard_ns + limit_ns;
+	return stats->heard_ns < fs->asked_ns && now > fs->asked_ns + limit_ns;
+}
+
+bool cv_fs_is_away(struct cv_fs *fs, unsigned patience_ms)
 {
 	const struct cv_counters *c = fs->mount.counters;
 	struct cv_stats stats;
 
+	if (!ask_server(fs))
+		return c && c->in_flight && cv_now_ns() - c->progress_ns > patience_ms * 1000000ull;
 	cv_mount_stats(&fs->mount, &stats);
-	return !stats.connected ||
-	       (c && c->in_flight && cv_now_ns() - c->progress_ns > CV_EXIT_SILENT_MS * 1000000ull);
+	return server_is_silent(fs, &stats, cv_now_ns());
 }
 
 /* must_finish: letting a caller go ends no request, so the list stays as it is. */
@@ -150,8 +178,15 @@ static void exits_fire(struct cv_timer *timer)
 {
 	struct cv_fs *fs = cv_container_of(timer, struct cv_fs, exits);
 	uint64_t now = cv_loop_now_ns(fs->loop);
-	bool silent = server_is_silent(fs), waiting = false;
+	bool waiting = false, silent;
 
+	for (struct cv_request *r = fs->requests; r && !waiting; r = r->next)
+		waiting = r->exiting_pid && r->req;
+	if (!waiting)
+		return;
+	/* Before the list is looked at: an answer to another request may be found with it. */
+	silent = cv_fs_is_away(fs, CV_EXIT_SILENT_MS);
+	waiting = false;
 	for (struct cv_request *r = fs->requests; r; r = r->next) {
 		uint64_t waited_ms = (now - r->exiting_from_ns) / 1000000;
 
@@ -177,7 +212,7 @@ void cv_request_may_exit(struct cv_request *r)
 	r->must_finish = true;
 	r->exiting_pid = pid;
 	r->exiting_from_ns =
-		cv_loop_now_ns(fs->loop) - (again ? CV_EXIT_SILENT_MS * 1000000ull : 0);
+		cv_loop_now_ns(fs->loop) - (again ? CV_EXIT_KILLED_MS * 1000000ull : 0);
 	if (!fs->exits.index || again)
 		(void)cv_timer_set(fs->loop, &fs->exits, again ? 0 : CV_EXIT_LOOK_MS);
 }

@@ -126,11 +126,11 @@ static void drop_locks(struct cv_fs *fs, struct cv_slot *slot)
 		cv_locks_drop(fs, in->nodeid, lk->owner, true);
 }
 
-/* That the server is away is known: requests wait because it is. */
+/* Requests wait because it is not connected yet; for so long only if the server is away. */
 static void note_exiting(struct cv_takeover *t)
 {
 	struct cv_shm *shm = &t->fs->shm;
-	uint64_t now = cv_now_ns();
+	uint64_t now = cv_now_ns(), waited_ms = (now - t->started_ns) / 1000000;
 
 	if (now - t->looked_ns < CV_EXIT_LOOK_MS * 1000000ull)
 		return;
@@ -143,8 +143,8 @@ static void note_exiting(struct cv_takeover *t)
 		    !may_exit(shm, slot))
 			continue;
 		in = (const void *)cv_shm_slot_request(shm, slot);
-		if (cv_exiting_let_go(cv_exiting((pid_t)in->pid), (now - t->started_ns) / 1000000,
-				      true))
+		if (cv_exiting_let_go(cv_exiting((pid_t)in->pid), waited_ms,
+				      waited_ms >= CV_EXIT_SILENT_MS))
 			t->interrupted_ns[i] = now - GRACE_MS * 1000000ull;
 	}
 }

@@ -35,8 +35,6 @@
 #define SOCKET_NAME_MAX (CV_ENCODED_SOCKET + 6)
 #define SERVE_MS	5000 /* from mounted to serving: no server is involved */
 #define LOG_MS		2000
-#define SYNC_SLICE_MS	1000
-#define AWAY_MS		2000 /* of a server that is away, is enough to wait */
 #define ADOPT_MS	3000
 #define EXIT_WAIT_MS	2000 /* after unmounting */
 #define KILL_WAIT_MS	2000
@@ -672,45 +670,15 @@ int cv_worker_counters(int dirfd, const char *name, unsigned timeout_ms, struct 
 	return r;
 }
 
-static bool server_is_away(struct cv_worker *w)
-{
-	struct cv_counters counters;
-	uint64_t since_s;
-
-	CV_SCOPED_LOCK(&w->sup->lock);
-	return w->shm_fd >= 0 && cv_counters_read(w->shm_fd, &counters) == 0 &&
-	       cv_counters_health(&counters, cv_clock_ms() * 1000000, &since_s) ==
-		       CV_HEALTH_WAITING;
-}
-
-/*
- * docker stop and kill wait for it. With the server away the data does not get there however long
- * that is; it stays with the worker.
- */
-static int wait_synced(struct cv_worker *w, int sock, uint64_t deadline, struct cv_err *err)
-{
-	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
-	int away_ms = 0;
-
-	while (away_ms < AWAY_MS) {
-		int left_ms = cv_clock_left_ms(deadline);
-		int slice_ms = left_ms < SYNC_SLICE_MS ? left_ms : SYNC_SLICE_MS;
-		int r = slice_ms ? cv_handoff_recv(sock, slice_ms, &msg) : -ETIMEDOUT;
-
-		if (r != -ETIMEDOUT || slice_ms == left_ms)
-			return take_answer(r, &msg, "synced", err);
-		away_ms = server_is_away(w) ? away_ms + slice_ms : 0;
-	}
-	return cv_fail(err, ETIMEDOUT, "the server does not answer");
-}
-
 int cv_worker_sync(struct cv_worker *w, unsigned timeout_ms, struct cv_err *err)
 {
+	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
+	cv_cleanup_dict struct cv_dict args = CV_DICT_INIT;
 	cv_cleanup_close int sock = -1;
 	uint64_t deadline = cv_clock_ms() + timeout_ms;
 	struct timespec until = cv_clock_timespec(deadline);
+	int r = 0, left_ms;
 	bool ended;
-	int r = 0;
 
 	{
 		CV_SCOPED_LOCK(&w->sup->lock);
@@ -723,8 +691,15 @@ int cv_worker_sync(struct cv_worker *w, unsigned timeout_ms, struct cv_err *err)
 	sock = connect_socket(w->sup->socket_dir, w->socket_name);
 	if (sock < 0)
 		return cv_fail(err, -sock, "cannot connect to the worker: %s", cv_strerror(sock));
-	r = cv_handoff_send(sock, "sync", NULL, NULL, 0);
-	return r < 0 ? take_answer(r, NULL, "synced", err) : wait_synced(w, sock, deadline, err);
+	/* docker stop and kill wait for us. With the server away the data does not get there
+	 * however long that is; it stays with the worker. */
+	if (cv_dict_set(&args, "unless_away", "1") < 0)
+		return cv_fail(err, ENOMEM, "out of memory");
+	r = cv_handoff_send(sock, "sync", &args, NULL, 0);
+	left_ms = cv_clock_left_ms(deadline);
+	if (r == 0)
+		r = left_ms ? cv_handoff_recv(sock, left_ms, &msg) : -ETIMEDOUT;
+	return take_answer(r, &msg, "synced", err);
 }
 
 /* ---- starting one ---- */

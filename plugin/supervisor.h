@@ -83,8 +83,8 @@ int cv_supervisor_adopt(struct cv_supervisor *sup, const struct cv_record *recor
 			const struct cv_dict *options, const char *socket_name,
 			struct cv_worker **ret, struct cv_err *err);
 
-/* Every byte written so far is on the server. Blocks for timeout_ms at most, and for a few seconds
- * only while the server is away (-ETIMEDOUT): the worker goes on trying. */
+/* Every byte written so far is on the server. Blocks for timeout_ms at most, and not at all, or for
+ * a moment, while the server is away (-ETIMEDOUT): the worker goes on trying. */
 int cv_worker_sync(struct cv_worker *worker, unsigned timeout_ms, struct cv_err *err);
 
 /*

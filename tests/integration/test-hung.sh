@@ -135,6 +135,8 @@ for engine in $(engines sftp nfs); do
 	check "$engine: docker kill" d kill "$v-kill"
 	check "$engine: docker kill: the container has ended" wait_for 30 ended "$v-kill"
 	took=$(($(now_ms) - start))
+	check_match "$engine: docker kill: the volume says that data is not stored yet" 'not stored on .* yet; cvol goes on trying' \
+		"$(raw_ok Get "{\"Name\":\"$v\"}" | jq -r .Volume.Status.last_error)"
 	start=$(now_ms)
 	check "$engine: docker stop, SIGTERM ignored" d stop -t 1 "$v-ignore"
 	check "$engine: docker stop, SIGTERM ignored: the container has ended" ended "$v-ignore"
@@ -144,6 +146,9 @@ for engine in $(engines sftp nfs); do
 	check "$engine: docker stop, ends at SIGTERM: the container has ended" ended "$v-exit"
 	took+=" $(($(now_ms) - start))"
 	note "$engine: kill, stop, stop: $took ms"
+	for ms in $took; do
+		check "$engine: in a few seconds: $ms ms" test "$ms" -lt 4000
+	done
 	proxy_cmd "$proxy" resume
 	for how in kill ignore exit; do
 		check "$engine: back: what it had written is there ($how)" wait_for 60 grep -qx written "$root/$how"
@@ -152,6 +157,34 @@ for engine in $(engines sftp nfs); do
 	check "$engine: nothing is left" wait_nothing_left 40
 done
 stop_dockerd
+
+# A server that is only slow, here the process behind its sshd, is there: it is waited for, by who ends with data in an open
+# file, and by Unmount.
+start_engine sftp
+raw_ok Create "{\"Name\":\"slow\",\"Opts\":$(raw_options)}" >/dev/null || bail "create slow"
+p=$(raw_ok Mount "{\"Name\":\"slow\",\"ID\":\"$ID\"}" | jq -r .Mountpoint)
+is_mounted "$p" || bail "mount slow"
+# shellcheck disable=SC2016
+spawn slow-writer sh -c 'exec >"$1"; : 2>"$2.ready"; while [ ! -e "$2.go" ]; do sleep 0.1; done; echo late' \
+	sh "$p/late" "$T/tmp/slow"
+writer=$SPAWNED
+wait_for 10 test -e "$T/tmp/slow.ready" || bail "the writer did not start"
+mapfile -t servers < <(pgrep -f '^sshd: .*internal-sftp')
+[ "${#servers[@]}" -gt 0 ] || bail "no sftp-server is seen"
+kill -STOP "${servers[@]}"
+: >"$T/tmp/slow.go"
+sleep 1
+raw Unmount "{\"Name\":\"slow\",\"ID\":\"$ID\"}" >"$T/tmp/slow.unmount" &
+unmounting=$!
+sleep 8
+check "slow: who ends by itself waits for it" alive "$writer"
+check "slow: Unmount waits for it" alive "$unmounting"
+kill -CONT "${servers[@]}"
+check "slow: the writer ends" wait_gone 20 "$writer"
+check "slow: and its data is there" grep -qx late "$SSH_ROOT/late"
+check "slow: Unmount is answered" wait_gone 20 "$unmounting"
+check_match "slow: well" '"Err": *""' "$(cat "$T/tmp/slow.unmount")"
+check "slow: nothing is left" wait_nothing_left 20
 
 # The NFS server itself stopped (SIGSTOP): the kernel still acknowledges, nobody answers.
 start_engine nfs

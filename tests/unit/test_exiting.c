@@ -59,10 +59,10 @@ static void test_let_go(void **state)
 	assert_false(cv_exiting_let_go(CV_NOT_EXITING, 3600000, true));
 	assert_false(cv_exiting_let_go(CV_EXITING_KILLED, CV_EXIT_KILLED_MS - 1, true));
 	assert_true(cv_exiting_let_go(CV_EXITING_KILLED, CV_EXIT_KILLED_MS, false));
-	assert_false(cv_exiting_let_go(CV_EXITING, CV_EXIT_SILENT_MS - 1, true));
+	assert_false(cv_exiting_let_go(CV_EXITING, CV_EXIT_KILLED_MS - 1, true));
 	assert_false(
 		cv_exiting_let_go(CV_EXITING, 3600000, false)); /* a slow server is waited for */
-	assert_true(cv_exiting_let_go(CV_EXITING, CV_EXIT_SILENT_MS, true));
+	assert_true(cv_exiting_let_go(CV_EXITING, CV_EXIT_KILLED_MS, true));
 }
 
 int main(void)

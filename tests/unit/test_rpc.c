@@ -459,6 +459,40 @@ static void test_away(void **state)
 	assert_int_equal(a.status, -ECANCELED);
 }
 
+/* A busy server is asked for a sign of life, and not again before it has given it. */
+static void test_provoke(void **state)
+{
+	struct cv_rpc *rpc = client_new(false, 15000);
+	struct cv_rpc_stats before, after;
+	struct request req, null;
+	struct answer a;
+
+	(void)state;
+	submit(rpc, &a, 1);
+	server_receive(&req);
+	for (int i = 0; i < 2; i++) {
+		cv_rpc_stats(rpc, &before);
+		cv_rpc_provoke(rpc);
+		server_receive(&null);
+		assert_int_equal(null.procedure, 0);
+		cv_rpc_provoke(rpc);
+		assert_false(client_turns(server.fd, 50));
+		cv_rpc_stats(rpc, &after);
+		assert_true(after.heard_ns == before.heard_ns);
+		server_answer(null.xid, 0);
+		assert_false(client_turns(server.fd, 20));
+		cv_rpc_stats(rpc, &after);
+		assert_true(after.heard_ns > before.heard_ns);
+		assert_int_equal(a.count, 0);
+	}
+	server_answer(req.xid, 7);
+	expect_result(&a, 7);
+	server_drop();
+	assert_false(client_turns(server.fd, 5));
+	cv_rpc_provoke(rpc); /* not connected: nothing happens */
+	cv_rpc_free(rpc);
+}
+
 static void test_blocking(void **state)
 {
 	struct cv_rpc_config config = { .host = "127.0.0.1", .port = server.port };
@@ -687,6 +721,7 @@ int main(void)
 		TEST(test_silence),
 		TEST(test_forgotten),
 		TEST(test_away),
+		TEST(test_provoke),
 		TEST(test_blocking),
 		TEST(test_replay),
 		TEST(test_replay_unanswered),
