@@ -210,6 +210,28 @@ uint64_t cv_change(const struct cv_attr *attr)
 	return h ? h : 1;
 }
 
+struct cv_dirent *cv_dirents_dup(const struct cv_dirent *entries, size_t count)
+{
+	size_t names = 1; /* malloc(0) may be NULL */
+	struct cv_dirent *copy;
+	char *p;
+
+	for (size_t i = 0; i < count; i++)
+		names += strlen(entries[i].name) + 1;
+	copy = malloc(count * sizeof(*copy) + names);
+	if (!copy)
+		return NULL;
+	p = (char *)(copy + count);
+	for (size_t i = 0; i < count; i++) {
+		size_t n = strlen(entries[i].name) + 1;
+
+		copy[i] = entries[i];
+		copy[i].name = memcpy(p, entries[i].name, n);
+		p += n;
+	}
+	return copy;
+}
+
 /* ---- the way in ---- */
 
 void cv_op_init(struct cv_op *op, void (*done)(struct cv_op *, ssize_t), const struct cv_cred *cred)

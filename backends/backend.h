@@ -148,6 +148,9 @@ struct cv_dirent {
 	struct cv_entry entry;
 };
 
+/* A copy, names included, in one allocation; also of none. NULL: out of memory. */
+struct cv_dirent *cv_dirents_dup(const struct cv_dirent *entries, size_t count);
+
 struct cv_cred {
 	uint32_t uid;
 	uint32_t gid;
@@ -210,6 +213,9 @@ struct cv_op {
 	const void *data;	    /* read, readlink (not terminated), getxattr, listxattr */
 	const struct cv_dirent *dirents; /* readdir: result is their number */
 	bool eof;			 /* readdir: nothing follows these entries */
+	/* readdir: the server was asked so long before the call, and not since. What this mount has
+	 * changed meanwhile is not told as it was: such entries are names only. */
+	uint64_t age_ns;
 	bool empty;  /* mkdir: made by this very call, so that nothing is in it. Optional. Never
 		      * where names that differ in ASCII may be the same to the server. */
 	bool stable; /* write: already on stable storage, or the engine has no such notion */

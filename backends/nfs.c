@@ -52,6 +52,7 @@ struct cv_nfs_req *cv_nfs_req_new(void *conn, struct cv_op *op)
 	q->delay_ms = 0;
 	q->started_ns = cv_loop_now_ns(nfs->loop);
 	q->set.mask = 0;
+	q->data_dir = NULL;
 	q->target = NULL;
 	q->done_bytes = 0;
 	q->buf = NULL;
@@ -84,6 +85,11 @@ void cv_nfs_finish(struct cv_nfs_req *q, ssize_t result)
 {
 	struct cv_op *op = q->op;
 
+	cv_nfs_ahead_changing(q);
+	if (result == 0 && op->call == CV_CALL_LOOKUP)
+		cv_nfs_ahead_seen(q->nfs, &op->entry.handle, &op->entry.attr);
+	else if (result == 0 && op->call == CV_CALL_GETATTR)
+		cv_nfs_ahead_seen(q->nfs, &q->obj, &op->attr);
 	op->done(op, result); /* first: what it points to may be ours */
 	req_free(q);
 }
@@ -140,12 +146,14 @@ struct cv_nfs_req *cv_nfs_on_names(void *conn, struct cv_op *op, const struct cv
 				   const char *name, const struct cv_object *newdir,
 				   const char *newname)
 {
-	struct cv_nfs_req *q = cv_nfs_on_name(conn, op, dir, name);
+	struct cv_nfs_req *q = cv_nfs_req_new(conn, op);
 
 	if (!q)
 		return NULL;
+	q->dir = *dir->handle;
 	q->dir2 = *newdir->handle;
-	return cv_nfs_set_name(q, q->name2, newname) ? q : NULL;
+	return cv_nfs_set_name(q, q->name, name) && cv_nfs_set_name(q, q->name2, newname) ? q
+											  : NULL;
 }
 
 void cv_nfs_finish_ok(struct cv_nfs_req *q)
@@ -160,6 +168,10 @@ void cv_nfs_wait(struct cv_nfs_req *q)
 	struct cv_nfs *nfs = q->nfs;
 	uint64_t waited_ms = (cv_loop_now_ns(nfs->loop) - q->started_ns) / NANO_PER_MS;
 
+	if (q->data_dir && q->data_dir->ahead) {
+		cv_nfs_finish(q, -EAGAIN); /* nobody waits for it */
+		return;
+	}
 	if (nfs->soft && waited_ms >= nfs->timeout_ms) {
 		cv_nfs_finish(q, -ETIMEDOUT);
 		return;
@@ -197,6 +209,7 @@ void cv_nfs_step(struct cv_nfs_req *q, void (*send)(struct cv_nfs_req *),
 	q->send = send;
 	q->got = got;
 	q->resent_before = false;
+	cv_nfs_ahead_changing(q);
 	send(q);
 }
 
@@ -257,6 +270,7 @@ void cv_nfs_disconnect(void *conn)
 
 	if (!nfs)
 		return;
+	cv_nfs_ahead_stop(nfs);
 	if (nfs->v4)
 		cv_nfs4_say_goodbye(nfs->v4);
 	cv_rpc_free(nfs->rpc);
@@ -288,6 +302,7 @@ int cv_nfs_connect(const struct cv_dict *options, struct cv_loop *loop, void **r
 	}
 	if (nfs->v4)
 		ret_info->backend = &cv_backend_nfs4;
+	cv_nfs_ahead_init(nfs, options, ret_info->rtt_us);
 	*ret_conn = nfs;
 	return 0;
 }

@@ -2,7 +2,8 @@
 /*
  * Inside the NFS engine: one connection, one request. nfs.c holds the machinery and the table,
  * nfs_mount.c what happens before (all that may block), nfs_names.c the operations on names and
- * attributes, nfs_file.c those on open files and directories.
+ * attributes, nfs_file.c those on open files and directories, nfs_ahead.c what is asked before it
+ * is wanted.
  *
  * A request is a walk of steps. Each step has a `send` that encodes its call from the request's own
  * copies of the arguments, so that it can be called again (JUKEBOX), and a `got` that is given the
@@ -19,6 +20,7 @@
 #include "backends/backend.h"
 #include "backends/nfs_xdr.h"
 #include "backends/rpc.h"
+#include "backends/walk.h"
 
 struct cv_nfs_req;
 struct cv_nfs4;
@@ -45,6 +47,20 @@ struct cv_nfs4_req {
 	bool wait;
 };
 
+#define CV_NFS_CHANGED 1024
+
+/* See nfs_ahead.c. */
+struct cv_nfs_ahead {
+	bool off;
+	struct cv_walk walk;
+	struct cv_timer purge;
+	size_t listings; /* asked: on their way, or kept */
+	/* Counts our own changes, and what is asked ahead: what is older than what? */
+	uint64_t clock;
+	uint64_t changed[CV_NFS_CHANGED]; /* when an object whose handle has that hash was */
+	uint64_t unlinked;		  /* when some object got a name less */
+};
+
 struct cv_nfs {
 	struct cv_loop *loop;
 	struct cv_rpc *rpc;
@@ -63,6 +79,7 @@ struct cv_nfs {
 	struct cv_nfs_req *spare; /* requests to use again */
 	size_t nspare;
 	struct cv_nfs4 *v4; /* owned; NULL: this is NFSv3 */
+	struct cv_nfs_ahead ahead;
 };
 
 /* An open file or directory. NFSv3 has none, so there it is a handle with a memory. */
@@ -73,6 +90,7 @@ struct cv_file {
 	/* directories: of the last reply; sent back with its cookies */
 	uint8_t verf[CV_NFS_VERF_SIZE];
 	uint32_t reply_bytes;
+	bool ahead; /* nobody's: part of a listing that is asked ahead */
 };
 
 struct cv_nfs_req {
@@ -103,7 +121,7 @@ struct cv_nfs_req {
 	int flags;
 	char *target; /* owned */
 	uint64_t verifier;
-	struct cv_file *data_dir; /* readdir: the caller's */
+	struct cv_file *data_dir; /* readdir: the caller's; else NULL */
 	uint64_t off;
 	size_t size, done_bytes;
 	const uint8_t *data;
@@ -232,9 +250,28 @@ void cv_nfs_read(void *conn, struct cv_op *op, struct cv_file *file, size_t size
 void cv_nfs_write(void *conn, struct cv_op *op, struct cv_file *file, const void *data,
 		  size_t size_bytes, uint64_t off);
 void cv_nfs_fsync(void *conn, struct cv_op *op, struct cv_file *file, bool datasync);
+/* Asks the server. */
+void cv_nfs_ask_readdir(struct cv_nfs *nfs, struct cv_op *op, struct cv_file *dir, uint64_t off);
 void cv_nfs_opendir(void *conn, struct cv_op *op, const struct cv_object *dir);
 void cv_nfs_readdir(void *conn, struct cv_op *op, struct cv_file *dir, uint64_t off);
 void cv_nfs_fsyncdir(void *conn, struct cv_op *op, struct cv_file *dir, bool datasync);
+
+/* ---- nfs_ahead.c ---- */
+
+void cv_nfs_ahead_init(struct cv_nfs *nfs, const struct cv_dict *options, uint32_t rtt_us);
+/* Asks no more. What is on its way ends with the transport. */
+void cv_nfs_ahead_stop(struct cv_nfs *nfs);
+/* A listing from its start, if it is had already, or on its way: then it answers op. */
+bool cv_nfs_ahead_take(struct cv_nfs *nfs, struct cv_op *op, struct cv_file *dir);
+/* Asks as many as are worth it. */
+void cv_nfs_ahead_go(struct cv_nfs *nfs);
+/* q, a readdir, has brought these. */
+void cv_nfs_ahead_listed(struct cv_nfs_req *q, const struct cv_dirent *list, size_t count);
+/* The worker is told these attributes of an object. */
+void cv_nfs_ahead_seen(struct cv_nfs *nfs, const struct cv_handle *handle,
+		       const struct cv_attr *attr);
+/* q is about to change what its operation changes, or has just done so. */
+void cv_nfs_ahead_changing(struct cv_nfs_req *q);
 
 /* ---- nfs_mount.c ---- */
 

@@ -288,6 +288,8 @@ void cv_nfs4_read(void *conn, struct cv_op *op, struct cv_file *file, size_t siz
 void cv_nfs4_write(void *conn, struct cv_op *op, struct cv_file *file, const void *data,
 		   size_t size_bytes, uint64_t off);
 void cv_nfs4_fsync(void *conn, struct cv_op *op, struct cv_file *file, bool datasync);
+/* Asks the server. */
+void cv_nfs4_ask_readdir(struct cv_nfs *nfs, struct cv_op *op, struct cv_file *dir, uint64_t off);
 void cv_nfs4_readdir(void *conn, struct cv_op *op, struct cv_file *dir, uint64_t off);
 
 /* ---- nfs4_lock.c ---- */

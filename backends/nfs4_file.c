@@ -557,9 +557,18 @@ static void got_readdir(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 		cv_nfs_take_entries(q, x, get_entries);
 }
 
+void cv_nfs4_ask_readdir(struct cv_nfs *nfs, struct cv_op *op, struct cv_file *dir, uint64_t off)
+{
+	cv_nfs_begin_readdir(nfs, op, dir, off, send_readdir, got_readdir);
+}
+
 void cv_nfs4_readdir(void *conn, struct cv_op *op, struct cv_file *dir, uint64_t off)
 {
-	cv_nfs_begin_readdir(conn, op, dir, off, send_readdir, got_readdir);
+	struct cv_nfs *nfs = conn;
+
+	if (off != 0 || !cv_nfs_ahead_take(nfs, op, dir))
+		cv_nfs4_ask_readdir(nfs, op, dir, off);
+	cv_nfs_ahead_go(nfs);
 }
 
 /* ---- the table ---- */

@@ -592,6 +592,7 @@ void cv_nfs_take_entries(struct cv_nfs_req *q, struct cv_xdr *x, cv_nfs_get_entr
 		if (list[i].have_entry)
 			cv_nfs_show(q->nfs, &list[i].entry.attr);
 	}
+	cv_nfs_ahead_listed(q, list, e.count);
 	q->op->dirents = list;
 	q->op->eof = e.eof;
 	cv_nfs_finish(q, (ssize_t)e.count);
@@ -644,9 +645,18 @@ void cv_nfs_begin_readdir(void *conn, struct cv_op *op, struct cv_file *dir, uin
 	cv_nfs_step(q, send, got);
 }
 
+void cv_nfs_ask_readdir(struct cv_nfs *nfs, struct cv_op *op, struct cv_file *dir, uint64_t off)
+{
+	cv_nfs_begin_readdir(nfs, op, dir, off, send_readdir, got_readdir);
+}
+
 void cv_nfs_readdir(void *conn, struct cv_op *op, struct cv_file *dir, uint64_t off)
 {
-	cv_nfs_begin_readdir(conn, op, dir, off, send_readdir, got_readdir);
+	struct cv_nfs *nfs = conn;
+
+	if (off != 0 || !cv_nfs_ahead_take(nfs, op, dir))
+		cv_nfs_ask_readdir(nfs, op, dir, off);
+	cv_nfs_ahead_go(nfs);
 }
 
 /* An NFS server answers a change of a directory when it is on its disk. */

@@ -26,10 +26,11 @@ void cv_fs_know(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *at
 	know_since(fs, node, attr, cv_loop_now_ns(fs->loop));
 }
 
-void cv_fs_know_dir(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *attr)
+void cv_fs_know_dir(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *attr,
+		    uint64_t age_ns)
 {
 	if (S_ISDIR(attr->mode) && !fs->local)
-		cv_fs_know(fs, node, attr);
+		know_since(fs, node, attr, cv_loop_now_ns(fs->loop) - age_ns);
 }
 
 static int64_t ns_of(const struct timespec *ts)

@@ -223,9 +223,10 @@ void cv_fs_stat(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *at
 double cv_fs_ttl(struct cv_fs *fs, const struct cv_attr *attr);
 /* attr is the object after all our changes: answers getattr until the server must be asked. */
 void cv_fs_know(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *attr);
-/* The kernel was told attr. Reading a directory makes it forget its atime, and ask for everything.
- */
-void cv_fs_know_dir(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *attr);
+/* The kernel was told attr, which is that old. Reading a directory makes it forget its atime, and
+ * ask for everything. */
+void cv_fs_know_dir(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *attr,
+		    uint64_t age_ns);
 bool cv_fs_known(struct cv_fs *fs, const struct cv_node *node, struct cv_attr *ret_attr,
 		 double *ret_ttl);
 /* r has changed (or tried to change) the directory's entries; after: what the engine says of it. */

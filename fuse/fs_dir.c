@@ -25,10 +25,11 @@
 struct cv_listing {
 	uint64_t start; /* offset the batch follows */
 	uint64_t clock; /* cv_nodes.clock when it was asked for */
+	uint64_t age_ns; /* how old the answer was then */
 	size_t count;
 	size_t position; /* where the last reply ended */
 	bool eof;
-	struct cv_dirent *entries; /* names point behind the array */
+	struct cv_dirent *entries; /* owned */
 };
 
 static struct cv_fs *fs_of(fuse_req_t req)
@@ -38,31 +39,23 @@ static struct cv_fs *fs_of(fuse_req_t req)
 
 void cv_listing_free(struct cv_listing *listing)
 {
+	if (listing)
+		free(listing->entries);
 	free(listing);
 }
 
 static struct cv_listing *listing_copy(const struct cv_dirent *entries, size_t count)
 {
-	struct cv_listing *l;
-	size_t names = 0;
-	char *p;
+	struct cv_listing *l = calloc(1, sizeof(*l));
 
-	for (size_t i = 0; i < count; i++)
-		names += strlen(entries[i].name) + 1;
-	l = malloc(sizeof(*l) + count * sizeof(*entries) + names);
 	if (!l)
 		return NULL;
-	memset(l, 0, sizeof(*l));
-	l->entries = (struct cv_dirent *)(l + 1);
-	l->count = count;
-	p = (char *)(l->entries + count);
-	for (size_t i = 0; i < count; i++) {
-		size_t n = strlen(entries[i].name) + 1;
-
-		l->entries[i] = entries[i];
-		l->entries[i].name = memcpy(p, entries[i].name, n);
-		p += n;
+	l->entries = cv_dirents_dup(entries, count);
+	if (!l->entries) {
+		free(l);
+		return NULL;
 	}
+	l->count = count;
 	return l;
 }
 
@@ -81,6 +74,14 @@ static void believe_until(struct cv_fs *fs, struct cv_open *open, double ttl)
 
 	if (open->believed_until_ns > until)
 		open->believed_until_ns = until;
+}
+
+/* What was asked ahead of time is believed for so much less. */
+static double remaining(double ttl, const struct cv_listing *l)
+{
+	double age = (double)l->age_ns / 1e9;
+
+	return ttl > age ? ttl - age : 0;
 }
 
 /* Returns false when the entry does not fit. */
@@ -131,12 +132,13 @@ static bool add_entry(struct reply *rp, const struct cv_listing *l, const struct
 		cv_node_forget(&fs->nodes, node, 1);
 		return add_plain(rp, d->name, ino, d->mode, d->next_off);
 	}
+	e.attr_timeout = e.entry_timeout = remaining(e.attr_timeout, l);
 	n = fuse_add_direntry_plus(r->req, rp->buf + rp->used, rp->size - rp->used, d->name, &e,
 				   (off_t)d->next_off);
 	rp->used += n;
 	rp->nodes[rp->nnodes++] = node->id;
 	believe_until(fs, r->open, e.attr_timeout);
-	cv_fs_know_dir(fs, node, &d->entry.attr);
+	cv_fs_know_dir(fs, node, &d->entry.attr, l->age_ns);
 	return true;
 }
 
@@ -260,6 +262,7 @@ static void fetch_done(struct cv_op *op, ssize_t result)
 	if (l) {
 		l->start = r->fetch_off;
 		l->clock = r->clock;
+		l->age_ns = op->age_ns;
 		l->eof = op->eof || result == 0;
 	}
 	fetched(r, l, result < 0 ? (int)result : -ENOMEM);

@@ -462,7 +462,7 @@ static void reply_entry(struct cv_request *r, struct cv_node *parent, const char
 		return;
 	}
 	if (node->changed <= r->clock)
-		cv_fs_know_dir(fs, node, &r->op.entry.attr);
+		cv_fs_know_dir(fs, node, &r->op.entry.attr, 0);
 	if (S_ISDIR(r->op.entry.attr.mode) && r->op.call == CV_CALL_MKDIR)
 		cv_makers_note(&fs->makers, node, cv_request_pid(r), cv_loop_now_ns(fs->loop));
 	if (r->op.empty && !r->repeated && fs->ttl_negative_ms)
@@ -616,7 +616,7 @@ static void getattr_done(struct cv_op *op, ssize_t result)
 		return;
 	}
 	if (r->node->changed <= r->clock)
-		cv_fs_know_dir(r->fs, r->node, &op->attr);
+		cv_fs_know_dir(r->fs, r->node, &op->attr, 0);
 	cv_reply_attr(r, r->node, &op->attr);
 }
 
@@ -1572,8 +1572,8 @@ int cv_fs_start(struct cv_fs *fs, const struct cv_dict *options, int fuse_fd, st
 	cv_meter_start(&fs->meter, fs);
 	/* The kernel asks for them first of all; they have just come. */
 	if (!fs->takeover)
-		cv_fs_know_dir(fs, cv_node_get(&fs->nodes, CV_NODE_ROOT),
-			       &fs->mount.info.root.attr);
+		cv_fs_know_dir(fs, cv_node_get(&fs->nodes, CV_NODE_ROOT), &fs->mount.info.root.attr,
+			       0);
 	/* What an engine keeps in this process only ends with it. */
 	fs->shm.header->replaceable = !(features & CV_FEAT_UNLINK_OPEN);
 	r = fs->takeover ? cv_takeover_start(fs) : 0;

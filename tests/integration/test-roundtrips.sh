@@ -87,17 +87,18 @@ list() {
 	ls -lR tree >"$T/listed"
 }
 
-# turns COMMAND…: how often the server had to answer before the command could go on, into $COUNT.
-# Answers that nobody waits for may split one in two, so that limits leave room for some.
+# turns COMMAND…: how often the server had to answer before the command could go on, into $COUNT,
+# counted by the relay named $RELAY. Answers that nobody waits for may split one in two, so that
+# limits leave room for some.
 turns() {
 	local before dropped try
 	for try in 1 2 3 4 5; do
 		dropped=$(drops)
-		before=$(proxy_cmd ssh turns)
+		before=$(proxy_cmd "$RELAY" turns)
 		"$@" >/dev/null || return
-		COUNT=$(($(proxy_cmd ssh turns) - before))
+		COUNT=$(($(proxy_cmd "$RELAY" turns) - before))
 		[ "$dropped" != "$(drops)" ] || return 0
-		sleep 1.1 # what was listed ahead is forgotten
+		sleep 2.1 # what was listed ahead is forgotten
 		echo 2 >/proc/sys/vm/drop_caches
 	done
 	note "the kernel's caches were dropped during each of 5 tries"
@@ -167,8 +168,28 @@ check "unmount" unmount_volume "$T/mnt"
 check "unmount" unmount_volume "$T/mnt2"
 check "unmount" unmount_volume "$T/mnt3"
 
-# SFTP, through a relay that delays more than it takes the machine to answer.
+# The same through a relay that delays more than it takes the machine to answer.
+mkdir -p "$SERVER_DIR"/wide/{1..30}/below
+touch -d '2 days ago' "$SERVER_DIR"/wide{,/*}
+start_proxy mount "$MNT_PORT" -d 20
+MOUNT_RELAY=$PROXY_PORT
+start_proxy nfs-far "$NFS_PORT" -d 20
+RELAY=nfs-far
+for engine in nfs nfs4 nfs40; do
+	start_engine $engine
+	OPTIONS+=,port=$PROXY_PORT
+	[ $engine != nfs ] || OPTIONS+=,mountport=$MOUNT_RELAY
+	mount_volume "$SOURCE" "$T/mnt" "$OPTIONS" || bail "mount"
+	cd "$T/mnt" || bail "cd"
+	at_most "$engine: 61 directories are found in a few round trips" 12 find wide
+	check_equal "$engine: all of them" 61 "$(find wide | wc -l)"
+	cd /
+	check "unmount" unmount_volume "$T/mnt"
+done
+
+# SFTP.
 start_engine sftp
+RELAY=ssh
 start_proxy ssh "$SSH_PORT" -d 20
 write_known_hosts "$T/tmp/hosts" "$PROXY_PORT" "$T/ssh/host_ed25519.pub"
 cat "$T/tmp/hosts" >>"$SSH_KNOWN_HOSTS"

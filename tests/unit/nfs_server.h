@@ -20,6 +20,7 @@ struct run {
 	int count;
 	ssize_t result;
 	uint8_t data[64];
+	bool have_entry; /* of the first of a listing */
 };
 
 static struct cv_nfs *nfs;
@@ -35,6 +36,7 @@ static void on_done(struct cv_op *op, ssize_t result)
 
 	r->count++;
 	r->result = result;
+	r->have_entry = result > 0 && op->dirents && op->dirents[0].have_entry;
 	if (result > 0 && op->data && (size_t)result <= sizeof(r->data))
 		memcpy(r->data, op->data, (size_t)result);
 }
@@ -63,6 +65,7 @@ static void nfs_connect(uint32_t version)
 					.program = CV_NFS_PROGRAM,
 					.version = version,
 					.timeout_ms = 15000 };
+	const struct cv_dict defaults = CV_DICT_INIT;
 	struct cv_err err = { 0 };
 	int fd;
 
@@ -78,6 +81,7 @@ static void nfs_connect(uint32_t version)
 	fd = cv_rpc_dial(&config, 0, cv_now_ns() + LIMIT_MS * 1000000ull, NULL, &err);
 	assert_true(fd >= 0);
 	assert_int_equal(cv_rpc_new(loop, &config, fd, &nfs->rpc), 0);
+	cv_nfs_ahead_init(nfs, &defaults, 0);
 	server_accept();
 }
 

@@ -584,6 +584,174 @@ static void test_readdir(void **state)
 	assert_true(r.op.eof);
 }
 
+/* ---- listings that are asked ahead ---- */
+
+static const struct cv_handle walked[] = {
+	{ .size = 4, .data = "DIRA" },
+	{ .size = 4, .data = "DIRB" },
+	{ .size = 4, .data = "DIRC" },
+	{ .size = 4, .data = "DIRD" },
+};
+
+static void put_object(struct out *o, const struct cv_handle *h, uint32_t type)
+{
+	put(o, 1);
+	put64(o, 77);
+	put_opaque(o, h->data, h->size);
+	put64(o, 1 + (uint64_t)h->data[3]);
+	put_post(o, type, 0755, 0);
+	put(o, 1);
+	put_opaque(o, h->data, h->size);
+}
+
+/* The directory of directories is listed. */
+static void list_walked(void)
+{
+	struct cv_file f = { .handle = dir_handle, .reply_bytes = 65536 };
+	struct out o = entries();
+	struct run r;
+
+	for (size_t i = 0; i < CV_ARRAY_SIZE(walked); i++)
+		put_object(&o, &walked[i], TYPE_DIR);
+	put(&o, 0);
+	put(&o, 1);
+	engine->readdir(nfs, op_of(&r), &f, 0);
+	serve(CV_NFS_READDIRPLUS, o);
+	expect(&r, CV_ARRAY_SIZE(walked));
+}
+
+/* The next call lists h: it has one file. */
+static void serve_listing(const struct cv_handle *h)
+{
+	struct out o = entries();
+	struct request req;
+
+	expect_call(&req, CV_NFS_READDIRPLUS);
+	assert_memory_equal(req.bytes + req.size - 28, h->data, 4);
+	put_object(&o, &file_handle, TYPE_REG);
+	put(&o, 0);
+	put(&o, 1);
+	reply(&req, &o);
+}
+
+static void start_listing(struct run *r, struct cv_file *f, const struct cv_handle *h)
+{
+	*f = (struct cv_file){ .handle = *h, .reply_bytes = 65536 };
+	engine->readdir(nfs, op_of(r), f, 0);
+}
+
+/* Root and A listed by the worker: B and C are asked along with A. */
+static void walk_to_a(void)
+{
+	struct cv_file f;
+	struct run r;
+
+	list_walked();
+	assert_false(client_turns(server.fd, 20)); /* who lists a directory does not yet walk */
+	start_listing(&r, &f, &walked[0]);
+	for (int i = 0; i < 3; i++)
+		serve_listing(&walked[i]);
+	expect(&r, 1);
+	assert_true(r.op.age_ns == 0);
+	assert_false(client_turns(server.fd, 20)); /* no more than that so far */
+}
+
+static void test_walk(void **state)
+{
+	struct cv_file f;
+	struct run r;
+
+	(void)state;
+	walk_to_a();
+	/* B is there, and the guess was good: D is asked, too. */
+	start_listing(&r, &f, &walked[1]);
+	expect(&r, 1);
+	assert_true(r.op.age_ns > 0 && r.op.eof && r.have_entry);
+	assert_memory_equal(f.verf, "verifier", 8);
+	/* D's answer is waited for. */
+	start_listing(&r, &f, &walked[3]);
+	serve_listing(&walked[3]);
+	expect(&r, 1);
+	/* Once. */
+	start_listing(&r, &f, &walked[1]);
+	serve_listing(&walked[1]);
+	expect(&r, 1);
+}
+
+static void test_walk_changed(void **state)
+{
+	const struct cv_setattr set = { .mask = CV_SET_MODE, .mode = 0600 };
+	const struct cv_object c = { .nodeid = 3, .handle = &walked[2], .path = "" };
+	struct out changed = status(ST_OK), made = status(ST_OK);
+	struct cv_file f;
+	struct run r;
+
+	(void)state;
+	walk_to_a();
+	/* A file of B's: it is told by name alone. */
+	op_of(&r)->call = CV_CALL_SETATTR;
+	engine->setattr(nfs, &r.op, &file, NULL, &set);
+	put_wcc(&changed, TYPE_REG, 0600, 0);
+	serve(CV_NFS_SETATTR, changed);
+	expect(&r, 0);
+	start_listing(&r, &f, &walked[1]);
+	expect(&r, 1);
+	assert_false(r.have_entry);
+	serve_listing(&walked[3]);
+	/* C itself is asked again, even if the change is not yet answered. */
+	op_of(&r)->call = CV_CALL_MKDIR;
+	engine->mkdir(nfs, &r.op, &c, "new", 0755);
+	put(&made, 1);
+	put_opaque(&made, "NEWD", 4);
+	put_post(&made, TYPE_DIR, 0755, 0);
+	put_wcc(&made, TYPE_DIR, 0755, 0);
+	{
+		struct request req;
+		struct run r2;
+
+		expect_call(&req, CV_NFS_MKDIR);
+		start_listing(&r2, &f, &walked[2]);
+		serve_listing(&walked[2]);
+		expect(&r2, 1);
+		reply(&req, &made);
+	}
+	expect(&r, 0);
+}
+
+/* Another's change, seen in the directory's attributes; another user; an error. */
+static void test_walk_others(void **state)
+{
+	const struct cv_cred other = { .uid = 9 };
+	const struct cv_object c = { .nodeid = 3, .handle = &walked[2], .path = "" };
+	struct out seen = status(ST_OK);
+	struct cv_file f;
+	struct run r;
+
+	(void)state;
+	walk_to_a();
+	op_of(&r)->call = CV_CALL_GETATTR;
+	engine->getattr(nfs, &r.op, &c, NULL);
+	put_attr(&seen, TYPE_DIR, 0755, 5);
+	serve(CV_NFS_GETATTR, seen);
+	expect(&r, 0);
+	/* D takes C's place, and is refused: nobody hears of that. */
+	start_listing(&r, &f, &walked[2]);
+	serve_listing(&walked[2]);
+	expect(&r, 1);
+	serve(CV_NFS_READDIRPLUS, failed(CV_NFS_JUKEBOX));
+	op_of(&r)->cred = &other;
+	f = (struct cv_file){ .handle = walked[1], .reply_bytes = 65536 };
+	engine->readdir(nfs, &r.op, &f, 0);
+	serve_listing(&walked[1]);
+	expect(&r, 1);
+	start_listing(&r, &f, &walked[3]);
+	serve_listing(&walked[3]);
+	expect(&r, 1);
+	/* B has been asked for us all the same. */
+	start_listing(&r, &f, &walked[1]);
+	expect(&r, 1);
+}
+
 /* What comes along about the directory: after, and before if the server says so. */
 static void test_directory_after(void **state)
 {
@@ -633,7 +801,8 @@ int main(void)
 		TEST(test_create),	    TEST(test_jukebox),
 		TEST(test_owner),	    TEST(test_read),
 		TEST(test_write),	    TEST(test_readdir),
-		TEST(test_directory_after),
+		TEST(test_walk),	    TEST(test_walk_changed),
+		TEST(test_walk_others),	    TEST(test_directory_after),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "backends/walk.h"
+
+#include <stddef.h>
+
+#define BUDGET_START 2
+#define BUDGET_FAR   8 /* the same where a wrong guess costs less than a round trip */
+#define FAR_RTT_US   2000
+#define BUDGET_MAX   32
+#define WALK_NS	     2000000000ull /* who has not come by for so long has ended */
+
+void cv_walk_init(struct cv_walk *w, uint32_t rtt_us)
+{
+	*w = (struct cv_walk){ .start = rtt_us < FAR_RTT_US ? BUDGET_START : BUDGET_FAR };
+}
+
+void cv_walk_plan(struct cv_walk *w, struct cv_walk_dir *d, struct cv_walk_dir **at,
+		  uint64_t now_ns)
+{
+	d->since_ns = now_ns;
+	d->asked = false;
+	d->next = *at;
+	d->link = at;
+	if (d->next)
+		d->next->link = &d->next;
+	*at = d;
+	w->planned++;
+}
+
+struct cv_walk_dir *cv_walk_next(struct cv_walk *w, uint64_t now_ns)
+{
+	if (now_ns - w->hit_ns > WALK_NS)
+		w->budget = 0;
+	if (w->planned == 0 || w->asked >= w->budget)
+		return NULL;
+	for (struct cv_walk_dir *d = w->dirs; d; d = d->next) {
+		if (d->asked)
+			continue;
+		d->asked = true;
+		d->since_ns = now_ns;
+		w->planned--;
+		w->asked++;
+		return d;
+	}
+	return NULL;
+}
+
+void cv_walk_remove(struct cv_walk *w, struct cv_walk_dir *d)
+{
+	*d->link = d->next;
+	if (d->next)
+		d->next->link = d->link;
+	if (d->asked)
+		w->asked--;
+	else
+		w->planned--;
+}
+
+void cv_walk_hit(struct cv_walk *w, uint64_t now_ns)
+{
+	w->hit_ns = now_ns;
+	if (w->budget == 0)
+		w->budget = w->start;
+	else if (w->budget < BUDGET_MAX)
+		w->budget *= 2;
+}
+
+void cv_walk_missed(struct cv_walk *w)
+{
+	if (w->budget > 1)
+		w->budget /= 2;
+}
