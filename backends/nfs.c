@@ -56,6 +56,8 @@ struct cv_nfs_req *cv_nfs_req_new(void *conn, struct cv_op *op)
 	q->target = NULL;
 	q->done_bytes = 0;
 	q->buf = NULL;
+	q->first_size = 0;
+	q->first = NULL;
 	memset(&q->v4, 0, sizeof(q->v4));
 	q->v4.slot = -1;
 	return q;
@@ -69,6 +71,9 @@ static void req_free(struct cv_nfs_req *q)
 		cv_nfs4_drop_slot(q); /* given up while it held one */
 	if (q->v4.lock)
 		cv_nfs4_lock_leave(q);
+	if (q->first_size)
+		nfs->ahead.watched--;
+	cv_nfs_first_free(q->first);
 	free(q->target);
 	free(q->buf);
 	cv_nfs4_open_free(nfs->v4, q->v4.made);

@@ -2,8 +2,8 @@
 /*
  * Inside the NFS engine: one connection, one request. nfs.c holds the machinery and the table,
  * nfs_mount.c what happens before (all that may block), nfs_names.c the operations on names and
- * attributes, nfs_file.c those on open files and directories, nfs_ahead.c what is asked before it
- * is wanted.
+ * attributes, nfs_file.c those on open files and directories, nfs_ahead.c and nfs_first.c
+ * what is asked before it is wanted.
  *
  * A request is a walk of steps. Each step has a `send` that encodes its call from the request's own
  * copies of the arguments, so that it can be called again (JUKEBOX), and a `got` that is given the
@@ -22,6 +22,7 @@
 #include "backends/rpc.h"
 #include "backends/walk.h"
 
+struct cv_nfs_first;
 struct cv_nfs_req;
 struct cv_nfs4;
 struct cv_nfs4_open;
@@ -54,11 +55,21 @@ struct cv_nfs_ahead {
 	bool off;
 	struct cv_walk walk;
 	struct cv_timer purge;
-	size_t listings; /* asked: on their way, or kept */
 	/* Counts our own changes, and what is asked ahead: what is older than what? */
 	uint64_t clock;
+	size_t watched; /* answers, kept or on their way, that a change would make old */
 	uint64_t changed[CV_NFS_CHANGED]; /* when an object whose handle has that hash was */
 	uint64_t unlinked;		  /* when some object got a name less */
+};
+
+#define CV_NFS_FIRST_SIZE (64u * 1024) /* what the kernel asks for at once of a small file */
+
+/* See nfs_first.c. */
+struct cv_nfs_firsts {
+	struct cv_nfs_first *list;
+	unsigned kept;
+	unsigned unused; /* in a row */
+	unsigned skipped;
 };
 
 struct cv_nfs {
@@ -80,6 +91,7 @@ struct cv_nfs {
 	size_t nspare;
 	struct cv_nfs4 *v4; /* owned; NULL: this is NFSv3 */
 	struct cv_nfs_ahead ahead;
+	struct cv_nfs_firsts firsts;
 };
 
 /* An open file or directory. NFSv3 has none, so there it is a handle with a memory. */
@@ -87,6 +99,7 @@ struct cv_file {
 	struct cv_handle handle;
 	bool writable;
 	struct cv_nfs4_open *open; /* NFSv4 files: owned */
+	struct cv_nfs_first *first; /* owned, or NULL */
 	/* directories: of the last reply; sent back with its cookies */
 	uint8_t verf[CV_NFS_VERF_SIZE];
 	uint32_t reply_bytes;
@@ -126,6 +139,10 @@ struct cv_nfs_req {
 	size_t size, done_bytes;
 	const uint8_t *data;
 	uint8_t *buf; /* owned: a read that came in pieces */
+	/* open: what is read along, and what of the file was seen before */
+	uint32_t first_size; /* bytes asked for; 0: nothing */
+	uint64_t first_change, first_clock;
+	struct cv_nfs_first *first; /* owned; what has come */
 
 	struct cv_nfs4_req v4;
 };
@@ -272,6 +289,22 @@ void cv_nfs_ahead_seen(struct cv_nfs *nfs, const struct cv_handle *handle,
 		       const struct cv_attr *attr);
 /* q is about to change what its operation changes, or has just done so. */
 void cv_nfs_ahead_changing(struct cv_nfs_req *q);
+/* Have we changed that object since ahead.clock was so? For what is counted in ahead.watched. */
+bool cv_nfs_ahead_touched(struct cv_nfs *nfs, const struct cv_handle *handle, uint64_t clock);
+
+/* ---- nfs_first.c ---- */
+
+/* An open of obj by q->flags: q->first_size bytes of it are to be read along. */
+void cv_nfs_first_want(struct cv_nfs_req *q, const struct cv_object *obj);
+/* They have come: copied. */
+void cv_nfs_first_got(struct cv_nfs_req *q, const uint8_t *data, size_t size, bool eof);
+/* It is open: what has come is its. */
+void cv_nfs_first_give(struct cv_nfs_req *q, struct cv_file *file);
+/* It is closed. */
+void cv_nfs_first_leave(struct cv_file *file);
+/* Takes op, if it can be answered so: true. */
+bool cv_nfs_first_read(struct cv_op *op, struct cv_file *file, size_t size, uint64_t off);
+void cv_nfs_first_free(struct cv_nfs_first *first); /* NULL is a no-op */
 
 /* ---- nfs_mount.c ---- */
 

@@ -210,6 +210,10 @@ void cv_nfs4_close(struct cv_nfs *nfs, struct cv_nfs4_open *open);
 /* The server has opened handle with q->v4.made (NULL: without state): op->file, and q is finished.
  */
 void cv_nfs4_finish_open(struct cv_nfs_req *q, const struct cv_handle *handle);
+/* The READ along with an open (nfs_first.c), behind its GETATTR; and what has come of it. opened:
+ * all before it is there. One that fails spoils nothing: returns the status of the open. */
+void cv_nfs4_put_first(struct cv_nfs_req *q, struct cv_nfs4_call *c);
+int cv_nfs4_take_first(struct cv_nfs_req *q, struct cv_xdr *x, int status, bool opened);
 bool cv_nfs4_truncates(int flags);
 void cv_nfs4_put_truncate(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *stateid);
 /* Opens q->obj without state at the server, if it is there. */

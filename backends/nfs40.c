@@ -449,6 +449,7 @@ static void send_open(struct cv_nfs_req *q)
 	cv_nfs4_put_open_name(&c, made->share, &made->owner, q->name);
 	cv_nfs4_put_op(&c, CV_NFS4_GETFH);
 	cv_nfs4_put_getattr(&c);
+	cv_nfs4_put_first(q, &c);
 	cv_nfs4_submit(q, &c);
 }
 
@@ -463,16 +464,15 @@ static void got_open(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	struct cv_nfs4_open *made = q->v4.made;
 	struct cv_op *op = q->op;
-	bool confirm = false;
 	uint64_t ignored;
+	bool confirm;
 
-	if (status == 0) {
-		(void)cv_nfs4_skip(x, CV_NFS4_PUTFH);
-		(void)cv_nfs4_skip(x, CV_NFS4_OPEN);
-		confirm = cv_nfs4_get_open(x, &made->stateid, &ignored);
-		if (!cv_nfs4_get_fh(x, &made->handle) || !cv_nfs4_take_attr(q, x, &op->attr))
-			status = -EIO;
-	}
+	(void)cv_nfs4_skip(x, CV_NFS4_PUTFH);
+	(void)cv_nfs4_skip(x, CV_NFS4_OPEN);
+	confirm = cv_nfs4_get_open(x, &made->stateid, &ignored);
+	status = cv_nfs4_take_first(q, x, status,
+				    cv_nfs4_get_fh(x, &made->handle) &&
+					    cv_nfs4_take_attr(q, x, &op->attr));
 	if (status == 0 && !cv_nfs_same_handle(&made->handle, &q->obj)) {
 		if (!confirm) /* else the server forgets it */
 			cv_nfs4_close(q->nfs, cv_steal(&q->v4.made));

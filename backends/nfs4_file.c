@@ -80,6 +80,7 @@ void cv_nfs4_finish_open(struct cv_nfs_req *q, const struct cv_handle *handle)
 		file->open->handle = *handle;
 		list_add(q->nfs->v4, file->open);
 	}
+	cv_nfs_first_give(q, file);
 	q->op->file = file;
 	cv_nfs_finish(q, 0);
 }
@@ -97,6 +98,31 @@ void cv_nfs4_put_truncate(struct cv_nfs4_call *c, const struct cv_nfs4_stateid *
 	cv_nfs4_put_setattr(c, stateid, &set, NULL, NULL);
 }
 
+void cv_nfs4_put_first(struct cv_nfs_req *q, struct cv_nfs4_call *c)
+{
+	/* Not with what the server has put off: the open does not wait for the data. */
+	if (q->first_size && !q->delay_ms)
+		cv_nfs4_put_read(c, c->minor > 0 ? &cv_nfs4_current : &cv_nfs4_anonymous, 0,
+				 q->first_size);
+}
+
+int cv_nfs4_take_first(struct cv_nfs_req *q, struct cv_xdr *x, int status, bool opened)
+{
+	const uint8_t *data;
+	size_t size;
+	bool eof;
+
+	if (!opened)
+		return status < 0 ? status : -EIO;
+	if (!q->first_size || !cv_nfs4_skip(x, CV_NFS4_READ))
+		return 0;
+	eof = cv_xdr_bool(x);
+	data = cv_xdr_opaque(x, q->first_size, &size);
+	if (data)
+		cv_nfs_first_got(q, data, size, eof);
+	return 0;
+}
+
 static void send_open(struct cv_nfs_req *q)
 {
 	struct cv_nfs4_open *open = q->v4.made;
@@ -109,6 +135,7 @@ static void send_open(struct cv_nfs_req *q)
 	if (cv_nfs4_truncates(q->flags))
 		cv_nfs4_put_truncate(&c, &cv_nfs4_current);
 	cv_nfs4_put_getattr(&c);
+	cv_nfs4_put_first(q, &c);
 	cv_nfs4_submit(q, &c);
 }
 
@@ -141,17 +168,14 @@ static void got_open(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 	struct cv_op *op = q->op;
 	uint64_t ignored;
 
-	if (status == 0) {
-		(void)cv_nfs4_skip(x, CV_NFS4_PUTFH);
-		(void)cv_nfs4_skip(x, CV_NFS4_OPEN);
-		(void)cv_nfs4_get_open(x, &q->v4.made->stateid, &ignored);
-		if (cv_nfs4_truncates(q->flags)) {
-			(void)cv_nfs4_skip(x, CV_NFS4_SETATTR);
-			cv_nfs4_skip_bitmap(x);
-		}
-		if (!cv_nfs4_take_attr(q, x, &op->attr))
-			status = -EIO;
+	(void)cv_nfs4_skip(x, CV_NFS4_PUTFH);
+	(void)cv_nfs4_skip(x, CV_NFS4_OPEN);
+	(void)cv_nfs4_get_open(x, &q->v4.made->stateid, &ignored);
+	if (cv_nfs4_truncates(q->flags)) {
+		(void)cv_nfs4_skip(x, CV_NFS4_SETATTR);
+		cv_nfs4_skip_bitmap(x);
 	}
+	status = cv_nfs4_take_first(q, x, status, cv_nfs4_take_attr(q, x, &op->attr));
 	if (status == -EACCES && op->repeated) {
 		cv_nfs4_open_stateless(q);
 		return;
@@ -174,6 +198,7 @@ void cv_nfs4_open_file(void *conn, struct cv_op *op, const struct cv_object *obj
 		return;
 	q->flags = flags;
 	q->v4.made = cv_nfs4_open_new(nfs->v4, op->cred, flags);
+	cv_nfs_first_want(q, obj);
 	if (!q->v4.made)
 		cv_nfs_finish(q, -ENOMEM);
 	else if (nfs->v4->minor > 0)
@@ -381,6 +406,7 @@ void cv_nfs4_release(void *conn, struct cv_file *file)
 {
 	struct cv_nfs *nfs = conn;
 
+	cv_nfs_first_leave(file);
 	if (file->open) {
 		list_remove(nfs->v4, file->open);
 		cv_nfs4_close(nfs, file->open);

@@ -402,6 +402,7 @@ void cv_nfs4_setlk(void *conn, struct cv_op *op, struct cv_file *file, const str
 	q = cv_nfs_req_new(conn, op);
 	if (!q)
 		return;
+	q->obj = file->handle;
 	if (!file->open) {
 		cv_nfs_finish(q, -ENOLCK); /* no state to stand on */
 		return;

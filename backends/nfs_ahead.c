@@ -102,12 +102,17 @@ static bool is_touched(struct cv_nfs_ahead *a, const struct cv_handle *h, uint64
 	return *changed_slot(a, h) > clock;
 }
 
+bool cv_nfs_ahead_touched(struct cv_nfs *nfs, const struct cv_handle *handle, uint64_t clock)
+{
+	return is_touched(&nfs->ahead, handle, clock);
+}
+
 void cv_nfs_ahead_changing(struct cv_nfs_req *q)
 {
 	struct cv_nfs_ahead *a = &q->nfs->ahead;
 
-	if (!a->listings)
-		return; /* nothing that is older */
+	if (!a->watched)
+		return;
 	switch ((int)q->op->call) {
 	case CV_CALL_OPEN:
 		if (!(q->flags & O_TRUNC))
@@ -116,6 +121,7 @@ void cv_nfs_ahead_changing(struct cv_nfs_req *q)
 		break;
 	case CV_CALL_SETATTR:
 	case CV_CALL_WRITE:
+	case CV_CALL_SETLK: /* who has the lock sees what was written by who had it */
 		touch(a, &q->obj);
 		break;
 	case CV_CALL_CREATE:
@@ -151,7 +157,7 @@ void cv_nfs_ahead_changing(struct cv_nfs_req *q)
 
 static void listing_free(struct listing *l)
 {
-	l->nfs->ahead.listings--;
+	l->nfs->ahead.watched--;
 	free(l->entries);
 	free(l);
 }
@@ -242,7 +248,7 @@ static struct listing *listing_new(struct cv_nfs *nfs, struct ahead_dir *d)
 
 	if (!l)
 		return NULL;
-	nfs->ahead.listings++;
+	nfs->ahead.watched++;
 	l->nfs = nfs;
 	l->dir = d;
 	l->cred = d->cred;

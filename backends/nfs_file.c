@@ -30,7 +30,8 @@ static struct cv_file *file_new(const struct cv_handle *handle, int flags)
 /* ---- open ----
  *
  * One round trip: ACCESS says whether the server will let us (it may know more than the mode does:
- * ACLs, squashing), and brings fresh attributes. SETATTR of the size does both for O_TRUNC.
+ * ACLs, squashing), and brings fresh attributes. SETATTR of the size does both for O_TRUNC, and so
+ * does READ for a small file to be read (nfs_first.c).
  */
 
 static void finish_open(struct cv_nfs_req *q)
@@ -41,6 +42,8 @@ static void finish_open(struct cv_nfs_req *q)
 	}
 	q->op->entry.attr = q->op->attr; /* create() of what was there */
 	q->op->file = file_new(&q->obj, q->flags);
+	if (q->op->file)
+		cv_nfs_first_give(q, q->op->file);
 	cv_nfs_finish(q, q->op->file ? 0 : -ENOMEM);
 }
 
@@ -131,11 +134,55 @@ static void got_truncate(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 	finish_open(q);
 }
 
+static void send_first(struct cv_nfs_req *q)
+{
+	struct cv_nfs_args a;
+
+	cv_nfs_put_read(&a, &q->obj, 0, q->first_size);
+	cv_nfs_submit(q, CV_NFS_READ, &a);
+}
+
+/* Servers let the owner read whatever the mode says (RFC 1813, 4.4). */
+static bool is_owners_privilege(struct cv_nfs_req *q, const struct cv_attr *attr)
+{
+	return attr->uid == cv_nfs_cred(q)->uid && attr->uid != 0 &&
+	       !(attr->mode & (S_IRUSR | S_IXUSR));
+}
+
+static void got_first(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	const uint8_t *data = NULL;
+	struct cv_attr attr;
+	bool eof, have;
+	size_t size;
+
+	if (status == -ETIMEDOUT || status == -ECANCELED) {
+		cv_nfs_finish(q, status);
+		return;
+	}
+	have = status == 0 && cv_nfs_get_post_attr(x, &attr);
+	if (!have || is_owners_privilege(q, &attr)) {
+		cv_nfs_step(q, send_access, got_access);
+		return;
+	}
+	(void)cv_xdr_u32(x);
+	eof = cv_xdr_bool(x);
+	data = cv_xdr_opaque(x, q->first_size, &size);
+	if (data && cv_change(&attr) == q->first_change)
+		cv_nfs_first_got(q, data, size, eof);
+	cv_nfs_show(q->nfs, &attr);
+	q->op->attr = attr;
+	q->op->have_attr = true;
+	finish_open(q);
+}
+
 /* Opens q->obj by q->flags. */
 static void open_object(struct cv_nfs_req *q)
 {
 	if (q->flags & O_TRUNC && (q->flags & O_ACCMODE) != O_RDONLY)
 		cv_nfs_step(q, send_truncate, got_truncate);
+	else if (q->first_size)
+		cv_nfs_step(q, send_first, got_first);
 	else
 		cv_nfs_step(q, send_access, got_access);
 }
@@ -147,6 +194,7 @@ void cv_nfs_open(void *conn, struct cv_op *op, const struct cv_object *obj, int 
 	if (!q)
 		return;
 	q->flags = flags;
+	cv_nfs_first_want(q, obj);
 	open_object(q);
 }
 
@@ -308,6 +356,7 @@ void cv_nfs_create(void *conn, struct cv_op *op, const struct cv_object *dir, co
 void cv_nfs_release(void *conn, struct cv_file *file)
 {
 	(void)conn;
+	cv_nfs_first_leave(file);
 	free(file);
 }
 
@@ -385,8 +434,11 @@ void cv_nfs_begin_read(void *conn, struct cv_op *op, struct cv_file *file, size_
 		       uint64_t off, void (*send)(struct cv_nfs_req *),
 		       void (*got)(struct cv_nfs_req *, int, struct cv_xdr *))
 {
-	struct cv_nfs_req *q = cv_nfs_req_new(conn, op);
+	struct cv_nfs_req *q;
 
+	if (cv_nfs_first_read(op, file, size_bytes, off))
+		return;
+	q = cv_nfs_req_new(conn, op);
 	if (!q)
 		return;
 	q->obj = file->handle;

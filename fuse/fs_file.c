@@ -366,6 +366,8 @@ static void open_go(struct cv_request *r)
 	r->truncating = r->fi.flags & O_TRUNC;
 	if (r->truncating)
 		cv_node_touch(&r->fs->nodes, r->node);
+	if (r->fi.flags & O_DIRECT)
+		obj.seen_change = 0; /* whoever reads so wants what is there when he does */
 	cv_request_op(r, open_done);
 	cv_open(&r->fs->mount, &r->op, &obj, r->fi.flags & SENT_FLAGS & ~O_EXCL);
 }

@@ -341,6 +341,8 @@ int cv_fs_object(struct cv_fs *fs, struct cv_node *node, int buffer, struct cv_o
 	obj->nodeid = node->id;
 	obj->handle = obj->parent = NULL;
 	obj->path = obj->name = NULL;
+	obj->seen_change = node->record->seen_change;
+	obj->seen_size = node->record->seen_size;
 	if (fs->nodes.by_handle) {
 		const struct cv_node *parent = NULL;
 

@@ -460,6 +460,137 @@ static void test_read(void **state)
 	expect(&r, -EIO);
 }
 
+/* ---- what is read along with an open ---- */
+
+/* FILE, as put_attr() describes it. */
+static struct cv_object seen_file(uint64_t size)
+{
+	const struct cv_attr attr = {
+		.size = size, .mtime = { 1002, 1003 }, .ctime = { 1004, 1005 }
+	};
+	struct cv_object obj = file;
+
+	obj.seen_change = cv_change(&attr);
+	obj.seen_size = size;
+	return obj;
+}
+
+static struct out first_reply(uint32_t mode, const char *text)
+{
+	struct out o = status(ST_OK);
+
+	put_post(&o, TYPE_REG, mode, strlen(text));
+	put(&o, (uint32_t)strlen(text));
+	put(&o, 1);
+	put_opaque(&o, text, strlen(text));
+	return o;
+}
+
+/* ACCESS grants reading. */
+static struct out access_reply(void)
+{
+	struct out o = status(ST_OK);
+
+	put_post(&o, TYPE_REG, 0600, 4);
+	put(&o, CV_NFS_MAY_READ);
+	return o;
+}
+
+/* An open that is answered so by READ, or then by ACCESS. */
+static struct cv_file *open_with(const struct cv_object *obj, struct out first, bool then_access)
+{
+	struct run r;
+
+	engine->open(nfs, op_of(&r), obj, O_RDONLY);
+	serve(CV_NFS_READ, first);
+	if (then_access)
+		serve(CV_NFS_ACCESS, access_reply());
+	expect(&r, 0);
+	assert_true(r.op.have_attr);
+	return r.op.file;
+}
+
+/* What a read gets, asked of the server or not, and the close. */
+static void read_and_close(struct cv_file *f, bool asks)
+{
+	struct out o;
+	struct run r;
+
+	engine->read(nfs, op_of(&r), f, 10, 0);
+	assert_int_equal(r.count, !asks);
+	if (asks) {
+		read_reply(&o, "newer", true);
+		serve(CV_NFS_READ, o);
+	}
+	expect(&r, asks ? 5 : 4);
+	assert_memory_equal(r.data, asks ? "newer" : "abcd", asks ? 5 : 4);
+	engine->release(nfs, f);
+}
+
+static void test_first(void **state)
+{
+	const struct cv_setattr set = { .mask = CV_SET_SIZE };
+	const struct cv_cred owner = { .uid = 500 };
+	struct cv_object obj = seen_file(4), other = seen_file(5);
+	struct out cut = status(ST_OK);
+	struct cv_file *f;
+	struct run r;
+
+	(void)state;
+	/* In two reads, since the kernel may want it so. */
+	f = open_with(&obj, first_reply(0600, "abcd"), false);
+	engine->read(nfs, op_of(&r), f, 2, 0);
+	expect(&r, 2);
+	assert_memory_equal(r.data, "ab", 2);
+	engine->read(nfs, op_of(&r), f, 10, 2);
+	expect(&r, 2);
+	assert_memory_equal(r.data, "cd", 2);
+	read_and_close(f, true); /* not twice */
+	/* Changed by somebody since it was seen: whether before these bytes were read or after is
+	 * not known. */
+	f = open_with(&other, first_reply(0600, "abcd"), false);
+	read_and_close(f, true);
+	/* A change of our own. */
+	f = open_with(&obj, first_reply(0600, "abcd"), false);
+	op_of(&r)->call = CV_CALL_SETATTR;
+	engine->setattr(nfs, &r.op, &file, NULL, &set);
+	put_wcc(&cut, TYPE_REG, 0600, 0);
+	serve(CV_NFS_SETATTR, cut);
+	expect(&r, 0);
+	read_and_close(f, true);
+	/* Refused: ACCESS has the last word. */
+	f = open_with(&obj, failed(ST_PERM), true);
+	read_and_close(f, true);
+	/* The owner of what he may not read. */
+	op_of(&r)->cred = &owner;
+	engine->open(nfs, &r.op, &obj, O_RDONLY);
+	serve(CV_NFS_READ, first_reply(0200, "abcd"));
+	serve(CV_NFS_ACCESS, failed(ST_PERM));
+	expect(&r, -EPERM);
+	/* Not known, too long, or not to be read. */
+	for (int i = 0; i < 3; i++) {
+		const struct cv_object no[] = { file, seen_file(1 << 20), obj };
+
+		engine->open(nfs, op_of(&r), &no[i], i < 2 ? O_RDONLY : O_WRONLY);
+		serve(CV_NFS_ACCESS, failed(ST_PERM));
+		expect(&r, -EPERM);
+	}
+	/* Nobody reads: it stops. Somebody does: it goes on. */
+	read_and_close(open_with(&obj, first_reply(0600, "abcd"), false), false);
+	for (int i = 0; i < 4; i++)
+		engine->release(nfs, open_with(&obj, first_reply(0600, "abcd"), false));
+	for (int i = 0; i < 7; i++) {
+		engine->open(nfs, op_of(&r), &obj, O_RDONLY);
+		serve(CV_NFS_ACCESS, access_reply());
+		expect(&r, 0);
+		engine->release(nfs, r.op.file);
+	}
+	for (int i = 0; i < 2; i++) {
+		f = open_with(&obj, first_reply(0600, "abcd"), false);
+		read_and_close(f, false);
+	}
+}
+
 static void write_reply(struct out *o, uint32_t count, uint32_t committed, const char verf[8])
 {
 	*o = status(ST_OK);
@@ -800,6 +931,7 @@ int main(void)
 		TEST(test_made_before),	    TEST(test_noreplace),
 		TEST(test_create),	    TEST(test_jukebox),
 		TEST(test_owner),	    TEST(test_read),
+		TEST(test_first),
 		TEST(test_write),	    TEST(test_readdir),
 		TEST(test_walk),	    TEST(test_walk_changed),
 		TEST(test_walk_others),	    TEST(test_directory_after),

@@ -189,6 +189,56 @@ static void test_getattr(void **state)
 	assert_int_equal(r.op.attr.gid, CV_OWNER_NOBODY); /* was not sent */
 }
 
+/* READ along with OPEN: what it brings is read from there; that it fails does not matter. */
+static void test_first(void **state)
+{
+	const uint32_t results[] = { CV_NFS4_OK, CV_NFS4ERR_OPENMODE };
+	struct cv_object obj = file;
+	struct request req;
+	struct out o;
+	struct run r;
+
+	(void)state;
+	obj.seen_change = 1234;
+	obj.seen_size = 5;
+	for (size_t i = 0; i < CV_ARRAY_SIZE(results); i++) {
+		struct cv_file *f;
+
+		engine->open(nfs, op_of(&r), &obj, O_RDONLY);
+		expect_first(&req, CV_NFS4_SEQUENCE);
+		sequenced(&o, results[i]);
+		put_opened(&o, "OPEN-STATE-1");
+		put_attr(&o, "500");
+		if (results[i])
+			put_op(&o, CV_NFS4_READ, results[i]);
+		else
+			put_data(&o, "first");
+		reply(&req, &o);
+		expect(&r, 0);
+		assert_int_equal(r.op.attr.change, 1234);
+		f = r.op.file;
+		engine->read(nfs, op_of(&r), f, 10, 0);
+		assert_int_equal(r.count, results[i] == 0);
+		if (results[i]) {
+			expect_first(&req, CV_NFS4_SEQUENCE);
+			sequenced(&o, 0);
+			put_data(&o, "first");
+			reply(&req, &o);
+		}
+		expect(&r, 5);
+		assert_memory_equal(r.data, "first", 5);
+		engine->release(nfs, f);
+		expect_first(&req, CV_NFS4_SEQUENCE);
+	}
+	/* The open itself fails. */
+	engine->open(nfs, op_of(&r), &obj, O_RDONLY);
+	expect_first(&req, CV_NFS4_SEQUENCE);
+	sequenced(&o, CV_NFS4ERR_OPENMODE);
+	put_op(&o, CV_NFS4_OPEN, CV_NFS4ERR_OPENMODE);
+	reply(&req, &o);
+	expect(&r, cv_nfs4_errno(CV_NFS4ERR_OPENMODE));
+}
+
 /* The same slot and number when it is sent twice; the next number when it was answered. */
 static void test_numbers(void **state)
 {
@@ -873,7 +923,7 @@ int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(test_getattr),
+		TEST(test_first), TEST(test_getattr),
 		TEST(test_numbers),
 		TEST(test_answer_not_kept),
 		TEST(test_removed_before),

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The beginning of a small file, read along with its open, for both versions. NFSv3: a READ instead
+ * of the ACCESS, since it says as much: whether the caller may, and what the attributes are. NFSv4:
+ * a READ behind the OPEN, in the same compound. A small file then costs one round trip.
+ *
+ * The kernel will believe these bytes for as long as the attributes that open() brings stay the
+ * same, so they must not be older than those. In a compound they are younger. READ of NFSv3 looks
+ * at both in no order that we know of; there the bytes are kept only if the attributes are those
+ * that the worker has seen before: then nothing has changed in between.
+ *
+ * They answer reads, soon, and none after a change of our own or a lock.
+ */
+#include "backends/nfs.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FIRST_MAX    32 /* files */
+#define GOOD_NS	     1000000000ull
+#define PATIENCE     4 /* not wanted so often in a row: from then on only now and then */
+#define NOW_AND_THEN 8
+
+struct cv_nfs_first {
+	struct cv_nfs *nfs;
+	struct cv_nfs_first *next;
+	struct cv_nfs_first **link;
+	struct cv_file *file; /* NULL: not open yet */
+	uint64_t asked_ns;
+	uint64_t clock;
+	bool eof;
+	size_t size;
+	uint8_t data[];
+};
+
+void cv_nfs_first_free(struct cv_nfs_first *first)
+{
+	if (!first)
+		return;
+	*first->link = first->next;
+	if (first->next)
+		first->next->link = first->link;
+	if (first->file)
+		first->file->first = NULL;
+	first->nfs->firsts.kept--;
+	first->nfs->ahead.watched--;
+	free(first);
+}
+
+/* Nobody has wanted it. */
+static void give_up(struct cv_nfs_first *first)
+{
+	first->nfs->firsts.unused++;
+	cv_nfs_first_free(first);
+}
+
+static bool is_old(const struct cv_nfs_first *first)
+{
+	return cv_loop_now_ns(first->nfs->loop) - first->asked_ns > GOOD_NS ||
+	       (first->file &&
+		cv_nfs_ahead_touched(first->nfs, &first->file->handle, first->clock));
+}
+
+/* Those of files that stay open and are not read, e.g. since the kernel has their pages. */
+static void drop_old(struct cv_nfs *nfs)
+{
+	struct cv_nfs_first *next;
+
+	for (struct cv_nfs_first *f = nfs->firsts.list; f; f = next) {
+		next = f->next;
+		if (f->file && is_old(f))
+			give_up(f);
+	}
+}
+
+void cv_nfs_first_want(struct cv_nfs_req *q, const struct cv_object *obj)
+{
+	struct cv_nfs *nfs = q->nfs;
+
+	if (nfs->ahead.off || (q->flags & O_ACCMODE) != O_RDONLY || q->flags & O_TRUNC ||
+	    !obj->seen_change || obj->seen_size == 0 || obj->seen_size > CV_NFS_FIRST_SIZE)
+		return;
+	if (nfs->firsts.kept >= FIRST_MAX)
+		drop_old(nfs);
+	if (nfs->firsts.kept >= FIRST_MAX ||
+	    (nfs->firsts.unused >= PATIENCE && ++nfs->firsts.skipped % NOW_AND_THEN != 0))
+		return;
+	q->first_size = nfs->rsize < CV_NFS_FIRST_SIZE ? nfs->rsize : CV_NFS_FIRST_SIZE;
+	q->first_change = obj->seen_change;
+	q->first_clock = ++nfs->ahead.clock;
+	nfs->ahead.watched++;
+}
+
+void cv_nfs_first_got(struct cv_nfs_req *q, const uint8_t *data, size_t size, bool eof)
+{
+	struct cv_nfs *nfs = q->nfs;
+	struct cv_nfs_first *first;
+
+	nfs->bytes_read += size;
+	cv_nfs_first_free(q->first); /* opened anew, after a recovery */
+	q->first = NULL;
+	first = malloc(sizeof(*first) + size);
+	if (!first)
+		return;
+	*first = (struct cv_nfs_first){
+		.nfs = nfs,
+		.next = nfs->firsts.list,
+		.link = &nfs->firsts.list,
+		.asked_ns = cv_loop_now_ns(nfs->loop),
+		.clock = q->first_clock,
+		.eof = eof,
+		.size = size,
+	};
+	memcpy(first->data, data, size);
+	if (first->next)
+		first->next->link = &first->next;
+	nfs->firsts.list = first;
+	nfs->firsts.kept++;
+	nfs->ahead.watched++;
+	q->first = first;
+}
+
+void cv_nfs_first_give(struct cv_nfs_req *q, struct cv_file *file)
+{
+	if (!q->first)
+		return;
+	q->first->file = file;
+	file->first = q->first;
+	q->first = NULL;
+}
+
+void cv_nfs_first_leave(struct cv_file *file)
+{
+	if (file->first)
+		give_up(file->first);
+}
+
+bool cv_nfs_first_read(struct cv_op *op, struct cv_file *file, size_t size, uint64_t off)
+{
+	struct cv_nfs_first *first = file->first;
+	size_t left;
+
+	if (!first)
+		return false;
+	left = off < first->size ? first->size - (size_t)off : 0;
+	/* All it wants, or all there is. */
+	if ((size > left && !first->eof) || is_old(first)) {
+		give_up(first);
+		return false;
+	}
+	first->nfs->firsts.unused = 0;
+	op->data = left ? first->data + off : first->data;
+	op->done(op, (ssize_t)(size < left ? size : left));
+	/* The rest may be wanted by the next read. */
+	if (size >= left)
+		cv_nfs_first_free(first);
+	return true;
+}
