@@ -242,6 +242,7 @@ static bool changes(uint32_t procedure)
 
 void cv_nfs_submit(struct cv_nfs_req *q, uint32_t procedure, const struct cv_nfs_args *args)
 {
+	const struct cv_rpc_part when = { args->when_at, args->when_at ? 4 : 0 };
 	const struct cv_cred *cred = cv_nfs_cred(q);
 	const struct cv_op *op = q->op;
 	const uint8_t *reply = NULL;
@@ -257,7 +258,7 @@ void cv_nfs_submit(struct cv_nfs_req *q, uint32_t procedure, const struct cv_nfs
 	q->call.replay_id = op->id;
 	if (op->repeated)
 		reply = cv_rpc_replayed(q->nfs->rpc, q->call.replay, op->id, procedure, cred,
-					args->bytes, args->size, NULL, 0, &size);
+					args->bytes, args->size, &when, 1, &size);
 	if (reply) {
 		answered(&q->call, 0, reply, size);
 		return;

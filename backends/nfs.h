@@ -84,6 +84,7 @@ struct cv_nfs {
 	bool chown_ignore;
 	bool no_readdirplus;   /* the server has refused it */
 	bool no_exclusive;     /* likewise */
+	uint32_t mark_ns;      /* how fine the times of files are; 0: too coarse, or not ours to set */
 	bool case_insensitive; /* or not known not to be */
 	uint64_t verifier;     /* of exclusive creates: never the same twice */
 	uint64_t bytes_read, bytes_written;
@@ -134,6 +135,7 @@ struct cv_nfs_req {
 	int flags;
 	char *target; /* owned */
 	uint64_t verifier;
+	struct timespec mark; /* create; 0 seconds: none */
 	struct cv_file *data_dir; /* readdir: the caller's; else NULL */
 	uint64_t off;
 	size_t size, done_bytes;

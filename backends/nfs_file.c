@@ -6,9 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "config/cleanup.h"
 #include "config/log.h"
+#include "config/str.h"
 
 #define DIR_REPLY_FIRST (64u * 1024)
 #define DIR_REPLY_NEXT	(512u * 1024) /* a large directory: fewer round trips */
@@ -202,14 +204,41 @@ void cv_nfs_open(void *conn, struct cv_op *op, const struct cv_object *obj, int 
  *
  * Without O_EXCL: GUARDED, and an object that is there already is opened like any other (UNCHECKED
  * would hand it out without asking whether the caller may have it). It also settles what a repeated
- * call finds. With O_EXCL: EXCLUSIVE, whose verifier tells the server that a repetition is one.
+ * call finds. With O_EXCL it must be certain whose file a repeated call finds: it is GUARDED as well,
+ * and gives the file a time of last access that no other creation gives, just as servers keep
+ * EXCLUSIVE's verifier in the times. But this one is a time, the moment of creation but for its
+ * smallest digits, so that no second call has to mend times and mode. Where the server's times are
+ * too coarse for that, or are not what was asked for: EXCLUSIVE.
  */
 
 static void send_create(struct cv_nfs_req *q);
 static void got_create(struct cv_nfs_req *q, int status, struct cv_xdr *x);
 
+static bool is_marked(const struct cv_nfs_req *q)
+{
+	return q->mark.tv_sec != 0;
+}
+
+static void mark(struct cv_nfs_req *q)
+{
+	uint64_t hash = cv_hash(0, &q->verifier, sizeof(q->verifier));
+
+	(void)clock_gettime(CLOCK_REALTIME, &q->mark);
+	q->mark.tv_nsec = (long)(hash % (1000000000 / q->nfs->mark_ns) * q->nfs->mark_ns);
+}
+
+/* The seconds of a repetition by a successor are not the same. */
+static bool has_mark(const struct cv_nfs_req *q, const struct cv_attr *attr)
+{
+	return attr->atime.tv_nsec == q->mark.tv_nsec &&
+	       (q->op->repeated || attr->atime.tv_sec == q->mark.tv_sec);
+}
+
 static void finish_create(struct cv_nfs_req *q)
 {
+	/* It was not kept, or refused before. */
+	if (q->flags & O_EXCL && !(is_marked(q) && has_mark(q, &q->op->entry.attr)))
+		q->nfs->mark_ns = 0;
 	q->op->attr = q->op->entry.attr;
 	q->op->have_attr = true;
 	q->op->file = file_new(&q->op->entry.handle, q->flags);
@@ -220,7 +249,9 @@ static void finish_create(struct cv_nfs_req *q)
 static void open_existing(struct cv_nfs_req *q)
 {
 	const struct cv_attr *attr = &q->op->entry.attr;
-	bool ours = q->again && attr->size == 0 && (attr->mode & 07777) == (q->mode & 07777);
+	bool ours = q->again && (is_marked(q) ? has_mark(q, attr)
+					      : attr->size == 0 &&
+							(attr->mode & 07777) == (q->mode & 07777));
 
 	q->obj = q->op->entry.handle;
 	if (S_ISDIR(attr->mode))
@@ -305,7 +336,7 @@ static void complete_exclusive(struct cv_nfs_req *q)
 
 static bool is_exclusive(const struct cv_nfs_req *q)
 {
-	return q->flags & O_EXCL && !q->nfs->no_exclusive;
+	return q->flags & O_EXCL && !is_marked(q) && !q->nfs->no_exclusive;
 }
 
 static void send_create(struct cv_nfs_req *q)
@@ -315,7 +346,11 @@ static void send_create(struct cv_nfs_req *q)
 	if (is_exclusive(q)) {
 		cv_nfs_put_create(&a, &q->dir, q->name, CV_NFS_EXCLUSIVE, NULL, &q->verifier);
 	} else {
-		const struct cv_setattr set = { .mask = CV_SET_MODE, .mode = q->mode & 07777 };
+		const struct cv_setattr set = {
+			.mask = CV_SET_MODE | (is_marked(q) ? CV_SET_ATIME : 0),
+			.mode = q->mode & 07777,
+			.atime = q->mark,
+		};
 
 		cv_nfs_put_create(&a, &q->dir, q->name, CV_NFS_GUARDED, &set, NULL);
 	}
@@ -326,6 +361,10 @@ static void got_create(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	if (status == -EOPNOTSUPP && is_exclusive(q)) {
 		q->nfs->no_exclusive = true;
+		cv_nfs_step(q, send_create, got_create);
+	} else if (is_marked(q) &&
+		   (status == -EPERM || status == -EINVAL || status == -EOPNOTSUPP)) {
+		q->mark.tv_sec = 0; /* perhaps for that; if it works so, it was */
 		cv_nfs_step(q, send_create, got_create);
 	} else if (status == -EEXIST &&
 		   (!(q->flags & O_EXCL) || q->op->repeated || (!is_exclusive(q) && q->resent))) {
@@ -350,6 +389,9 @@ void cv_nfs_create(void *conn, struct cv_op *op, const struct cv_object *dir, co
 	q->flags = flags;
 	q->mode = mode;
 	q->verifier = op->id ? op->id : nfs->verifier++;
+	q->mark.tv_sec = 0;
+	if (flags & O_EXCL && nfs->mark_ns)
+		mark(q);
 	cv_nfs_step(q, send_create, got_create);
 }
 

@@ -21,6 +21,7 @@
 #include "config/step.h"
 #include "config/str.h"
 
+#define MARK_NS_MAX    1000 /* coarser times are too few to tell creations apart */
 #define PATH_MAX_MOUNT CV_NFS_PATH_MAX
 #define TIMEOUT_MS     15000
 #define MOUNT_MS       20000
@@ -534,6 +535,7 @@ static int fsinfo(struct cv_nfs_mount *m, struct cv_info *info)
 	info->write_max = m->nfs->wsize = cv_nfs_limit(wtmax, 4096, CV_MAX_IO);
 	info->readdir_max = cv_nfs_limit(dtpref, 65536, CV_MAX_IO);
 	info->time_gran_ns = gran_s || gran_ns > 1000000 ? 1000000000 : 1;
+	m->nfs->mark_ns = gran_s || gran_ns > MARK_NS_MAX ? 0 : gran_ns ? gran_ns : 1;
 	return 0;
 }
 

@@ -29,6 +29,7 @@ static diropargs3 dirop_of(const struct cv_handle *dir, const char *name)
 		ZDR zdr_;                                                                          \
 		libnfs_zdrmem_create(&zdr_, (caddr_t)(a)->bytes, CV_NFS_ARGS_MAX, ZDR_ENCODE);     \
 		(a)->size = encode(&zdr_, value) ? zdr_getpos(&zdr_) : 0;                          \
+		(a)->when_at = 0;                                                                  \
 		zdr_destroy(&zdr_);                                                                \
 	} while (0)
 
@@ -145,6 +146,9 @@ void cv_nfs_put_create(struct cv_nfs_args *a, const struct cv_handle *dir, const
 	else
 		args.how.createhow3_u.obj_attributes = sattr_of(set);
 	ENCODE(a, zdr_CREATE3args, &args);
+	/* Behind it: nanoseconds, and that the other time is left to the server. */
+	if (a->size && set && set->mask & CV_SET_ATIME)
+		a->when_at = a->size - 12;
 }
 
 void cv_nfs_put_mkdir(struct cv_nfs_args *a, const struct cv_handle *dir, const char *name,

@@ -63,6 +63,9 @@ enum cv_nfs_create_mode { CV_NFS_UNCHECKED = 0, CV_NFS_GUARDED = 1, CV_NFS_EXCLU
 struct cv_nfs_args {
 	uint8_t bytes[CV_NFS_ARGS_MAX];
 	size_t size; /* 0: did not fit (-ENAMETOOLONG) */
+	/* CREATE with a time of its own: where its seconds are; 0: nowhere. A repetition by a
+	 * successor may have others. */
+	size_t when_at;
 };
 
 /* GETATTR, READLINK, FSSTAT, FSINFO, PATHCONF */

@@ -349,6 +349,83 @@ static void test_create(void **state)
 	expect(&r, -EEXIST);
 }
 
+/* What a CREATE or LOOKUP says of a file that was last read then. */
+static struct out made_at(const uint8_t when[8], bool looked_up)
+{
+	struct out o = status(ST_OK);
+	size_t attr;
+
+	if (!looked_up)
+		put(&o, 1);
+	put_opaque(&o, "FILE", 4);
+	attr = o.size + 4;
+	put_post(&o, TYPE_REG, 0640, 0);
+	memcpy(o.bytes + attr + 60, when, 8);
+	put_nothing(&o, looked_up ? 1 : 2);
+	return o;
+}
+
+/* O_EXCL in one call, where the server keeps the time of last access it is told. */
+static void test_create_marked(void **state)
+{
+	static const uint8_t another[8] = { 1, 2, 3, 4, 0, 6, 7, 8 };
+	struct request req, second;
+	struct out o, plain = status(ST_OK), set = status(ST_OK);
+	uint8_t when[2][8];
+	struct run r;
+
+	(void)state;
+	nfs->mark_ns = 1;
+	for (int i = 0; i < 2; i++) {
+		engine->create(nfs, op_of(&r), &dir, "f", O_RDWR | O_EXCL, 0640);
+		expect_call(&req, CV_NFS_CREATE);
+		memcpy(when[i], req.bytes + req.size - 12, 8);
+		o = made_at(when[i], false);
+		reply(&req, &o);
+		expect(&r, 0);
+		engine->release(nfs, r.op.file);
+	}
+	assert_memory_not_equal(when[0] + 4, when[1] + 4, 4);
+	/* Its answer got lost: is what is there now ours, or was somebody faster? */
+	for (int ours = 0; ours <= 1; ours++) {
+		engine->create(nfs, op_of(&r), &dir, "f", O_RDWR | O_EXCL, 0640);
+		expect_call(&req, CV_NFS_CREATE);
+		server_drop();
+		server_accept();
+		expect_call(&second, CV_NFS_CREATE);
+		o = failed(ST_EXIST);
+		reply(&second, &o);
+		serve(CV_NFS_LOOKUP, made_at(ours ? req.bytes + req.size - 12 : another, true));
+		expect(&r, ours ? 0 : -EEXIST);
+		if (ours)
+			engine->release(nfs, r.op.file);
+	}
+	/* Refused for the time: EXCLUSIVE, and from then on at once. */
+	put(&plain, 1);
+	put_opaque(&plain, "FILE", 4);
+	put_post(&plain, TYPE_REG, 0640, 0);
+	put_nothing(&plain, 2);
+	put_wcc(&set, TYPE_REG, 0640, 0);
+	for (int i = 0; i < 2; i++) {
+		engine->create(nfs, op_of(&r), &dir, "f", O_RDWR | O_EXCL, 0640);
+		if (i == 0)
+			serve(CV_NFS_CREATE, failed(ST_PERM));
+		expect_call(&req, CV_NFS_CREATE);
+		assert_int_equal(word(req.bytes + req.size - 12), CV_NFS_EXCLUSIVE);
+		reply(&req, &plain);
+		serve(CV_NFS_SETATTR, set);
+		expect(&r, 0);
+		engine->release(nfs, r.op.file);
+	}
+	/* The server does not keep it. */
+	nfs->mark_ns = 1;
+	engine->create(nfs, op_of(&r), &dir, "f", O_RDWR | O_EXCL, 0640);
+	serve(CV_NFS_CREATE, made_at(another, false));
+	expect(&r, 0);
+	engine->release(nfs, r.op.file);
+	assert_int_equal(nfs->mark_ns, 0);
+}
+
 static void test_jukebox(void **state)
 {
 	struct out ok = status(ST_OK);
@@ -929,7 +1006,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_removed_before),  TEST(test_renamed_before),
 		TEST(test_made_before),	    TEST(test_noreplace),
-		TEST(test_create),	    TEST(test_jukebox),
+		TEST(test_create), TEST(test_create_marked),	    TEST(test_jukebox),
 		TEST(test_owner),	    TEST(test_read),
 		TEST(test_first),
 		TEST(test_write),	    TEST(test_readdir),
