@@ -287,12 +287,14 @@ static void purge(struct cv_timer *timer)
 	struct cv_walk_dir *next;
 
 	for (struct cv_walk_dir *w = a->walk.dirs; w; w = next) {
+		bool asked = w->state == CV_WALK_ASKED;
+
 		next = w->next;
 		/* What the server has not answered stays, so that no more is asked of it. */
-		if (w->asked ? now - w->since_ns <= LISTING_NS || dir_of(w)->listing->pending
-			     : now - w->since_ns <= PLANNED_NS)
+		if (asked ? now - w->since_ns <= LISTING_NS || dir_of(w)->listing->pending
+			  : now - w->since_ns <= PLANNED_NS)
 			continue;
-		if (w->asked)
+		if (asked)
 			cv_walk_missed(&a->walk);
 		dir_drop(nfs, dir_of(w));
 	}
@@ -311,7 +313,7 @@ static struct ahead_dir *plan(struct cv_nfs *nfs, const struct cv_entry *entry,
 	d->hash = hash_of(&entry->handle);
 	d->cred = *cred;
 	d->change = cv_change(&entry->attr);
-	cv_walk_plan(&nfs->ahead.walk, &d->walk, at, cv_loop_now_ns(nfs->loop));
+	cv_walk_add(&nfs->ahead.walk, &d->walk, CV_WALK_PLANNED, at, cv_loop_now_ns(nfs->loop));
 	if (!nfs->ahead.purge.index)
 		(void)cv_timer_set(nfs->loop, &nfs->ahead.purge, PURGE_MS);
 	return d;
@@ -393,7 +395,7 @@ void cv_nfs_ahead_init(struct cv_nfs *nfs, const struct cv_dict *options, uint32
 {
 	struct cv_nfs_ahead *a = &nfs->ahead;
 
-	cv_walk_init(&a->walk, rtt_us);
+	cv_walk_init(&a->walk, rtt_us, false);
 	a->purge = (struct cv_timer)CV_TIMER_INIT(purge);
 	/* Nothing may be older than the question. */
 	a->off = cv_str_eq(cv_options_str(options, "cache", "default"), "strict") ||

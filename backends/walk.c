@@ -9,34 +9,39 @@
 #define BUDGET_MAX   32
 #define WALK_NS	     2000000000ull /* who has not come by for so long has ended */
 
-void cv_walk_init(struct cv_walk *w, uint32_t rtt_us)
+void cv_walk_init(struct cv_walk *w, uint32_t rtt_us, bool eager)
 {
-	*w = (struct cv_walk){ .start = rtt_us < FAR_RTT_US ? BUDGET_START : BUDGET_FAR };
+	*w = (struct cv_walk){
+		.start = rtt_us < FAR_RTT_US ? BUDGET_START : BUDGET_FAR,
+		.eager = eager,
+	};
+	if (eager)
+		w->budget = w->start;
 }
 
-void cv_walk_plan(struct cv_walk *w, struct cv_walk_dir *d, struct cv_walk_dir **at,
-		  uint64_t now_ns)
+void cv_walk_add(struct cv_walk *w, struct cv_walk_dir *d, enum cv_walk_state state,
+		 struct cv_walk_dir **at, uint64_t now_ns)
 {
 	d->since_ns = now_ns;
-	d->asked = false;
+	d->state = state;
 	d->next = *at;
 	d->link = at;
 	if (d->next)
 		d->next->link = &d->next;
 	*at = d;
-	w->planned++;
+	w->planned += state == CV_WALK_PLANNED;
 }
 
 struct cv_walk_dir *cv_walk_next(struct cv_walk *w, uint64_t now_ns)
 {
-	if (now_ns - w->hit_ns > WALK_NS)
+	if (!w->eager && now_ns - w->hit_ns > WALK_NS)
 		w->budget = 0;
 	if (w->planned == 0 || w->asked >= w->budget)
 		return NULL;
 	for (struct cv_walk_dir *d = w->dirs; d; d = d->next) {
-		if (d->asked)
+		if (d->state != CV_WALK_PLANNED)
 			continue;
-		d->asked = true;
+		d->state = CV_WALK_ASKED;
 		d->since_ns = now_ns;
 		w->planned--;
 		w->asked++;
@@ -50,10 +55,8 @@ void cv_walk_remove(struct cv_walk *w, struct cv_walk_dir *d)
 	*d->link = d->next;
 	if (d->next)
 		d->next->link = d->link;
-	if (d->asked)
-		w->asked--;
-	else
-		w->planned--;
+	w->planned -= d->state == CV_WALK_PLANNED;
+	w->asked -= d->state == CV_WALK_ASKED;
 }
 
 void cv_walk_hit(struct cv_walk *w, uint64_t now_ns)

@@ -15,12 +15,18 @@
 
 #define CV_WALK_PLANNED_MAX 512
 
+enum cv_walk_state {
+	CV_WALK_PLANNED,
+	CV_WALK_ASKED,
+	CV_WALK_ASIDE, /* not for a walk: in the list because the engine knows something of it */
+};
+
 /* Part of an engine's own record of a directory. */
 struct cv_walk_dir {
 	struct cv_walk_dir *next;
 	struct cv_walk_dir **link;
-	uint64_t since_ns; /* when it was planned, or asked */
-	bool asked;
+	uint64_t since_ns; /* when it was entered, or asked */
+	enum cv_walk_state state;
 };
 
 struct cv_walk {
@@ -29,13 +35,16 @@ struct cv_walk {
 	unsigned asked;	 /* and not wanted so far */
 	unsigned budget; /* how many of those there may be; 0: nobody walks */
 	unsigned start;	 /* the first one */
+	bool eager;
 	uint64_t hit_ns; /* when a directory of these was wanted last */
 };
 
-void cv_walk_init(struct cv_walk *w, uint32_t rtt_us);
-/* d is expected at *at (w->dirs: first). The caller has seen that there are not too many. */
-void cv_walk_plan(struct cv_walk *w, struct cv_walk_dir *d, struct cv_walk_dir **at,
-		  uint64_t now_ns);
+/* eager: whoever lists a directory is taken to walk, before he has listed one below it. */
+void cv_walk_init(struct cv_walk *w, uint32_t rtt_us, bool eager);
+/* Enters d, planned or aside, at *at (w->dirs: first). Planned, the caller has seen that there are
+ * not too many. */
+void cv_walk_add(struct cv_walk *w, struct cv_walk_dir *d, enum cv_walk_state state,
+		 struct cv_walk_dir **at, uint64_t now_ns);
 /* The next one to be asked, which counts as asked from then on; NULL: none now. */
 struct cv_walk_dir *cv_walk_next(struct cv_walk *w, uint64_t now_ns);
 void cv_walk_remove(struct cv_walk *w, struct cv_walk_dir *d);
