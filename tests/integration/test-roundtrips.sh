@@ -83,6 +83,13 @@ stat_after_change() {
 	done
 }
 
+list_and_read() {
+	ls -l small && cat small/{1..20}
+}
+unpack() {
+	tar xf "$T/small.tar" --no-same-owner --no-same-permissions --one-top-level="x$RANDOM"
+}
+
 list() {
 	ls -lR tree >"$T/listed"
 }
@@ -172,6 +179,7 @@ check "unmount" unmount_volume "$T/mnt3"
 mkdir -p "$SERVER_DIR"/wide/{1..30}/below "$SERVER_DIR"/small
 for i in {1..20}; do echo "line $i" >"$SERVER_DIR/small/$i"; done
 touch -d '2 days ago' "$SERVER_DIR"/wide{,/*} "$SERVER_DIR"/small{,/*}
+tar cf "$T/small.tar" -C "$SERVER_DIR/small" .
 start_proxy mount "$MNT_PORT" -d 20
 MOUNT_RELAY=$PROXY_PORT
 start_proxy nfs-far "$NFS_PORT" -d 20
@@ -184,10 +192,13 @@ for engine in nfs nfs4 nfs40; do
 	cd "$T/mnt" || bail "cd"
 	at_most "$engine: 61 directories are found in a few round trips" 18 find wide
 	check_equal "$engine: all of them" 61 "$(find wide | wc -l)"
-	ls -l small >/dev/null
-	# NFSv4.0: the first owner of an open is confirmed.
-	at_most "$engine: 20 small files are read in one round trip each" 26 cat small/{1..20}
+	# One for the listing; NFSv4.0: the first owner of an open is confirmed.
+	at_most "$engine: 20 small files are read in one round trip each" 28 list_and_read
 	check_equal "$engine: and read whole" "$(cat "$SERVER_DIR"/small/{1..20})" "$(cat small/{1..20})"
+	# Made, written, given their times. Over NFSv4 this server does not say whether others have
+	# changed the directory, so that each name is looked up before.
+	[ $engine = nfs ] && limit=68 || limit=88
+	at_most "$engine: 20 files are unpacked in three round trips each, or four" $limit unpack
 	cd /
 	check "unmount" unmount_volume "$T/mnt"
 done
