@@ -77,8 +77,8 @@ struct cv_object {
 	 * that open by name. A hint: others may have renamed it. NULL: not known. */
 	const struct cv_handle *parent;
 	const char *name;
-	/* What the worker has seen of it last, in attributes: cv_change(), size in bytes. A hint; 0:
-	 * not known, or not to be relied on. */
+	/* What the worker has seen of it last, in attributes: cv_change(), size in bytes. A hint;
+	 * 0: not known, or not to be relied on. */
 	uint64_t seen_change, seen_size;
 };
 

@@ -82,9 +82,9 @@ struct cv_nfs {
 	bool set_uid, set_gid; /* uid, gid: sent and shown instead of the true ones */
 	uint32_t uid, gid;
 	bool chown_ignore;
-	bool no_readdirplus;   /* the server has refused it */
-	bool no_exclusive;     /* likewise */
-	uint32_t mark_ns;      /* how fine the times of files are; 0: too coarse, or not ours to set */
+	bool no_readdirplus; /* the server has refused it */
+	bool no_exclusive;   /* likewise */
+	uint32_t mark_ns; /* how fine the times of files are; 0: too coarse, or not ours to set */
 	bool case_insensitive; /* or not known not to be */
 	uint64_t verifier;     /* of exclusive creates: never the same twice */
 	uint64_t bytes_read, bytes_written;
@@ -99,7 +99,7 @@ struct cv_nfs {
 struct cv_file {
 	struct cv_handle handle;
 	bool writable;
-	struct cv_nfs4_open *open; /* NFSv4 files: owned */
+	struct cv_nfs4_open *open;  /* NFSv4 files: owned */
 	struct cv_nfs_first *first; /* owned, or NULL */
 	/* directories: of the last reply; sent back with its cookies */
 	uint8_t verf[CV_NFS_VERF_SIZE];
@@ -135,7 +135,7 @@ struct cv_nfs_req {
 	int flags;
 	char *target; /* owned */
 	uint64_t verifier;
-	struct timespec mark; /* create; 0 seconds: none */
+	struct timespec mark;	  /* create; 0 seconds: none */
 	struct cv_file *data_dir; /* readdir: the caller's; else NULL */
 	uint64_t off;
 	size_t size, done_bytes;

@@ -33,7 +33,7 @@ struct ahead_dir {
 	struct cv_handle handle;
 	uint64_t hash;
 	struct cv_cred cred;
-	uint64_t change; /* cv_change(), as it was seen before it was asked */
+	uint64_t change;	 /* cv_change(), as it was seen before it was asked */
 	struct listing *listing; /* owned; NULL: not asked */
 };
 
@@ -202,8 +202,7 @@ static void hand_out(struct listing *l, struct cv_op *op, struct cv_file *file)
 		struct cv_dirent *d = &l->entries[i];
 		bool linked = d->entry.attr.nlink > 1 && !S_ISDIR(d->entry.attr.mode);
 
-		if (is_touched(a, &d->entry.handle, l->clock) ||
-		    (linked && a->unlinked > l->clock))
+		if (is_touched(a, &d->entry.handle, l->clock) || (linked && a->unlinked > l->clock))
 			d->have_entry = false;
 	}
 	memcpy(file->verf, l->file.verf, sizeof(file->verf));
@@ -321,9 +320,8 @@ static struct ahead_dir *plan(struct cv_nfs *nfs, const struct cv_entry *entry,
 
 void cv_nfs_ahead_listed(struct cv_nfs_req *q, const struct cv_dirent *list, size_t count)
 {
-	const struct listing *l = q->data_dir->ahead
-					  ? cv_container_of(q->data_dir, struct listing, file)
-					  : NULL;
+	const struct listing *l =
+		q->data_dir->ahead ? cv_container_of(q->data_dir, struct listing, file) : NULL;
 	struct cv_nfs *nfs = q->nfs;
 	struct cv_walk *walk = &nfs->ahead.walk;
 	struct cv_walk_dir **at;

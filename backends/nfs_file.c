@@ -204,8 +204,8 @@ void cv_nfs_open(void *conn, struct cv_op *op, const struct cv_object *obj, int 
  *
  * Without O_EXCL: GUARDED, and an object that is there already is opened like any other (UNCHECKED
  * would hand it out without asking whether the caller may have it). It also settles what a repeated
- * call finds. With O_EXCL it must be certain whose file a repeated call finds: it is GUARDED as well,
- * and gives the file a time of last access that no other creation gives, just as servers keep
+ * call finds. With O_EXCL it must be certain whose file a repeated call finds: it is GUARDED as
+ * well, and gives the file a time of last access that no other creation gives, just as servers keep
  * EXCLUSIVE's verifier in the times. But this one is a time, the moment of creation but for its
  * smallest digits, so that no second call has to mend times and mode. Where the server's times are
  * too coarse for that, or are not what was asked for: EXCLUSIVE.
@@ -249,9 +249,9 @@ static void finish_create(struct cv_nfs_req *q)
 static void open_existing(struct cv_nfs_req *q)
 {
 	const struct cv_attr *attr = &q->op->entry.attr;
-	bool ours = q->again && (is_marked(q) ? has_mark(q, attr)
-					      : attr->size == 0 &&
-							(attr->mode & 07777) == (q->mode & 07777));
+	bool ours = q->again &&
+		    (is_marked(q) ? has_mark(q, attr)
+				  : attr->size == 0 && (attr->mode & 07777) == (q->mode & 07777));
 
 	q->obj = q->op->entry.handle;
 	if (S_ISDIR(attr->mode))

@@ -23,8 +23,8 @@
 #define REPLY_MAX  (256u * 1024)
 
 struct cv_listing {
-	uint64_t start; /* offset the batch follows */
-	uint64_t clock; /* cv_nodes.clock when it was asked for */
+	uint64_t start;	 /* offset the batch follows */
+	uint64_t clock;	 /* cv_nodes.clock when it was asked for */
 	uint64_t age_ns; /* how old the answer was then */
 	size_t count;
 	size_t position; /* where the last reply ended */

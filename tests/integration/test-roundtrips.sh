@@ -198,7 +198,7 @@ for engine in nfs nfs4 nfs40; do
 	# Made, written, given their times. Over NFSv4 this server does not say whether others have
 	# changed the directory, so that each name is looked up before.
 	[ $engine = nfs ] && limit=68 || limit=88
-	at_most "$engine: 20 files are unpacked in three round trips each, or four" $limit unpack
+	at_most "$engine: 20 files are unpacked in three round trips each, or four" "$limit" unpack
 	cd /
 	check "unmount" unmount_volume "$T/mnt"
 done

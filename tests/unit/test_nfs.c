@@ -542,9 +542,9 @@ static void test_read(void **state)
 /* FILE, as put_attr() describes it. */
 static struct cv_object seen_file(uint64_t size)
 {
-	const struct cv_attr attr = {
-		.size = size, .mtime = { 1002, 1003 }, .ctime = { 1004, 1005 }
-	};
+	const struct cv_attr attr = { .size = size,
+				      .mtime = { 1002, 1003 },
+				      .ctime = { 1004, 1005 } };
 	struct cv_object obj = file;
 
 	obj.seen_change = cv_change(&attr);
@@ -1004,14 +1004,14 @@ int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(test_removed_before),  TEST(test_renamed_before),
-		TEST(test_made_before),	    TEST(test_noreplace),
-		TEST(test_create), TEST(test_create_marked),	    TEST(test_jukebox),
-		TEST(test_owner),	    TEST(test_read),
-		TEST(test_first),
-		TEST(test_write),	    TEST(test_readdir),
-		TEST(test_walk),	    TEST(test_walk_changed),
-		TEST(test_walk_others),	    TEST(test_directory_after),
+		TEST(test_removed_before), TEST(test_renamed_before),
+		TEST(test_made_before),	   TEST(test_noreplace),
+		TEST(test_create),	   TEST(test_create_marked),
+		TEST(test_jukebox),	   TEST(test_owner),
+		TEST(test_read),	   TEST(test_first),
+		TEST(test_write),	   TEST(test_readdir),
+		TEST(test_walk),	   TEST(test_walk_changed),
+		TEST(test_walk_others),	   TEST(test_directory_after),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

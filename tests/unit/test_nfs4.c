@@ -923,7 +923,8 @@ int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(test_first), TEST(test_getattr),
+		TEST(test_first),
+		TEST(test_getattr),
 		TEST(test_numbers),
 		TEST(test_answer_not_kept),
 		TEST(test_removed_before),
