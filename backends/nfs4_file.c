@@ -176,6 +176,13 @@ static void got_open(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 		cv_nfs4_skip_bitmap(x);
 	}
 	status = cv_nfs4_take_first(q, x, status, cv_nfs4_take_attr(q, x, &op->attr));
+	/* Ganesha, while another client replaces the file: the second time it is STALE, and the
+	 * kernel looks its name up again. */
+	if (status < 0 && q->v4.status == CV_NFS4ERR_SERVERFAULT && !q->again) {
+		q->again = true;
+		cv_nfs_step(q, send_open, got_open);
+		return;
+	}
 	if (status == -EACCES && op->repeated) {
 		cv_nfs4_open_stateless(q);
 		return;

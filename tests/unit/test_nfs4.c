@@ -239,6 +239,29 @@ static void test_first(void **state)
 	expect(&r, cv_nfs4_errno(CV_NFS4ERR_OPENMODE));
 }
 
+/* A fault of the server is asked again, once. */
+static void test_open_fault(void **state)
+{
+	const uint32_t results[] = { 70 /* STALE */, CV_NFS4ERR_SERVERFAULT };
+	struct request req;
+	struct out o;
+	struct run r;
+
+	(void)state;
+	for (size_t i = 0; i < CV_ARRAY_SIZE(results); i++) {
+		engine->open(nfs, op_of(&r), &file, O_RDONLY);
+		for (int n = 0; n < 2; n++) {
+			uint32_t result = n ? results[i] : CV_NFS4ERR_SERVERFAULT;
+
+			expect_first(&req, CV_NFS4_SEQUENCE);
+			sequenced(&o, result);
+			put_op(&o, CV_NFS4_OPEN, result);
+			reply(&req, &o);
+		}
+		expect(&r, i ? -EIO : -ESTALE);
+	}
+}
+
 /* The same slot and number when it is sent twice; the next number when it was answered. */
 static void test_numbers(void **state)
 {
@@ -924,6 +947,7 @@ int main(void)
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_first),
+		TEST(test_open_fault),
 		TEST(test_getattr),
 		TEST(test_numbers),
 		TEST(test_answer_not_kept),
