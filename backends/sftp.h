@@ -11,6 +11,7 @@
 #include "backends/backend.h"
 #include "backends/sftp_ids.h"
 #include "backends/sftp_link.h"
+#include "backends/walk.h"
 
 #define SFTP_IO_MAX	 (128 * 1024) /* bytes per READ or WRITE, if the server takes so much */
 #define SFTP_POOL	 8	      /* read buffers kept */
@@ -33,15 +34,10 @@ struct sftp_piece;
 
 /* See sftp_ahead.c. */
 struct sftp_ahead {
-	bool off;		  /* nothing may be older than the question */
-	struct sftp_known *known; /* directories, in the order a walk is expected to come by */
-	unsigned planned;
-	unsigned walked; /* opened for a walk and not asked for so far */
-	unsigned budget; /* how many of those there may be */
-	bool far;	 /* a wrong guess costs less than a round trip */
-	unsigned vain;	 /* guesses in a row that were wrong */
+	bool off;	     /* nothing may be older than the question */
+	struct cv_walk walk; /* of struct sftp_known: all that is known of directories */
+	unsigned vain;	     /* guesses in a row that were wrong */
 	unsigned skipped;
-	uint64_t hit_ns;
 	struct cv_timer purge;
 	struct {
 		uint64_t dir; /* hash of a path */

@@ -3,8 +3,7 @@
  * What is asked before anybody wants to know, to save round trips:
  *
  * - Directories below a listing are opened and read while the worker is still busy with the
- * listing: find, ls -R, du and grep -r come by next. As with read-ahead of file data, the number
- * grows when the guess was right and shrinks when nobody came.
+ *   listing: find, ls -R, du and grep -r come by next (walk.h).
  * - A directory in which several names had to be looked up one by one is listed; names are then
  *   looked up in that. A directory that we have just made is known to be empty. Whoever makes
  *   names there learns from it what is not there; whoever else looks for a name may have heard of
@@ -35,11 +34,6 @@
 #define LOOKUP_NS    (1000 * MS) /* names in one; as the kernel's own negative entries */
 #define PURGE_MS     1000
 #define KEPT_NS	     (4000 * MS)
-#define BUDGET_START 2
-#define BUDGET_FAR   8 /* the same where a wrong guess costs less than a round trip */
-#define FAR_RTT_US   2000
-#define BUDGET_MAX   32
-#define PLANNED_MAX  512
 #define KNOWN_MAX    32 /* directories known for lookups */
 #define UNSURE_MAX   2048
 #define MISSES	     4 /* lookups in one directory before it is worth a listing */
@@ -52,28 +46,39 @@ struct known_name {
 	const struct cv_dirent *entry; /* NULL: we have changed it since; name is owned then */
 };
 
-enum known_state {
-	KNOWN_PLANNED, /* to be opened for a walk */
-	KNOWN_OPENED,
-	KNOWN_MADE, /* by us: empty but for what we have put there */
-};
-
 struct sftp_known {
-	struct sftp_known *next;
-	struct sftp_known **link;
+	struct cv_walk_dir walk; /* aside: for lookups; nothing known is older than since_ns */
 	struct sftp_engine *e;
-	enum known_state state;
 	char *path;
 	uint64_t hash;
-	uint64_t since_ns;	      /* nothing known is older */
-	struct sftp_listing *listing; /* KNOWN_OPENED */
-	void *names;		      /* tsearch(3) tree of struct known_name */
-	unsigned unsure;	      /* names we have changed */
-	unsigned hits;		      /* lookups answered */
-	bool walk;		      /* for a walk, else for lookups */
-	bool guessed;		      /* asked for along with the lookup of its own name */
-	bool indexed;		      /* names has what the listing has */
+	/* NULL: planned; or aside, made by us: empty but for what we have put there. */
+	struct sftp_listing *listing;
+	void *names;	 /* tsearch(3) tree of struct known_name */
+	unsigned unsure; /* names we have changed */
+	unsigned hits;	 /* lookups answered */
+	bool guessed;	 /* asked for along with the lookup of its own name */
+	bool indexed;	 /* names has what the listing has */
 };
+
+static struct sftp_known *known_of(struct cv_walk_dir *walk)
+{
+	return cv_container_of(walk, struct sftp_known, walk);
+}
+
+static bool is_planned(const struct sftp_known *k)
+{
+	return k->walk.state == CV_WALK_PLANNED;
+}
+
+static bool is_aside(const struct sftp_known *k)
+{
+	return k->walk.state == CV_WALK_ASIDE;
+}
+
+static bool is_made(const struct sftp_known *k)
+{
+	return is_aside(k) && !k->listing;
+}
 
 /* Length of path's directory, and where its last component starts. "/" has none: 0. */
 static size_t split(const char *path, const char **ret_name)
@@ -97,7 +102,9 @@ static struct sftp_known *known_find(struct sftp_engine *e, const char *dir, siz
 {
 	uint64_t hash = cv_hash(0, dir, n);
 
-	for (struct sftp_known *k = e->ahead.known; k; k = k->next) {
+	for (struct cv_walk_dir *w = e->ahead.walk.dirs; w; w = w->next) {
+		struct sftp_known *k = known_of(w);
+
 		if (k->hash == hash && is_at(k->path, dir, n))
 			return k;
 	}
@@ -105,8 +112,8 @@ static struct sftp_known *known_find(struct sftp_engine *e, const char *dir, siz
 }
 
 /* Enters one at *at; NULL: out of memory. */
-static struct sftp_known *known_new(struct sftp_engine *e, const char *path, enum known_state state,
-				    struct sftp_known **at)
+static struct sftp_known *known_new(struct sftp_engine *e, const char *path,
+				    enum cv_walk_state state, struct cv_walk_dir **at)
 {
 	struct sftp_known *k = calloc(1, sizeof(*k));
 
@@ -118,15 +125,7 @@ static struct sftp_known *known_new(struct sftp_engine *e, const char *path, enu
 	}
 	k->e = e;
 	k->hash = cv_hash(0, path, strlen(path));
-	k->since_ns = cv_loop_now_ns(e->loop);
-	k->state = state;
-	k->walk = state == KNOWN_PLANNED;
-	k->next = *at;
-	k->link = at;
-	if (k->next)
-		k->next->link = &k->next;
-	*at = k;
-	e->ahead.planned += state == KNOWN_PLANNED;
+	cv_walk_add(&e->ahead.walk, &k->walk, state, at, cv_loop_now_ns(e->loop));
 	if (!e->ahead.purge.index)
 		(void)cv_timer_set(e->loop, &e->ahead.purge, PURGE_MS);
 	return k;
@@ -143,15 +142,7 @@ static void name_free(void *p)
 
 static void known_drop(struct sftp_known *k)
 {
-	struct sftp_ahead *a = &k->e->ahead;
-
-	*k->link = k->next;
-	if (k->next)
-		k->next->link = k->link;
-	if (k->state == KNOWN_PLANNED)
-		a->planned--;
-	else if (k->walk)
-		a->walked--;
+	cv_walk_remove(&k->e->ahead.walk, &k->walk);
 	tdestroy(k->names, name_free); /* before the entries it points to */
 	if (k->listing)
 		sftp_listing_release(k->listing);
@@ -166,25 +157,26 @@ void sftp_ahead_failed(struct sftp_known *k)
 
 static bool older(const struct sftp_known *k, uint64_t ns)
 {
-	return cv_loop_now_ns(k->e->loop) - k->since_ns > ns;
+	return cv_loop_now_ns(k->e->loop) - k->walk.since_ns > ns;
 }
 
 static void purge(struct cv_timer *timer)
 {
 	struct sftp_ahead *a = cv_container_of(timer, struct sftp_ahead, purge);
 	struct sftp_engine *e = cv_container_of(a, struct sftp_engine, ahead);
-	struct sftp_known *next;
+	struct cv_walk_dir *next;
 
-	for (struct sftp_known *k = a->known; k; k = next) {
-		next = k->next;
-		if (!older(k, k->walk ? LISTING_NS : KEPT_NS))
+	for (struct cv_walk_dir *w = a->walk.dirs; w; w = next) {
+		struct sftp_known *k = known_of(w);
+
+		next = w->next;
+		if (!older(k, is_aside(k) ? KEPT_NS : LISTING_NS))
 			continue;
-		/* Nobody came. */
-		if (k->walk && k->state == KNOWN_OPENED && a->budget > 1)
-			a->budget /= 2;
+		if (w->state == CV_WALK_ASKED)
+			cv_walk_missed(&a->walk);
 		known_drop(k);
 	}
-	if (a->known)
+	if (a->walk.dirs)
 		(void)cv_timer_set(e->loop, &a->purge, PURGE_MS);
 }
 
@@ -197,34 +189,28 @@ static bool may_open(const struct sftp_engine *e)
 
 static void walk_on(struct sftp_engine *e)
 {
-	struct sftp_ahead *a = &e->ahead;
-	struct sftp_known *next;
+	struct cv_walk_dir *w;
 
-	for (struct sftp_known *k = a->known; k && a->planned && a->walked < a->budget; k = next) {
-		next = k->next;
-		if (k->state != KNOWN_PLANNED)
-			continue;
-		if (!may_open(e))
-			return;
+	while (may_open(e) && (w = cv_walk_next(&e->ahead.walk, cv_loop_now_ns(e->loop)))) {
+		struct sftp_known *k = known_of(w);
+
 		k->listing = sftp_listing_open(e, k->path);
-		if (!k->listing)
+		if (!k->listing) {
+			known_drop(k);
 			return;
+		}
 		k->listing->known = k;
-		k->state = KNOWN_OPENED;
-		k->since_ns = cv_loop_now_ns(e->loop);
-		a->planned--;
-		a->walked++;
 	}
 }
 
 /* Expects the directories in b to be visited next, from `at` on; returns where those behind go. */
-static struct sftp_known **plan(struct sftp_listing *l, const struct sftp_batch *b,
-				struct sftp_known **at)
+static struct cv_walk_dir **plan(struct sftp_listing *l, const struct sftp_batch *b,
+				 struct cv_walk_dir **at)
 {
 	struct sftp_engine *e = l->e;
 	const char *dir = l->file->open.path;
 
-	for (size_t i = 0; i < b->count && e->ahead.planned < PLANNED_MAX; i++) {
+	for (size_t i = 0; i < b->count && e->ahead.walk.planned < CV_WALK_PLANNED_MAX; i++) {
 		const struct cv_dirent *d = &b->entries[i];
 		cv_cleanup_free char *path = NULL;
 		struct sftp_known *k;
@@ -234,30 +220,24 @@ static struct sftp_known **plan(struct sftp_listing *l, const struct sftp_batch 
 		path = cv_sprintf("%s%s%s", dir, dir[1] ? "/" : "", d->name);
 		if (!path || known_find(e, path, strlen(path)))
 			continue;
-		k = known_new(e, path, KNOWN_PLANNED, at);
+		k = known_new(e, path, CV_WALK_PLANNED, at);
 		if (!k)
 			break;
-		at = &k->next;
+		at = &k->walk.next;
 	}
 	return at;
-}
-
-static void walk_hit(struct sftp_engine *e)
-{
-	if (e->ahead.budget < BUDGET_MAX)
-		e->ahead.budget *= 2;
 }
 
 struct sftp_listing *sftp_ahead_take(struct sftp_engine *e, const char *path)
 {
 	struct sftp_known *k = known_find(e, path, strlen(path));
-	struct sftp_known **at = &e->ahead.known;
+	struct cv_walk_dir **at = &e->ahead.walk.dirs;
 	struct sftp_listing *l;
 
-	if (!k || k->state == KNOWN_MADE)
+	if (!k || is_made(k))
 		return NULL;
-	if (k->walk)
-		walk_hit(e);
+	if (!is_aside(k))
+		cv_walk_hit(&e->ahead.walk, cv_loop_now_ns(e->loop));
 	l = k->listing;
 	/* What we have changed in it we would have to hide. */
 	if (older(k, k->guessed ? LOOKUP_NS : LISTING_NS) || k->unsure)
@@ -267,7 +247,7 @@ struct sftp_listing *sftp_ahead_take(struct sftp_engine *e, const char *path)
 		l->known = NULL;
 		l->brief = false;
 		/* Only now it looks like a walk. */
-		for (const struct sftp_batch *b = k->walk ? NULL : l->head; b; b = b->next)
+		for (const struct sftp_batch *b = is_aside(k) ? l->head : NULL; b; b = b->next)
 			at = plan(l, b, at);
 	}
 	known_drop(k);
@@ -316,8 +296,8 @@ void sftp_ahead_entries(struct sftp_listing *l, const struct sftp_batch *b)
 		return;
 	if (k && k->indexed)
 		index_batch(k, b);
-	if (!k || k->walk) {
-		(void)plan(l, b, k ? &k->next : &e->ahead.known);
+	if (!k || !is_aside(k)) {
+		(void)plan(l, b, k ? &k->walk.next : &e->ahead.walk.dirs);
 		walk_on(e);
 	}
 }
@@ -334,14 +314,16 @@ static struct sftp_known *list_for_lookups(struct sftp_engine *e, const char *di
 		return NULL;
 	if (k) /* planned, or not read to its end */
 		known_drop(k);
-	for (k = e->ahead.known; k; k = k->next) {
-		count += !k->walk;
-		if (!k->walk && (!oldest || k->since_ns < oldest->since_ns))
-			oldest = k;
+	for (struct cv_walk_dir *w = e->ahead.walk.dirs; w; w = w->next) {
+		if (w->state != CV_WALK_ASIDE)
+			continue;
+		count++;
+		if (!oldest || w->since_ns < oldest->walk.since_ns)
+			oldest = known_of(w);
 	}
 	if (count >= KNOWN_MAX)
 		known_drop(oldest);
-	k = known_new(e, path, KNOWN_OPENED, &e->ahead.known);
+	k = known_new(e, path, CV_WALK_ASIDE, &e->ahead.walk.dirs);
 	if (!k)
 		return NULL;
 	k->listing = sftp_listing_open(e, path);
@@ -383,7 +365,7 @@ static void enter(struct sftp_engine *e, const char *path)
 	size_t n = strlen(path);
 	struct sftp_known *k = known_find(e, path, n);
 
-	if (k && k->state != KNOWN_PLANNED)
+	if (k && !is_planned(k))
 		return;
 	k = list_for_lookups(e, path, n);
 	if (!k)
@@ -396,7 +378,7 @@ bool sftp_ahead_guess(struct sftp_engine *e, const char *path)
 {
 	struct sftp_ahead *a = &e->ahead;
 
-	if (a->off || !a->far || !sftp_link_foresees(&e->link) ||
+	if (a->off || !a->walk.far || !sftp_link_foresees(&e->link) ||
 	    (a->vain >= PATIENCE && ++a->skipped % NOW_AND_THEN != 0))
 		return false;
 	enter(e, path);
@@ -423,7 +405,7 @@ int sftp_ahead_lookup(struct sftp_engine *e, const char *path, bool making,
 	if (e->ahead.off || n == 0)
 		return -EAGAIN;
 	k = known_find(e, path, n);
-	if (!k || k->state == KNOWN_PLANNED) {
+	if (!k || is_planned(k)) {
 		missed(e, path, n);
 		return -EAGAIN;
 	}
@@ -446,7 +428,7 @@ int sftp_ahead_lookup(struct sftp_engine *e, const char *path, bool making,
 	if (found && (*found)->entry && (*found)->entry->have_entry) {
 		*ret_attr = (*found)->entry->entry.attr;
 		k->hits++;
-		if (e->ahead.far && S_ISDIR(ret_attr->mode))
+		if (e->ahead.walk.far && S_ISDIR(ret_attr->mode))
 			enter(e, path);
 		return 0;
 	}
@@ -454,7 +436,7 @@ int sftp_ahead_lookup(struct sftp_engine *e, const char *path, bool making,
 		missed(e, path, n); /* the beginning is not enough */
 		return -EAGAIN;
 	}
-	if (!making || found || !(k->state == KNOWN_MADE || k->listing->eof))
+	if (!making || found || !(is_made(k) || k->listing->eof))
 		return -EAGAIN;
 	k->hits++;
 	return -ENOENT;
@@ -469,7 +451,7 @@ void sftp_ahead_made(struct sftp_engine *e, const char *path)
 	k = known_find(e, path, strlen(path));
 	if (k)
 		known_drop(k);
-	(void)known_new(e, path, KNOWN_MADE, &e->ahead.known);
+	(void)known_new(e, path, CV_WALK_ASIDE, &e->ahead.walk.dirs);
 }
 
 /* ---- changes ---- */
@@ -502,9 +484,9 @@ static void entry_changed(struct sftp_engine *e, const char *path)
 
 	if (n == 0)
 		return;
-	if (k && k->state != KNOWN_PLANNED) {
+	if (k && !is_planned(k)) {
 		name_changed(k, name);
-		if (k->walk || k->unsure > UNSURE_MAX)
+		if (!is_aside(k) || k->unsure > UNSURE_MAX)
 			known_drop(k);
 	}
 	for (struct sftp_listing *l = e->listings; l; l = l->next) {
@@ -515,18 +497,20 @@ static void entry_changed(struct sftp_engine *e, const char *path)
 
 void sftp_ahead_changed(struct sftp_engine *e, const char *path, bool names)
 {
-	struct sftp_known *next;
+	struct cv_walk_dir *next;
 	const char *name;
 	size_t n = strlen(path);
 
 	sftp_first_changed(e, path, names);
-	if (!e->ahead.known && !e->listings)
+	if (!e->ahead.walk.dirs && !e->listings)
 		return;
 	entry_changed(e, path);
 	if (!names)
 		return;
-	for (struct sftp_known *k = e->ahead.known; k; k = next) {
-		next = k->next;
+	for (struct cv_walk_dir *w = e->ahead.walk.dirs; w; w = next) {
+		struct sftp_known *k = known_of(w);
+
+		next = w->next;
 		if (strncmp(k->path, path, n) == 0 && (k->path[n] == '\0' || k->path[n] == '/'))
 			known_drop(k);
 	}
@@ -544,8 +528,7 @@ void sftp_ahead_changed(struct sftp_engine *e, const char *path, bool names)
 
 void sftp_ahead_init(struct sftp_engine *e)
 {
-	e->ahead.far = e->link.session.rtt_us >= FAR_RTT_US;
-	e->ahead.budget = e->ahead.far ? BUDGET_FAR : BUDGET_START;
+	cv_walk_init(&e->ahead.walk, e->link.session.rtt_us, true);
 	e->ahead.purge = (struct cv_timer)CV_TIMER_INIT(purge);
 	e->ahead.off = cv_str_eq(cv_options_str(&e->options, "cache", "default"), "strict") ||
 		       cv_options_ms(&e->options, "attr_timeout", 1000) == 0;
@@ -554,6 +537,6 @@ void sftp_ahead_init(struct sftp_engine *e)
 void sftp_ahead_release(struct sftp_engine *e)
 {
 	cv_timer_cancel(e->loop, &e->ahead.purge);
-	while (e->ahead.known)
-		known_drop(e->ahead.known);
+	while (e->ahead.walk.dirs)
+		known_drop(known_of(e->ahead.walk.dirs));
 }

@@ -13,6 +13,7 @@ void cv_walk_init(struct cv_walk *w, uint32_t rtt_us, bool eager)
 {
 	*w = (struct cv_walk){
 		.start = rtt_us < FAR_RTT_US ? BUDGET_START : BUDGET_FAR,
+		.far = rtt_us >= FAR_RTT_US,
 		.eager = eager,
 	};
 	if (eager)

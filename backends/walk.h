@@ -35,6 +35,7 @@ struct cv_walk {
 	unsigned asked;	 /* and not wanted so far */
 	unsigned budget; /* how many of those there may be; 0: nobody walks */
 	unsigned start;	 /* the first one */
+	bool far;	 /* a wrong guess costs less than a round trip */
 	bool eager;
 	uint64_t hit_ns; /* when a directory of these was wanted last */
 };
