@@ -209,6 +209,7 @@ RELAY=ssh
 start_proxy ssh "$SSH_PORT" -d 20
 write_known_hosts "$T/tmp/hosts" "$PROXY_PORT" "$T/ssh/host_ed25519.pub"
 cat "$T/tmp/hosts" >>"$SSH_KNOWN_HOSTS"
+DIRECT=$SOURCE
 SOURCE=${SOURCE/:$SSH_PORT/:$PROXY_PORT}
 mkdir -p "$SERVER_DIR"/deep/1/2/3/4/5/6/7/8/9 "$SERVER_DIR"/tree/a
 for i in {1..20}; do echo "line $i" >"$SERVER_DIR/tree/a/$i"; done
@@ -244,5 +245,45 @@ unpack() {
 }
 at_most "sftp: a directory is unpacked in three round trips" 35 unpack
 cd /
+check "unmount" unmount_volume "$T/mnt"
+
+# Near, and with no answer coming back: what is on its way at most.
+start_proxy near "$SSH_PORT"
+write_known_hosts "$T/tmp/hosts" "$PROXY_PORT" "$T/ssh/host_ed25519.pub"
+cat "$T/tmp/hosts" >>"$SSH_KNOWN_HOSTS"
+mount_volume "${DIRECT/:$SSH_PORT/:$PROXY_PORT}" "$T/mnt" "$OPTIONS" || bail "mount"
+for i in {1..20}; do : >"$T/mnt/$i"; done # by the fastest of these the line is judged
+sent() {
+	proxy_cmd near stat | sed 's/.* up=\([0-9]*\).*/\1/'
+}
+cat >"$T/write.py" <<'EOT'
+import os, sys
+fd = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+print("open", flush=True)
+sys.stdin.readline()
+left = 8 << 20
+while left:
+	left -= os.write(fd, bytes(min(left, 1 << 20)))
+os.close(fd)
+EOT
+coproc WRITER { python3 "$T/write.py" "$T/mnt/large"; }
+writer=$WRITER_PID
+read -r _ <&"${WRITER[0]}"
+check "hold back the answers" proxy_cmd near hole down
+before=$(sent) last=-1 now=0
+echo go >&"${WRITER[1]}"
+for ((i = 0; i < 60 && (now != last || now < 100000); i++)); do
+	sleep 0.3
+	last=$now now=$(($(sent) - before))
+done
+if [ "$now" -ge 100000 ] && [ "$now" -lt 1600000 ]; then
+	ok "sftp: no more is sent than keeps a near server busy ($((now / 1024)) KiB)"
+else
+	not_ok "sftp: no more is sent than keeps a near server busy" "$now bytes of 8 MiB are on their way"
+fi
+check "let them go" proxy_cmd near resume
+wait "$writer"
+check_equal "all is written" 0 $?
+check_equal "all of it" $((8 << 20)) "$(stat -c %s "$SERVER_DIR/large")"
 check "unmount" unmount_volume "$T/mnt"
 finish
