@@ -21,8 +21,8 @@ took_over() {
 	grep 'took over: ' "$T/log/cvol.log" | tail -n "+$((1 + $1))"
 }
 
-declare -A PAUSE=([dir]=200 [nfs]=300 [nfs4]=300 [nfs40]=300 [sftp]=700) # longest time between two kills
-for engine in $(engines dir nfs nfs4 nfs40 sftp); do
+declare -A PAUSE=([dir]=200 [nfs]=300 [nfs4]=300 [nfs40]=300 [sftp]=700 [sftp-far]=1500) # longest time between two kills
+for engine in $(engines dir nfs nfs4 nfs40 sftp sftp-far); do
 	start_engine "$engine"
 	opts=$(jq -nc --arg s "$SOURCE" --arg o "$OPTIONS" '{source: $s} + ([$o | splits(",") | select(. != "") |
 		capture("(?<key>[^=]*)=?(?<value>.*)")] | from_entries)')
