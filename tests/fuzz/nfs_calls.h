@@ -62,7 +62,13 @@ static void start(const struct cv_backend *b, struct cv_nfs *nfs, struct cv_op *
 {
 	static const struct cv_handle handle = { .size = 4, .data = { 1, 2, 3, 4 } };
 	static const struct cv_object obj = {
-		.nodeid = 1, .handle = &handle, .path = "", .parent = &handle, .name = "name"
+		.nodeid = 1,
+		.handle = &handle,
+		.path = "",
+		.parent = &handle,
+		.name = "name",
+		.seen_change = 1,
+		.seen_size = 1, /* so that an open reads */
 	};
 	static const struct cv_setattr set = { .mask = CV_SET_MODE | CV_SET_UID, .mode = 0644 };
 	static struct cv_file file, dir;
@@ -220,6 +226,7 @@ static struct cv_nfs *connect_pair(uint32_t version, int *ret_server)
 					      .version = version,
 					      .timeout_ms = 15000 };
 	static struct cv_loop *loop;
+	const struct cv_dict defaults = CV_DICT_INIT;
 	struct cv_nfs *nfs = calloc(1, sizeof(*nfs));
 	int fds[2], room = 1 << 20;
 
@@ -234,6 +241,7 @@ static struct cv_nfs *connect_pair(uint32_t version, int *ret_server)
 	nfs->loop = loop;
 	nfs->rsize = nfs->wsize = IO_SIZE / 2;
 	nfs->chown_ignore = true;
+	cv_nfs_ahead_init(nfs, &defaults, 0);
 	if (cv_rpc_new(loop, &config, fds[0], &nfs->rpc) < 0)
 		abort();
 	*ret_server = fds[1];
