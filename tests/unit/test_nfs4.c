@@ -558,19 +558,25 @@ static int setup0(void **state)
 	return r;
 }
 
+/* What an OPEN of handle brings. */
+static void opened0(struct out *o, const char *handle, bool confirm)
+{
+	bare(o, 0);
+	put_op(o, CV_NFS4_PUTFH, 0);
+	put_op(o, CV_NFS4_OPEN, 0);
+	put_stateid(o, "OPEN-STATE-1");
+	for (int i = 0; i < 8; i++) /* change_info, rflags, no attributes, no delegation */
+		cv_xdr_put_u32(&o->x, i == 5 && confirm ? 2 : 0);
+	put_op(o, CV_NFS4_GETFH, 0);
+	cv_xdr_put_opaque(&o->x, handle, strlen(handle));
+	put_attr(o, "500");
+}
+
 static void reply_opened(const struct request *req, bool confirm)
 {
 	struct out o;
 
-	bare(&o, 0);
-	put_op(&o, CV_NFS4_PUTFH, 0);
-	put_op(&o, CV_NFS4_OPEN, 0);
-	put_stateid(&o, "OPEN-STATE-1");
-	for (int i = 0; i < 8; i++) /* change_info, rflags, no attributes, no delegation */
-		cv_xdr_put_u32(&o.x, i == 5 && confirm ? 2 : 0);
-	put_op(&o, CV_NFS4_GETFH, 0);
-	cv_xdr_put_opaque(&o.x, "FILE", 4);
-	put_attr(&o, "500");
+	opened0(&o, "FILE", confirm);
 	reply(req, &o);
 }
 
@@ -785,6 +791,85 @@ static void test_truncate_refused(void **state)
 	engine->release(nfs, r.op.file);
 }
 
+/* Opens a small file that has a name, for reading. */
+static void start_first0(struct run *r)
+{
+	static const struct cv_object small = { .nodeid = 2,
+						.handle = &file_handle,
+						.parent = &dir_handle,
+						.name = "name",
+						.seen_change = 1234,
+						.seen_size = 5 };
+
+	engine->open(nfs, &r->op, &small, O_RDONLY);
+}
+
+/* What is read of r's file is asked of the server. */
+static void expect_asked0(struct run *r)
+{
+	struct cv_file *f = r->op.file;
+	struct request req;
+	struct out o;
+
+	engine->read(nfs, op_of(r), f, 10, 0);
+	expect_first(&req, CV_NFS4_PUTFH);
+	assert_int_equal(word(req.bytes + SEQ_AT + 12), CV_NFS4_READ);
+	bare(&o, 0);
+	put_op(&o, CV_NFS4_PUTFH, 0);
+	put_data(&o, "asked");
+	reply(&req, &o);
+	expect(r, 5);
+	assert_memory_equal(r->data, "asked", 5);
+	engine->release(nfs, f);
+}
+
+/* A successor opens what was open; another file has the name now: its bytes are not the file's. */
+static void test_first_elsewhere(void **state)
+{
+	struct request req;
+	struct out o;
+	struct run r;
+
+	(void)state;
+	op_of(&r)->repeated = true;
+	start_first0(&r);
+	expect_numbered(&req, CV_NFS4_OPEN, 0);
+	opened0(&o, "OTHR", true);
+	put_data(&o, "other");
+	reply(&req, &o);
+	expect_first(&req, CV_NFS4_PUTFH);
+	assert_int_equal(word(req.bytes + SEQ_AT + 12), CV_NFS4_GETATTR);
+	bare(&o, 0);
+	put_op(&o, CV_NFS4_PUTFH, 0);
+	put_attr(&o, "500");
+	reply(&req, &o);
+	expect(&r, 0);
+	expect_asked0(&r);
+}
+
+/* Opened anew before it was confirmed: the first one's bytes are older than these attributes. */
+static void test_first_anew(void **state)
+{
+	struct request req;
+	struct out o;
+	struct run r;
+
+	(void)state;
+	(void)op_of(&r);
+	start_first0(&r);
+	expect_numbered(&req, CV_NFS4_OPEN, 0);
+	opened0(&o, "FILE", true);
+	put_data(&o, "older");
+	reply(&req, &o);
+	serve_confirm_refused(CV_NFS4ERR_BAD_SEQID);
+	expect_numbered(&req, CV_NFS4_OPEN, 0);
+	opened0(&o, "FILE", false);
+	put_op(&o, CV_NFS4_READ, CV_NFS4ERR_OPENMODE);
+	reply(&req, &o);
+	expect(&r, 0);
+	expect_asked0(&r);
+}
+
 static void serve_new_client(uint64_t clientid)
 {
 	struct request req;
@@ -961,6 +1046,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_confirm_refused, setup0, teardown),
 		cmocka_unit_test_setup_teardown(test_confirm_created, setup0, teardown),
 		cmocka_unit_test_setup_teardown(test_truncate_refused, setup0, teardown),
+		cmocka_unit_test_setup_teardown(test_first_elsewhere, setup0, teardown),
+		cmocka_unit_test_setup_teardown(test_first_anew, setup0, teardown),
 		cmocka_unit_test_setup_teardown(test_number_lost, setup0, teardown),
 		cmocka_unit_test_setup_teardown(test_client_lost, setup0, teardown),
 		cmocka_unit_test(test_owners),
