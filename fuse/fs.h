@@ -320,12 +320,11 @@ void cv_listing_free(struct cv_listing *listing);
 void cv_hidden_find(struct cv_request *r, struct cv_node *dir, const char *name,
 		    void (*done)(struct cv_request *r));
 /*
- * Gives victim (= dir/name) a hidden name; keep_name: an additional one. Then calls done(r, 0 or
- * -errno). r->cred is the caller's.
+ * Gives victim, which r finds in dir, a hidden name; keep_name: an additional one. Then calls
+ * done(r, 0 or -errno). r->cred is the caller's.
  */
-void cv_hidden_hide(struct cv_request *r, struct cv_node *dir, const char *name,
-		    struct cv_node *victim, bool keep_name,
-		    void (*done)(struct cv_request *r, int result));
+void cv_hidden_hide(struct cv_request *r, struct cv_node *dir, struct cv_node *victim,
+		    bool keep_name, void (*done)(struct cv_request *r, int result));
 /* After the operation that took the name away. */
 void cv_hidden_taken(struct cv_request *r, struct cv_node *victim);
 /* The rename that should have replaced it failed with err: undoes the hide, then answers r. */

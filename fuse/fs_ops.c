@@ -949,7 +949,7 @@ static void unlink_found(struct cv_request *r)
 	struct cv_object dir;
 
 	if (r->victim) {
-		cv_hidden_hide(r, r->node, r->name, r->victim, false, unlink_hidden);
+		cv_hidden_hide(r, r->node, r->victim, false, unlink_hidden);
 		return;
 	}
 	if (!name_object(r, &dir))
@@ -1113,7 +1113,7 @@ static void rename_found(struct cv_request *r)
 		r->victim = NULL;
 	}
 	if (r->victim)
-		cv_hidden_hide(r, r->node2, r->name2, r->victim, true, rename_go);
+		cv_hidden_hide(r, r->node2, r->victim, true, rename_go);
 	else
 		rename_go(r, 0);
 }

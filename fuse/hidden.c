@@ -100,7 +100,6 @@ struct hide {
 	struct cv_request *r;
 	struct cv_node *dir;	/* held by r */
 	struct cv_node *target; /* where it goes; held while there is one */
-	const char *name;
 	struct cv_node *victim;
 	hide_done_fn done;
 	bool linked;
@@ -110,6 +109,13 @@ struct hide {
 
 static void hide_move(struct hide *h);
 static void make_dir(struct hide *h);
+
+/* In h->dir: of what is unlinked, or replaced by a rename. It moves when an interrupted request
+ * gives its slot back, to be filled with another. */
+static const char *name_of(const struct hide *h)
+{
+	return h->r->node2 ? h->r->name2 : h->r->name;
+}
 
 static void set_target(struct hide *h)
 {
@@ -221,7 +227,7 @@ static void hide_move(struct hide *h)
 	if (h->linked)
 		cv_link(&fs->mount, &h->op, &from, &to, r->hide.name);
 	else
-		cv_rename(&fs->mount, &h->op, &from, h->name, &to, r->hide.name, 0);
+		cv_rename(&fs->mount, &h->op, &from, name_of(h), &to, r->hide.name, 0);
 }
 
 static void dir_done(struct cv_op *op, ssize_t result)
@@ -273,8 +279,8 @@ static void make_dir(struct hide *h)
 	cv_mkdir(&fs->mount, &h->op, &obj, CV_HIDDEN_NAME, S_IFDIR | 0700);
 }
 
-void cv_hidden_hide(struct cv_request *r, struct cv_node *dir, const char *name,
-		    struct cv_node *victim, bool keep_name, hide_done_fn done)
+void cv_hidden_hide(struct cv_request *r, struct cv_node *dir, struct cv_node *victim,
+		    bool keep_name, hide_done_fn done)
 {
 	struct cv_fs *fs = r->fs;
 	struct hide *h = calloc(1, sizeof(*h));
@@ -285,7 +291,6 @@ void cv_hidden_hide(struct cv_request *r, struct cv_node *dir, const char *name,
 	}
 	h->r = r;
 	h->dir = dir;
-	h->name = name;
 	h->victim = victim;
 	h->done = done;
 	if (r->slot)

@@ -8,6 +8,16 @@
 . "$(dirname "$0")/../lib.sh"
 sandbox "$@"
 
+server_pids() {
+	case $engine in
+	sftp) echo "$(ssh_sessions) $(for p in $(ssh_sessions); do pgrep -P "$p"; done)" ;;
+	*) echo "$GANESHA_PID" ;;
+	esac
+}
+has_ended() {
+	! kill -0 "$1" 2>/dev/null
+}
+
 for engine in $(engines nfs nfs4 sftp); do
 	start_engine "$engine"
 	m=$T/mnt-$engine
@@ -40,6 +50,31 @@ for engine in $(engines nfs nfs4 sftp); do
 	check "$engine: its directory is empty as well" rmdir "$m/c"
 	exec 7<&- 8<&- 9<&-
 	check "$engine: after the last close nothing is left" wait_for 5 test ! -e "$SERVER_DIR/.cvol-unlinked"
+
+	# Who removes it is killed while the server hangs, and somebody else's request is received where
+	# that one was.
+	echo open >"$m/open"
+	echo other >"$SERVER_DIR/other"
+	exec 7<"$m/open"
+	pids=$(server_pids)
+	# shellcheck disable=SC2086
+	kill -STOP $pids
+	rm -f "$m/open" &
+	remover=$!
+	sleep 0.5
+	kill -KILL "$remover"
+	check "$engine: who removes an open file can be killed" wait_for 5 has_ended "$remover"
+	stat "$m/other" >/dev/null &
+	looker=$!
+	sleep 0.5
+	exec 7<&-
+	# shellcheck disable=SC2086
+	kill -CONT $pids
+	wait "$looker"
+	check_equal "$engine: who looked for another one finds it" 0 $?
+	check "$engine: the one is removed" wait_for 10 test ! -e "$SERVER_DIR/open"
+	check_equal "$engine: the other is not" other "$(cat "$SERVER_DIR/other")"
+	check "$engine: and nothing is left of it" wait_for 5 test ! -e "$SERVER_DIR/.cvol-unlinked"
 	check "$engine: unmount" unmount_volume "$m"
 done
 finish
