@@ -292,11 +292,14 @@ static void widen(struct cv_request *r)
 /*
  * What is only written passes the page cache by, and is copied once less, into pages that are there
  * already. It would not be read from there: the time that a write sets on the server makes the
- * kernel drop what it has at the next open.
+ * kernel drop what it has at the next open. Not beside others who have the file open: of a long
+ * write the kernel drops their pages once, before it begins. What set-uid bits there are has to be
+ * known: bits_to_clear().
  */
-static void pass_by(struct cv_request *r)
+static void pass_by(struct cv_request *r, const struct cv_node *node)
 {
-	r->fi.direct_io = r->fs->direct_writes && (r->fi.flags & O_ACCMODE) == O_WRONLY;
+	r->fi.direct_io = r->fs->direct_writes && (r->fi.flags & O_ACCMODE) == O_WRONLY &&
+			  node->open_count == 1 && node->record->permissions;
 }
 
 static void open_go(struct cv_request *r);
@@ -346,7 +349,7 @@ static void open_done(struct cv_op *op, ssize_t result)
 	/* Locks of who closes it are released by its flush. */
 	r->fi.noflush =
 		(r->fi.flags & O_ACCMODE) == O_RDONLY && !(fs->mount.info.features & CV_FEAT_LOCKS);
-	pass_by(r);
+	pass_by(r, r->node);
 	r->fi.fh = cv_open_fh(open);
 	if (fuse_reply_open(r->req, &r->fi) < 0)
 		cv_open_free(fs, open);
@@ -407,7 +410,7 @@ static void create_done(struct cv_op *op, ssize_t result)
 		cv_reply_err(r, -ENFILE);
 		return;
 	}
-	pass_by(r);
+	pass_by(r, node);
 	r->fi.fh = cv_open_fh(open);
 	if (fuse_reply_create(r->req, &e, &r->fi) < 0) {
 		cv_open_free(fs, open);

@@ -363,6 +363,7 @@ static struct cv_node *node_new(struct cv_nodes *t, uint32_t parent, const char 
 	r->flags = 0;
 	r->mode = entry->attr.mode & S_IFMT;
 	r->nlink = entry->attr.nlink;
+	r->permissions = 0;
 	r->seen_size = 0;
 	r->seen_change = r->own_change = 0;
 	r->handle = entry->handle;

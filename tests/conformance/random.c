@@ -107,6 +107,15 @@ static void do_map(size_t off, size_t len, bool writing)
 	NEED(munmap(map, off + len - page) == 0);
 }
 
+/* First who only writes: alone, it may take another way. */
+static void open_both(int flags)
+{
+	writer = open("f", O_WRONLY | flags, 0600);
+	NEED(writer >= 0);
+	fd = open("f", O_RDWR);
+	NEED(fd >= 0);
+}
+
 static void do_reopen(void)
 {
 	NEED(close(fd) == 0);
@@ -114,10 +123,7 @@ static void do_reopen(void)
 	if ((size_t)stat_of("f").st_size != size)
 		fail_at(__FILE__, __LINE__, "operation %d: size %lld after close, not %zu",
 			op_number, (long long)stat_of("f").st_size, size);
-	fd = open("f", O_RDWR);
-	NEED(fd >= 0);
-	writer = open("f", O_WRONLY);
-	NEED(writer >= 0);
+	open_both(0);
 }
 
 static bool enough(time_t start)
@@ -130,10 +136,7 @@ static void random_operations(void)
 	time_t start = time(NULL);
 
 	seed = arg_seed;
-	fd = open("f", O_RDWR | O_CREAT | O_EXCL, 0600);
-	NEED(fd >= 0);
-	writer = open("f", O_WRONLY);
-	NEED(writer >= 0);
+	open_both(O_CREAT | O_EXCL);
 	for (op_number = 0; !enough(start); op_number++) {
 		size_t off, len;
 
