@@ -106,6 +106,10 @@ static void do_sync(struct peer *p, const struct cv_dict *args)
 		answer_fail(p, EBUSY, "another sync is under way on this socket");
 		return;
 	}
+	if (fs->takeover) { /* what a predecessor has left is not counted yet */
+		answer_fail(p, EAGAIN, "it is taking over, and does not know yet what is stored");
+		return;
+	}
 	(void)cv_wb_last_error(fs->wb, &p->errors_before);
 	p->syncing = true;
 	p->sync.done = sync_done;

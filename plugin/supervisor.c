@@ -36,6 +36,8 @@
 #define SERVE_MS	5000 /* from mounted to serving: no server is involved */
 #define LOG_MS		2000
 #define ADOPT_MS	3000
+#define SETTLE_MS	1000 /* of a take-over, waited for by a sync */
+#define SYNC_AGAIN_MS	50
 #define EXIT_WAIT_MS	2000 /* after unmounting */
 #define KILL_WAIT_MS	2000
 #define CONNECT_MS	15000 /* a successor's attempt to connect; it makes more */
@@ -670,25 +672,14 @@ int cv_worker_counters(int dirfd, const char *name, unsigned timeout_ms, struct 
 	return r;
 }
 
-int cv_worker_sync(struct cv_worker *w, unsigned timeout_ms, struct cv_err *err)
+/* -EAGAIN: it is taking over. */
+static int sync_once(struct cv_worker *w, uint64_t deadline, struct cv_err *err)
 {
 	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
 	cv_cleanup_dict struct cv_dict args = CV_DICT_INIT;
-	cv_cleanup_close int sock = -1;
-	uint64_t deadline = cv_clock_ms() + timeout_ms;
-	struct timespec until = cv_clock_timespec(deadline);
-	int r = 0, left_ms;
-	bool ended;
+	cv_cleanup_close int sock = connect_socket(w->sup->socket_dir, w->socket_name);
+	int r, left_ms;
 
-	{
-		CV_SCOPED_LOCK(&w->sup->lock);
-		while (w->state == WORKER_REPLACING && r == 0)
-			r = pthread_cond_timedwait(&w->sup->ended, &w->sup->lock, &until);
-		ended = w->state == WORKER_ENDED;
-	}
-	if (ended)
-		return cv_fail(err, EIO, "%s; what was written last may be missing", w->error);
-	sock = connect_socket(w->sup->socket_dir, w->socket_name);
 	if (sock < 0)
 		return cv_fail(err, -sock, "cannot connect to the worker: %s", cv_strerror(sock));
 	/* docker stop and kill wait for us. With the server away the data does not get there
@@ -700,6 +691,29 @@ int cv_worker_sync(struct cv_worker *w, unsigned timeout_ms, struct cv_err *err)
 	if (r == 0)
 		r = left_ms ? cv_handoff_recv(sock, left_ms, &msg) : -ETIMEDOUT;
 	return take_answer(r, &msg, "synced", err);
+}
+
+int cv_worker_sync(struct cv_worker *w, unsigned timeout_ms, struct cv_err *err)
+{
+	const struct timespec pause = { .tv_nsec = SYNC_AGAIN_MS * 1000000L };
+	uint64_t deadline = cv_clock_ms() + timeout_ms, settled;
+	struct timespec until = cv_clock_timespec(deadline);
+	int r = 0;
+	bool ended;
+
+	{
+		CV_SCOPED_LOCK(&w->sup->lock);
+		while (w->state == WORKER_REPLACING && r == 0)
+			r = pthread_cond_timedwait(&w->sup->ended, &w->sup->lock, &until);
+		ended = w->state == WORKER_ENDED;
+	}
+	if (ended)
+		return cv_fail(err, EIO, "%s; what was written last may be missing", w->error);
+	/* With the server there a successor has settled in a moment. */
+	settled = cv_clock_ms() + SETTLE_MS;
+	while ((r = sync_once(w, deadline, err)) == -EAGAIN && cv_clock_ms() < settled)
+		(void)nanosleep(&pause, NULL);
+	return r;
 }
 
 /* ---- starting one ---- */
