@@ -29,6 +29,7 @@
 #define MINOR_DIRECT_INVALIDATES 39
 #define SILENT_MS		 500 /* besides four round trips: a server that was asked, and is there */
 #define SILENT_RTT_MAX_US	 2000000
+#define LOGIN_RTTS		 12
 
 /* ---- requests ---- */
 
@@ -157,8 +158,11 @@ static bool server_is_silent(const struct cv_fs *fs, const struct cv_stats *stat
 								    : SILENT_RTT_MAX_US;
 	uint64_t limit_ns = SILENT_MS * 1000000ull + 4 * rtt_us * 1000;
 
+	uint64_t since_ns = stats->heard_ns > fs->asked_ns ? stats->heard_ns : fs->asked_ns;
+
+	/* One that was idle was last heard of long ago, and logging in takes more round trips. */
 	if (!stats->connected)
-		return now > stats->heard_ns + limit_ns;
+		return now > since_ns + limit_ns + LOGIN_RTTS * rtt_us * 1000;
 	return stats->heard_ns < fs->asked_ns && now > fs->asked_ns + limit_ns;
 }
 
