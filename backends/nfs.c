@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "backends/nfs4.h"
 #include "config/cleanup.h"
@@ -86,15 +87,23 @@ static void req_free(struct cv_nfs_req *q)
 	}
 }
 
+void cv_nfs_seen(struct cv_nfs *nfs, const struct cv_handle *handle, const struct cv_attr *attr)
+{
+	if (S_ISDIR(attr->mode))
+		cv_nfs_ahead_seen(nfs, handle, attr);
+	else
+		cv_nfs_first_seen(nfs, handle, attr);
+}
+
 void cv_nfs_finish(struct cv_nfs_req *q, ssize_t result)
 {
 	struct cv_op *op = q->op;
 
 	cv_nfs_ahead_changing(q);
 	if (result == 0 && op->call == CV_CALL_LOOKUP)
-		cv_nfs_ahead_seen(q->nfs, &op->entry.handle, &op->entry.attr);
-	else if (result == 0 && op->call == CV_CALL_GETATTR)
-		cv_nfs_ahead_seen(q->nfs, &q->obj, &op->attr);
+		cv_nfs_seen(q->nfs, &op->entry.handle, &op->entry.attr);
+	else if (result == 0 && (op->call == CV_CALL_GETATTR || op->call == CV_CALL_OPEN))
+		cv_nfs_seen(q->nfs, &q->obj, &op->attr);
 	op->done(op, result); /* first: what it points to may be ours */
 	req_free(q);
 }

@@ -177,6 +177,8 @@ void cv_nfs_show(const struct cv_nfs *nfs, struct cv_attr *attr);
 /* Copies a component. False: too long, and q is finished. */
 bool cv_nfs_set_name(struct cv_nfs_req *q, char dst[CV_NAME_MAX + 1], const char *name);
 
+/* The worker is told these attributes of an object: what is kept of an older state ends. */
+void cv_nfs_seen(struct cv_nfs *nfs, const struct cv_handle *handle, const struct cv_attr *attr);
 bool cv_nfs_same_handle(const struct cv_handle *a, const struct cv_handle *b);
 /* Requests about obj, about name in dir, and about that and newname in newdir, with these arguments
  * copied. NULL: op is completed already. */
@@ -286,7 +288,7 @@ bool cv_nfs_ahead_take(struct cv_nfs *nfs, struct cv_op *op, struct cv_file *dir
 void cv_nfs_ahead_go(struct cv_nfs *nfs);
 /* q, a readdir, has brought these. */
 void cv_nfs_ahead_listed(struct cv_nfs_req *q, const struct cv_dirent *list, size_t count);
-/* The worker is told these attributes of an object. */
+/* The worker is told these attributes of a directory. */
 void cv_nfs_ahead_seen(struct cv_nfs *nfs, const struct cv_handle *handle,
 		       const struct cv_attr *attr);
 /* q is about to change what its operation changes, or has just done so. */
@@ -298,8 +300,12 @@ bool cv_nfs_ahead_touched(struct cv_nfs *nfs, const struct cv_handle *handle, ui
 
 /* An open of obj by q->flags: q->first_size bytes of it are to be read along. */
 void cv_nfs_first_want(struct cv_nfs_req *q, const struct cv_object *obj);
-/* They have come: copied. */
-void cv_nfs_first_got(struct cv_nfs_req *q, const uint8_t *data, size_t size, bool eof);
+/* They have come for q->obj, whose cv_change() was that: copied. */
+void cv_nfs_first_got(struct cv_nfs_req *q, uint64_t change, const uint8_t *data, size_t size,
+		      bool eof);
+/* The worker is told these attributes of an object. */
+void cv_nfs_first_seen(struct cv_nfs *nfs, const struct cv_handle *handle,
+		       const struct cv_attr *attr);
 /* It is open: what has come is its. */
 void cv_nfs_first_give(struct cv_nfs_req *q, struct cv_file *file);
 /* It is closed. */

@@ -123,7 +123,7 @@ int cv_nfs4_take_first(struct cv_nfs_req *q, struct cv_xdr *x, int status, bool 
 	eof = cv_xdr_bool(x);
 	data = cv_xdr_opaque(x, q->first_size, &size);
 	if (data)
-		cv_nfs_first_got(q, data, size, eof);
+		cv_nfs_first_got(q, cv_change(&q->op->attr), data, size, eof);
 	return 0;
 }
 

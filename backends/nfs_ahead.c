@@ -328,9 +328,9 @@ void cv_nfs_ahead_listed(struct cv_nfs_req *q, const struct cv_dirent *list, siz
 
 	if (nfs->ahead.off)
 		return;
-	for (size_t i = 0; i < count && walk->dirs; i++) {
+	for (size_t i = 0; i < count && (walk->dirs || nfs->firsts.list); i++) {
 		if (list[i].have_entry)
-			cv_nfs_ahead_seen(nfs, &list[i].entry.handle, &list[i].entry.attr);
+			cv_nfs_seen(nfs, &list[i].entry.handle, &list[i].entry.attr);
 	}
 	if (l && !l->dir && !l->waiting)
 		return;
@@ -353,7 +353,7 @@ void cv_nfs_ahead_listed(struct cv_nfs_req *q, const struct cv_dirent *list, siz
 void cv_nfs_ahead_seen(struct cv_nfs *nfs, const struct cv_handle *handle,
 		       const struct cv_attr *attr)
 {
-	struct ahead_dir *d = S_ISDIR(attr->mode) ? find(nfs, handle, NULL) : NULL;
+	struct ahead_dir *d = find(nfs, handle, NULL);
 
 	if (!d || d->change == cv_change(attr))
 		return;

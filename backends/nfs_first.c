@@ -9,7 +9,8 @@
  * at both in no order that we know of; there the bytes are kept only if the attributes are those
  * that the worker has seen before: then nothing has changed in between.
  *
- * They answer reads, soon, and none after a change of our own or a lock.
+ * They answer reads, soon, and none after a change of our own or a lock, nor once the worker has
+ * been told other attributes of the file: whoever opened it then may expect what belongs to those.
  */
 #include "backends/nfs.h"
 
@@ -27,6 +28,9 @@ struct cv_nfs_first {
 	struct cv_nfs_first *next;
 	struct cv_nfs_first **link;
 	struct cv_file *file; /* NULL: not open yet */
+	struct cv_handle handle;
+	uint64_t change; /* cv_change() of the attributes that came along */
+	bool bad;	 /* others have been told since */
 	uint64_t asked_ns;
 	uint64_t clock;
 	bool eof;
@@ -34,10 +38,9 @@ struct cv_nfs_first {
 	uint8_t data[];
 };
 
-void cv_nfs_first_free(struct cv_nfs_first *first)
+/* Nobody will find it any more. */
+static void take_out(struct cv_nfs_first *first)
 {
-	if (!first)
-		return;
 	*first->link = first->next;
 	if (first->next)
 		first->next->link = first->link;
@@ -45,6 +48,13 @@ void cv_nfs_first_free(struct cv_nfs_first *first)
 		first->file->first = NULL;
 	first->nfs->firsts.kept--;
 	first->nfs->ahead.watched--;
+}
+
+void cv_nfs_first_free(struct cv_nfs_first *first)
+{
+	if (!first)
+		return;
+	take_out(first);
 	free(first);
 }
 
@@ -57,9 +67,8 @@ static void give_up(struct cv_nfs_first *first)
 
 static bool is_old(const struct cv_nfs_first *first)
 {
-	return cv_loop_now_ns(first->nfs->loop) - first->asked_ns > GOOD_NS ||
-	       (first->file &&
-		cv_nfs_ahead_touched(first->nfs, &first->file->handle, first->clock));
+	return first->bad || cv_loop_now_ns(first->nfs->loop) - first->asked_ns > GOOD_NS ||
+	       cv_nfs_ahead_touched(first->nfs, &first->handle, first->clock);
 }
 
 /* Those of files that stay open and are not read, e.g. since the kernel has their pages. */
@@ -92,7 +101,19 @@ void cv_nfs_first_want(struct cv_nfs_req *q, const struct cv_object *obj)
 	nfs->ahead.watched++;
 }
 
-void cv_nfs_first_got(struct cv_nfs_req *q, const uint8_t *data, size_t size, bool eof)
+void cv_nfs_first_seen(struct cv_nfs *nfs, const struct cv_handle *handle,
+		       const struct cv_attr *attr)
+{
+	uint64_t change = cv_change(attr);
+
+	for (struct cv_nfs_first *f = nfs->firsts.list; f; f = f->next) {
+		if (f->change != change && cv_nfs_same_handle(&f->handle, handle))
+			f->bad = true;
+	}
+}
+
+void cv_nfs_first_got(struct cv_nfs_req *q, uint64_t change, const uint8_t *data, size_t size,
+		      bool eof)
 {
 	struct cv_nfs *nfs = q->nfs;
 	struct cv_nfs_first *first;
@@ -107,6 +128,8 @@ void cv_nfs_first_got(struct cv_nfs_req *q, const uint8_t *data, size_t size, bo
 		.nfs = nfs,
 		.next = nfs->firsts.list,
 		.link = &nfs->firsts.list,
+		.handle = q->obj,
+		.change = change,
 		.asked_ns = cv_loop_now_ns(nfs->loop),
 		.clock = q->first_clock,
 		.eof = eof,
@@ -140,6 +163,7 @@ bool cv_nfs_first_read(struct cv_op *op, struct cv_file *file, size_t size, uint
 {
 	struct cv_nfs_first *first = file->first;
 	size_t left;
+	bool all;
 
 	if (!first)
 		return false;
@@ -151,9 +175,11 @@ bool cv_nfs_first_read(struct cv_op *op, struct cv_file *file, size_t size, uint
 	}
 	first->nfs->firsts.unused = 0;
 	op->data = left ? first->data + off : first->data;
-	op->done(op, (ssize_t)(size < left ? size : left));
-	/* The rest may be wanted by the next read. */
-	if (size >= left)
-		cv_nfs_first_free(first);
+	all = size >= left; /* else the rest may be wanted by the next read */
+	if (all)
+		take_out(first);
+	op->done(op, (ssize_t)(all ? left : size)); /* the file may be closed in there */
+	if (all)
+		free(first);
 	return true;
 }

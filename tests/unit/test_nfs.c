@@ -668,6 +668,65 @@ static void test_first(void **state)
 	}
 }
 
+/* Another host has changed the file, and the worker is told so by other means than this open. */
+static void test_first_outdated(void **state)
+{
+	const struct cv_object was = seen_file(4), is = seen_file(5);
+	struct cv_file listed = { .handle = dir_handle, .reply_bytes = 65536 };
+	struct cv_file *f;
+
+	(void)state;
+	for (int i = 0; i < 8; i++) {
+		bool newer = i % 2;
+		struct out o = status(ST_OK);
+		struct run r;
+
+		f = open_with(&was, first_reply(0600, "abcd"), false);
+		switch (i / 2) {
+		case 0:
+			op_of(&r)->call = CV_CALL_LOOKUP;
+			engine->lookup(nfs, &r.op, &dir, "f");
+			put_opaque(&o, "FILE", 4);
+			put_post(&o, TYPE_REG, 0600, newer ? 5 : 4);
+			put(&o, 0);
+			serve(CV_NFS_LOOKUP, o);
+			expect(&r, 0);
+			break;
+		case 1:
+			op_of(&r)->call = CV_CALL_GETATTR;
+			engine->getattr(nfs, &r.op, &file, NULL);
+			put_attr(&o, TYPE_REG, 0600, newer ? 5 : 4);
+			serve(CV_NFS_GETATTR, o);
+			expect(&r, 0);
+			break;
+		case 2:
+			op_of(&r)->call = CV_CALL_OPEN;
+			engine->open(nfs, &r.op, newer ? &is : &was, O_RDONLY);
+			serve(CV_NFS_READ, first_reply(0600, newer ? "newer" : "abcd"));
+			expect(&r, 0);
+			engine->release(nfs, r.op.file);
+			break;
+		default:
+			engine->readdir(nfs, op_of(&r), &listed, 0);
+			put(&o, 0);
+			put_bytes(&o, "verifier", 8);
+			put(&o, 1);
+			put64(&o, 77);
+			put_opaque(&o, "f", 1);
+			put64(&o, 3);
+			put_post(&o, TYPE_REG, 0600, newer ? 5 : 4);
+			put(&o, 1);
+			put_opaque(&o, "FILE", 4);
+			put(&o, 0);
+			put(&o, 1);
+			serve(CV_NFS_READDIRPLUS, o);
+			expect(&r, 1);
+			break;
+		}
+		read_and_close(f, newer);
+	}
+}
+
 static void write_reply(struct out *o, uint32_t count, uint32_t committed, const char verf[8])
 {
 	*o = status(ST_OK);
@@ -1004,14 +1063,23 @@ int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(test_removed_before), TEST(test_renamed_before),
-		TEST(test_made_before),	   TEST(test_noreplace),
-		TEST(test_create),	   TEST(test_create_marked),
-		TEST(test_jukebox),	   TEST(test_owner),
-		TEST(test_read),	   TEST(test_first),
-		TEST(test_write),	   TEST(test_readdir),
-		TEST(test_walk),	   TEST(test_walk_changed),
-		TEST(test_walk_others),	   TEST(test_directory_after),
+		TEST(test_removed_before),
+		TEST(test_renamed_before),
+		TEST(test_made_before),
+		TEST(test_noreplace),
+		TEST(test_create),
+		TEST(test_create_marked),
+		TEST(test_jukebox),
+		TEST(test_owner),
+		TEST(test_read),
+		TEST(test_first),
+		TEST(test_first_outdated),
+		TEST(test_write),
+		TEST(test_readdir),
+		TEST(test_walk),
+		TEST(test_walk_changed),
+		TEST(test_walk_others),
+		TEST(test_directory_after),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -61,15 +61,17 @@ static void sequenced(struct out *o, uint32_t status)
 	put_op(o, CV_NFS4_PUTFH, 0);
 }
 
+static uint64_t file_change;
+
 static void put_attr(struct out *o, const char *owner)
 {
 	uint8_t values[128];
 	struct cv_xdr_out v = cv_xdr_out_init(values, sizeof(values));
 
 	cv_xdr_put_u32(&v, TYPE_REG);
-	cv_xdr_put_u64(&v, 1234); /* change */
-	cv_xdr_put_u64(&v, 5);	  /* size */
-	cv_xdr_put_u64(&v, 77);	  /* fileid */
+	cv_xdr_put_u64(&v, file_change);
+	cv_xdr_put_u64(&v, 5);	/* size */
+	cv_xdr_put_u64(&v, 77); /* fileid */
 	cv_xdr_put_u32(&v, 0640);
 	cv_xdr_put_opaque(&v, owner, strlen(owner));
 	put_op(o, CV_NFS4_GETATTR, 0);
@@ -134,6 +136,7 @@ static int setup(void **state)
 {
 	(void)state;
 	nfs_connect(4);
+	file_change = 1234;
 	nfs->v4 = cv_nfs4_new(nfs, NULL);
 	assert_non_null(nfs->v4);
 	nfs->v4->clientid = 1;
@@ -237,6 +240,47 @@ static void test_first(void **state)
 	put_op(&o, CV_NFS4_OPEN, CV_NFS4ERR_OPENMODE);
 	reply(&req, &o);
 	expect(&r, cv_nfs4_errno(CV_NFS4ERR_OPENMODE));
+}
+
+/* Another host has changed the file, and a later open was told so. */
+static void test_first_outdated(void **state)
+{
+	struct cv_object obj = file;
+	struct cv_file *f[2];
+	struct request req;
+	struct out o;
+	struct run r;
+
+	(void)state;
+	obj.seen_change = 1234;
+	obj.seen_size = 5;
+	for (int i = 0; i < 2; i++) {
+		op_of(&r)->call = CV_CALL_OPEN;
+		engine->open(nfs, &r.op, &obj, O_RDONLY);
+		expect_first(&req, CV_NFS4_SEQUENCE);
+		sequenced(&o, 0);
+		put_opened(&o, "OPEN-STATE-1");
+		put_attr(&o, "500");
+		put_data(&o, i ? "newer" : "older");
+		reply(&req, &o);
+		expect(&r, 0);
+		f[i] = r.op.file;
+		file_change++;
+	}
+	for (int i = 0; i < 2; i++) {
+		engine->read(nfs, op_of(&r), f[i], 10, 0);
+		assert_int_equal(r.count, i);
+		if (i == 0) {
+			expect_first(&req, CV_NFS4_SEQUENCE);
+			sequenced(&o, 0);
+			put_data(&o, "newer");
+			reply(&req, &o);
+		}
+		expect(&r, 5);
+		assert_memory_equal(r.data, "newer", 5);
+		engine->release(nfs, f[i]);
+		expect_first(&req, CV_NFS4_SEQUENCE);
+	}
 }
 
 /* A fault of the server is asked again, once. */
@@ -1032,6 +1076,7 @@ int main(void)
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_first),
+		TEST(test_first_outdated),
 		TEST(test_open_fault),
 		TEST(test_getattr),
 		TEST(test_numbers),
