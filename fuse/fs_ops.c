@@ -157,7 +157,6 @@ static bool server_is_silent(const struct cv_fs *fs, const struct cv_stats *stat
 	uint64_t rtt_us = fs->mount.info.rtt_us < SILENT_RTT_MAX_US ? fs->mount.info.rtt_us
 								    : SILENT_RTT_MAX_US;
 	uint64_t limit_ns = SILENT_MS * 1000000ull + 4 * rtt_us * 1000;
-
 	uint64_t since_ns = stats->heard_ns > fs->asked_ns ? stats->heard_ns : fs->asked_ns;
 
 	/* One that was idle was last heard of long ago, and logging in takes more round trips. */
