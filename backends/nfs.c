@@ -57,6 +57,7 @@ struct cv_nfs_req *cv_nfs_req_new(void *conn, struct cv_op *op)
 	q->target = NULL;
 	q->done_bytes = 0;
 	q->buf = NULL;
+	q->seen_change = 0;
 	q->first_size = 0;
 	q->first = NULL;
 	memset(&q->v4, 0, sizeof(q->v4));
@@ -95,15 +96,22 @@ void cv_nfs_seen(struct cv_nfs *nfs, const struct cv_handle *handle, const struc
 		cv_nfs_first_seen(nfs, handle, attr);
 }
 
+static void tell(struct cv_nfs_req *q, const struct cv_handle *handle, const struct cv_attr *attr)
+{
+	cv_nfs_seen(q->nfs, handle, attr);
+	if (cv_change(attr) != q->seen_change)
+		cv_nfs_ahead_told(q->nfs, handle);
+}
+
 void cv_nfs_finish(struct cv_nfs_req *q, ssize_t result)
 {
 	struct cv_op *op = q->op;
 
 	cv_nfs_ahead_changing(q);
 	if (result == 0 && op->call == CV_CALL_LOOKUP)
-		cv_nfs_seen(q->nfs, &op->entry.handle, &op->entry.attr);
+		tell(q, &op->entry.handle, &op->entry.attr);
 	else if (result == 0 && (op->call == CV_CALL_GETATTR || op->call == CV_CALL_OPEN))
-		cv_nfs_seen(q->nfs, &q->obj, &op->attr);
+		tell(q, &q->obj, &op->attr);
 	op->done(op, result); /* first: what it points to may be ours */
 	req_free(q);
 }
@@ -140,8 +148,10 @@ struct cv_nfs_req *cv_nfs_on_object(void *conn, struct cv_op *op, const struct c
 {
 	struct cv_nfs_req *q = cv_nfs_req_new(conn, op);
 
-	if (q)
-		q->obj = *obj->handle;
+	if (!q)
+		return NULL;
+	q->obj = *obj->handle;
+	q->seen_change = obj->seen_change;
 	return q;
 }
 

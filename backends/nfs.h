@@ -55,10 +55,12 @@ struct cv_nfs_ahead {
 	bool off;
 	struct cv_walk walk;
 	struct cv_timer purge;
-	/* Counts our own changes, and what is asked ahead: what is older than what? */
+	/* Counts our own changes, what is told, and what is asked ahead: what is older than what?
+	 */
 	uint64_t clock;
 	size_t watched; /* answers, kept or on their way, that a change would make old */
 	uint64_t changed[CV_NFS_CHANGED]; /* when an object whose handle has that hash was */
+	uint64_t told[CV_NFS_CHANGED];	  /* when the worker was told what it had not seen of it */
 	uint64_t unlinked;		  /* when some object got a name less */
 };
 
@@ -140,10 +142,11 @@ struct cv_nfs_req {
 	uint64_t off;
 	size_t size, done_bytes;
 	const uint8_t *data;
-	uint8_t *buf; /* owned: a read that came in pieces */
-	/* open: what is read along, and what of the file was seen before */
+	uint8_t *buf;	      /* owned: a read that came in pieces */
+	uint64_t seen_change; /* cv_object's */
+	/* open: what is read along */
 	uint32_t first_size; /* bytes asked for; 0: nothing */
-	uint64_t first_change, first_clock;
+	uint64_t first_clock;
 	struct cv_nfs_first *first; /* owned; what has come */
 
 	struct cv_nfs4_req v4;
@@ -291,6 +294,9 @@ void cv_nfs_ahead_listed(struct cv_nfs_req *q, const struct cv_dirent *list, siz
 /* The worker is told these attributes of a directory. */
 void cv_nfs_ahead_seen(struct cv_nfs *nfs, const struct cv_handle *handle,
 		       const struct cv_attr *attr);
+/* Or what it had not seen of any object. */
+void cv_nfs_ahead_told(struct cv_nfs *nfs, const struct cv_handle *handle);
+bool cv_nfs_ahead_told_since(struct cv_nfs *nfs, const struct cv_handle *handle, uint64_t clock);
 /* q is about to change what its operation changes, or has just done so. */
 void cv_nfs_ahead_changing(struct cv_nfs_req *q);
 /* Have we changed that object since ahead.clock was so? For what is counted in ahead.watched. */

@@ -9,6 +9,8 @@
  * - The worker is told how old (cv_op.age_ns) and believes it for so much less.
  * - Changes of our own are counted. A directory that one has changed since is asked again; of an
  *   object that one has changed since only the name is told.
+ * - So is what the worker was told of an object by other means since it was asked, if it had not
+ *   seen it before: of that object, too, only the name is told.
  * - What was seen of the directory just before it was asked must be what is seen of it later on:
  *   no listing is told to whom a newer state of the directory has been told.
  */
@@ -87,19 +89,19 @@ static struct ahead_dir *find(struct cv_nfs *nfs, const struct cv_handle *handle
 
 /* ---- changes of our own ---- */
 
-static uint64_t *changed_slot(struct cv_nfs_ahead *a, const struct cv_handle *h)
+static size_t slot_of(const struct cv_handle *h)
 {
-	return &a->changed[hash_of(h) % CV_ARRAY_SIZE(a->changed)];
+	return hash_of(h) % CV_NFS_CHANGED;
 }
 
 static void touch(struct cv_nfs_ahead *a, const struct cv_handle *h)
 {
-	*changed_slot(a, h) = ++a->clock;
+	a->changed[slot_of(h)] = ++a->clock;
 }
 
-static bool is_touched(struct cv_nfs_ahead *a, const struct cv_handle *h, uint64_t clock)
+static bool is_touched(const struct cv_nfs_ahead *a, const struct cv_handle *h, uint64_t clock)
 {
-	return *changed_slot(a, h) > clock;
+	return a->changed[slot_of(h)] > clock;
 }
 
 bool cv_nfs_ahead_touched(struct cv_nfs *nfs, const struct cv_handle *handle, uint64_t clock)
@@ -153,6 +155,21 @@ void cv_nfs_ahead_changing(struct cv_nfs_req *q)
 	}
 }
 
+/* ---- what is told by other means ---- */
+
+void cv_nfs_ahead_told(struct cv_nfs *nfs, const struct cv_handle *handle)
+{
+	struct cv_nfs_ahead *a = &nfs->ahead;
+
+	if (a->watched)
+		a->told[slot_of(handle)] = ++a->clock;
+}
+
+bool cv_nfs_ahead_told_since(struct cv_nfs *nfs, const struct cv_handle *handle, uint64_t clock)
+{
+	return nfs->ahead.told[slot_of(handle)] > clock;
+}
+
 /* ---- listings ---- */
 
 static void listing_free(struct listing *l)
@@ -202,7 +219,9 @@ static void hand_out(struct listing *l, struct cv_op *op, struct cv_file *file)
 		struct cv_dirent *d = &l->entries[i];
 		bool linked = d->entry.attr.nlink > 1 && !S_ISDIR(d->entry.attr.mode);
 
-		if (is_touched(a, &d->entry.handle, l->clock) || (linked && a->unlinked > l->clock))
+		if (is_touched(a, &d->entry.handle, l->clock) ||
+		    cv_nfs_ahead_told_since(l->nfs, &d->entry.handle, l->clock) ||
+		    (linked && a->unlinked > l->clock))
 			d->have_entry = false;
 	}
 	memcpy(file->verf, l->file.verf, sizeof(file->verf));

@@ -170,8 +170,8 @@ static void got_first(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 	(void)cv_xdr_u32(x);
 	eof = cv_xdr_bool(x);
 	data = cv_xdr_opaque(x, q->first_size, &size);
-	if (data && cv_change(&attr) == q->first_change)
-		cv_nfs_first_got(q, q->first_change, data, size, eof);
+	if (data && cv_change(&attr) == q->seen_change)
+		cv_nfs_first_got(q, q->seen_change, data, size, eof);
 	cv_nfs_show(q->nfs, &attr);
 	q->op->attr = attr;
 	q->op->have_attr = true;

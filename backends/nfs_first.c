@@ -96,7 +96,6 @@ void cv_nfs_first_want(struct cv_nfs_req *q, const struct cv_object *obj)
 	    (nfs->firsts.unused >= PATIENCE && ++nfs->firsts.skipped % NOW_AND_THEN != 0))
 		return;
 	q->first_size = nfs->rsize < CV_NFS_FIRST_SIZE ? nfs->rsize : CV_NFS_FIRST_SIZE;
-	q->first_change = obj->seen_change;
 	q->first_clock = ++nfs->ahead.clock;
 	nfs->ahead.watched++;
 }
@@ -121,6 +120,8 @@ void cv_nfs_first_got(struct cv_nfs_req *q, uint64_t change, const uint8_t *data
 	nfs->bytes_read += size;
 	cv_nfs_first_free(q->first); /* opened anew, after a recovery */
 	q->first = NULL;
+	if (cv_nfs_ahead_told_since(nfs, &q->obj, q->first_clock))
+		return; /* perhaps what is newer than these */
 	first = malloc(sizeof(*first) + size);
 	if (!first)
 		return;

@@ -1019,6 +1019,53 @@ static void test_walk_others(void **state)
 	expect(&r, 1);
 }
 
+/* Another's change of a file, told since its directory was asked: the listing does not take it
+ * back. What was seen before is not news. */
+static void test_walk_told(void **state)
+{
+	struct cv_object seen = seen_file(5);
+
+	(void)state;
+	for (int i = 0; i < 4; i++) {
+		bool news = i != 3;
+		struct out o = status(ST_OK);
+		struct cv_file f;
+		struct run r;
+
+		walk_to_a();
+		switch (i) {
+		case 0:
+			op_of(&r)->call = CV_CALL_LOOKUP;
+			engine->lookup(nfs, &r.op, &dir, "f");
+			put_opaque(&o, "FILE", 4);
+			put_post(&o, TYPE_REG, 0600, 5);
+			put(&o, 0);
+			serve(CV_NFS_LOOKUP, o);
+			break;
+		case 1:
+			op_of(&r)->call = CV_CALL_OPEN;
+			engine->open(nfs, &r.op, &file, O_RDONLY);
+			serve(CV_NFS_ACCESS, access_reply());
+			break;
+		default:
+			op_of(&r)->call = CV_CALL_GETATTR;
+			engine->getattr(nfs, &r.op, news ? &file : &seen, NULL);
+			put_attr(&o, TYPE_REG, 0600, 5);
+			serve(CV_NFS_GETATTR, o);
+			break;
+		}
+		expect(&r, 0);
+		if (i == 1)
+			engine->release(nfs, r.op.file);
+		start_listing(&r, &f, &walked[1]);
+		expect(&r, 1);
+		assert_int_equal(r.have_entry, !news);
+		serve_listing(&walked[3]);
+		assert_int_equal(teardown(NULL), 0);
+		assert_int_equal(setup(NULL), 0);
+	}
+}
+
 /* What comes along about the directory: after, and before if the server says so. */
 static void test_directory_after(void **state)
 {
@@ -1063,23 +1110,12 @@ int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(test_removed_before),
-		TEST(test_renamed_before),
-		TEST(test_made_before),
-		TEST(test_noreplace),
-		TEST(test_create),
-		TEST(test_create_marked),
-		TEST(test_jukebox),
-		TEST(test_owner),
-		TEST(test_read),
-		TEST(test_first),
-		TEST(test_first_outdated),
-		TEST(test_write),
-		TEST(test_readdir),
-		TEST(test_walk),
-		TEST(test_walk_changed),
-		TEST(test_walk_others),
-		TEST(test_directory_after),
+		TEST(test_removed_before), TEST(test_renamed_before), TEST(test_made_before),
+		TEST(test_noreplace),	   TEST(test_create),	      TEST(test_create_marked),
+		TEST(test_jukebox),	   TEST(test_owner),	      TEST(test_read),
+		TEST(test_first),	   TEST(test_first_outdated), TEST(test_write),
+		TEST(test_readdir),	   TEST(test_walk),	      TEST(test_walk_changed),
+		TEST(test_walk_others),	   TEST(test_walk_told),      TEST(test_directory_after),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
