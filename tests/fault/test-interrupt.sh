@@ -117,7 +117,7 @@ blocked() { # silent|stopped|dead
 	exec 8>"$d/open"
 	ls -l "$d"/{,create,rename,unlink} >/dev/null
 	head -c 1000 "$m/big" >/dev/null
-	sleep 1.2 # what the SFTP client has asked ahead is old then
+	sleep 2.3 # what the clients have asked ahead is old then
 
 	server_away "$way"
 	names=() pids=()
