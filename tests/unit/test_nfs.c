@@ -638,6 +638,9 @@ static void test_first(void **state)
 	/* Refused: ACCESS has the last word. */
 	f = open_with(&obj, failed(ST_PERM), true);
 	read_and_close(f, true);
+	/* On tape: the open does not wait for it. */
+	f = open_with(&obj, status(CV_NFS_JUKEBOX), true);
+	read_and_close(f, true);
 	/* The owner of what he may not read. */
 	op_of(&r)->cred = &owner;
 	engine->open(nfs, &r.op, &obj, O_RDONLY);
