@@ -259,12 +259,22 @@ static bool changes(uint32_t procedure)
 	       (procedure >= CV_NFS_CREATE && procedure <= CV_NFS_LINK);
 }
 
-void cv_nfs_submit(struct cv_nfs_req *q, uint32_t procedure, const struct cv_nfs_args *args)
+const uint8_t *cv_nfs_replayed(struct cv_nfs_req *q, uint32_t procedure,
+			       const struct cv_nfs_args *args, size_t *ret_size)
 {
 	const struct cv_rpc_part when = { args->when_at, args->when_at ? 4 : 0 };
-	const struct cv_cred *cred = cv_nfs_cred(q);
 	const struct cv_op *op = q->op;
-	const uint8_t *reply = NULL;
+
+	if (!op->repeated || !changes(procedure))
+		return NULL;
+	return cv_rpc_replayed(q->nfs->rpc, op->replay, op->id, procedure, cv_nfs_cred(q),
+			       args->bytes, args->size, &when, 1, ret_size);
+}
+
+void cv_nfs_submit(struct cv_nfs_req *q, uint32_t procedure, const struct cv_nfs_args *args)
+{
+	const struct cv_op *op = q->op;
+	const uint8_t *reply;
 	size_t size;
 	int r;
 
@@ -275,14 +285,13 @@ void cv_nfs_submit(struct cv_nfs_req *q, uint32_t procedure, const struct cv_nfs
 	q->call.done = answered;
 	q->call.replay = changes(procedure) ? op->replay : NULL;
 	q->call.replay_id = op->id;
-	if (op->repeated)
-		reply = cv_rpc_replayed(q->nfs->rpc, q->call.replay, op->id, procedure, cred,
-					args->bytes, args->size, &when, 1, &size);
+	reply = cv_nfs_replayed(q, procedure, args, &size);
 	if (reply) {
 		answered(&q->call, 0, reply, size);
 		return;
 	}
-	r = cv_rpc_submit(q->nfs->rpc, &q->call, procedure, cred, args->bytes, args->size);
+	r = cv_rpc_submit(q->nfs->rpc, &q->call, procedure, cv_nfs_cred(q), args->bytes,
+			  args->size);
 	if (r < 0)
 		cv_nfs_finish(q, r);
 }

@@ -169,6 +169,9 @@ void cv_nfs_finish_attr(struct cv_nfs_req *q, const struct cv_attr *attr);
 /* Takes a step: send now, got later. */
 void cv_nfs_step(struct cv_nfs_req *q, void (*send)(struct cv_nfs_req *),
 		 void (*got)(struct cv_nfs_req *, int, struct cv_xdr *));
+/* The answer that a predecessor has got to this very call; NULL: none is known. */
+const uint8_t *cv_nfs_replayed(struct cv_nfs_req *q, uint32_t procedure,
+			       const struct cv_nfs_args *args, size_t *ret_size);
 /* What a send does in the end. */
 void cv_nfs_submit(struct cv_nfs_req *q, uint32_t procedure, const struct cv_nfs_args *args);
 /* Whose request it is, with the overrides. */

@@ -213,7 +213,8 @@ void cv_nfs_open(void *conn, struct cv_op *op, const struct cv_object *obj, int 
  * well, and gives the file a time of last access that no other creation gives, just as servers keep
  * EXCLUSIVE's verifier in the times. But this one is a time, the moment of creation but for its
  * smallest digits, so that no second call has to mend times and mode. Where the server's times are
- * too coarse for that, or are not what was asked for: EXCLUSIVE.
+ * too coarse for that, or are not what was asked for: EXCLUSIVE. That is learned in use, so
+ * a predecessor may have known it: what it has begun so is finished so.
  */
 
 static void send_create(struct cv_nfs_req *q);
@@ -344,12 +345,10 @@ static bool is_exclusive(const struct cv_nfs_req *q)
 	return q->flags & O_EXCL && !is_marked(q) && !q->nfs->no_exclusive;
 }
 
-static void send_create(struct cv_nfs_req *q)
+static void put_create(struct cv_nfs_req *q, struct cv_nfs_args *a)
 {
-	struct cv_nfs_args a;
-
 	if (is_exclusive(q)) {
-		cv_nfs_put_create(&a, &q->dir, q->name, CV_NFS_EXCLUSIVE, NULL, &q->verifier);
+		cv_nfs_put_create(a, &q->dir, q->name, CV_NFS_EXCLUSIVE, NULL, &q->verifier);
 	} else {
 		const struct cv_setattr set = {
 			.mask = CV_SET_MODE | (is_marked(q) ? CV_SET_ATIME : 0),
@@ -357,8 +356,15 @@ static void send_create(struct cv_nfs_req *q)
 			.atime = q->mark,
 		};
 
-		cv_nfs_put_create(&a, &q->dir, q->name, CV_NFS_GUARDED, &set, NULL);
+		cv_nfs_put_create(a, &q->dir, q->name, CV_NFS_GUARDED, &set, NULL);
 	}
+}
+
+static void send_create(struct cv_nfs_req *q)
+{
+	struct cv_nfs_args a;
+
+	put_create(q, &a);
 	cv_nfs_submit(q, CV_NFS_CREATE, &a);
 }
 
@@ -383,6 +389,20 @@ static void got_create(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 	}
 }
 
+/* A predecessor's last call is another than this marked one: its EXCLUSIVE, or what follows that.
+ */
+static bool was_unmarked(struct cv_nfs_req *q)
+{
+	const struct cv_replay *r = q->op->replay;
+	struct cv_nfs_args a;
+	size_t size;
+
+	if (!q->op->repeated || !r || r->id != q->op->id || !r->call_size || !r->reply_size)
+		return false;
+	put_create(q, &a);
+	return !cv_nfs_replayed(q, CV_NFS_CREATE, &a, &size);
+}
+
 void cv_nfs_create(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name,
 		   int flags, uint32_t mode)
 {
@@ -395,8 +415,11 @@ void cv_nfs_create(void *conn, struct cv_op *op, const struct cv_object *dir, co
 	q->mode = mode;
 	q->verifier = op->id ? op->id : nfs->verifier++;
 	q->mark.tv_sec = 0;
-	if (flags & O_EXCL && nfs->mark_ns)
+	if (flags & O_EXCL && nfs->mark_ns) {
 		mark(q);
+		if (was_unmarked(q))
+			q->mark.tv_sec = 0;
+	}
 	cv_nfs_step(q, send_create, got_create);
 }
 

@@ -426,6 +426,75 @@ static void test_create_marked(void **state)
 	assert_int_equal(nfs->mark_ns, 0);
 }
 
+/*
+ * The server does not keep that time; a worker that knew it dies behind its EXCLUSIVE, or behind
+ * the SETATTR after that. Its successor, which does not know, finds the file to be its own.
+ */
+static void test_create_taken_over(void **state)
+{
+	struct cv_replay record = { .id = 0 }, left[3];
+	struct out made = status(ST_OK), set = status(ST_OK), marked;
+	struct request req;
+	struct run r;
+
+	(void)state;
+	put(&made, 1);
+	put_opaque(&made, "FILE", 4);
+	put_post(&made, TYPE_REG, 0, 0);
+	put_nothing(&made, 2);
+	put_wcc(&set, TYPE_REG, 0640, 0);
+	op_of(&r)->id = 9;
+	r.op.replay = &record;
+	engine->create(nfs, &r.op, &dir, "f", O_RDWR | O_EXCL, 0640);
+	expect_call(&req, CV_NFS_CREATE);
+	left[0] = record;
+	cv_replay_keep_reply(&left[0], 9, made.bytes, made.size);
+	reply(&req, &made);
+	expect_call(&req, CV_NFS_SETATTR);
+	left[1] = record;
+	cv_replay_keep_reply(&left[1], 9, set.bytes, set.size);
+	reply(&req, &set);
+	expect(&r, 0);
+	engine->release(nfs, r.op.file);
+	for (int i = 0; i < 2; i++) {
+		nfs->mark_ns = 1; /* as the server says */
+		op_of(&r)->id = 9;
+		r.op.replay = &left[i];
+		r.op.repeated = true;
+		engine->create(nfs, &r.op, &dir, "f", O_RDWR | O_EXCL, 0640);
+		if (i == 0) {
+			serve(CV_NFS_SETATTR, set);
+		} else {
+			serve(CV_NFS_CREATE, failed(ST_EXIST));
+			serve(CV_NFS_LOOKUP, found("FILE", TYPE_REG, 0640));
+		}
+		expect(&r, 0);
+		assert_int_equal(r.op.attr.mode, S_IFREG | 0640);
+		assert_int_equal(nfs->mark_ns, 0);
+		engine->release(nfs, r.op.file);
+	}
+	/* One that was marked is answered from what is left of it. */
+	nfs->mark_ns = 1;
+	op_of(&r)->id = 9;
+	r.op.replay = &record;
+	engine->create(nfs, &r.op, &dir, "f", O_RDWR | O_EXCL, 0640);
+	expect_call(&req, CV_NFS_CREATE);
+	marked = made_at(req.bytes + req.size - 12, false);
+	left[2] = record;
+	cv_replay_keep_reply(&left[2], 9, marked.bytes, marked.size);
+	reply(&req, &marked);
+	expect(&r, 0);
+	engine->release(nfs, r.op.file);
+	op_of(&r)->id = 9;
+	r.op.replay = &left[2];
+	r.op.repeated = true;
+	engine->create(nfs, &r.op, &dir, "f", O_RDWR | O_EXCL, 0640);
+	assert_int_equal(r.count, 1);
+	expect(&r, 0);
+	assert_int_equal(nfs->mark_ns, 1);
+	engine->release(nfs, r.op.file);
+}
+
 static void test_jukebox(void **state)
 {
 	struct out ok = status(ST_OK);
@@ -1113,12 +1182,25 @@ int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(test_removed_before), TEST(test_renamed_before), TEST(test_made_before),
-		TEST(test_noreplace),	   TEST(test_create),	      TEST(test_create_marked),
-		TEST(test_jukebox),	   TEST(test_owner),	      TEST(test_read),
-		TEST(test_first),	   TEST(test_first_outdated), TEST(test_write),
-		TEST(test_readdir),	   TEST(test_walk),	      TEST(test_walk_changed),
-		TEST(test_walk_others),	   TEST(test_walk_told),      TEST(test_directory_after),
+		TEST(test_removed_before),
+		TEST(test_renamed_before),
+		TEST(test_made_before),
+		TEST(test_noreplace),
+		TEST(test_create),
+		TEST(test_create_marked),
+		TEST(test_create_taken_over),
+		TEST(test_jukebox),
+		TEST(test_owner),
+		TEST(test_read),
+		TEST(test_first),
+		TEST(test_first_outdated),
+		TEST(test_write),
+		TEST(test_readdir),
+		TEST(test_walk),
+		TEST(test_walk_changed),
+		TEST(test_walk_others),
+		TEST(test_walk_told),
+		TEST(test_directory_after),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
