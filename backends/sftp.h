@@ -345,12 +345,20 @@ struct sftp_open *sftp_first_new(struct sftp_engine *e, const char *path,
 				 struct sftp_first **ret_first);
 /* Behind the OPEN and what brings the attributes. */
 void sftp_first_ask(struct sftp_first *first);
+/* file has the attributes that came in front of it. */
 void sftp_first_give(struct sftp_first *first, struct cv_file *file);
 void sftp_first_drop(struct sftp_first *first); /* NULL is a no-op */
 /* Takes op, if it can be answered so: true. */
 bool sftp_first_read(struct cv_file *file, struct cv_op *op, size_t size, uint64_t off);
 /* As sftp_ahead_changed(), which calls it. */
 void sftp_first_changed(struct sftp_engine *e, const char *path, bool names);
+/* As sftp_ahead_told() and sftp_ahead_listed(), which call them. */
+void sftp_first_seen(struct sftp_engine *e, const char *path, const struct cv_attr *attr);
+void sftp_first_listed(struct sftp_engine *e, const char *dir, const struct cv_dirent *entries,
+		       size_t count);
+/* path has just been opened: what an earlier open of it read along may be older, and where times
+ * are whole seconds its attributes do not show that. */
+void sftp_first_opened(struct sftp_engine *e, const char *path);
 
 /* ---- sftp_bulk.c ---- */
 
@@ -390,6 +398,10 @@ void sftp_ahead_release(struct sftp_engine *e); /* no connection any more */
  * told any more. names: its directory has an entry more or less, or another.
  */
 void sftp_ahead_changed(struct sftp_engine *e, const char *path, bool names);
+/* The worker is about to be told the attributes of path, or entries of l, as the server has them
+ * now: from then on, nothing older is told. */
+void sftp_ahead_told(struct sftp_engine *e, const char *path, const struct cv_attr *attr);
+void sftp_ahead_listed(const struct sftp_listing *l, const struct cv_dirent *entries, size_t count);
 /* path is a new directory: nothing can be in it. */
 void sftp_ahead_made(struct sftp_engine *e, const char *path);
 /* The open listing of path, if there is a good one: now the caller's. */

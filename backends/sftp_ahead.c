@@ -524,6 +524,18 @@ void sftp_ahead_changed(struct sftp_engine *e, const char *path, bool names)
 	}
 }
 
+/* ---- what is told ---- */
+
+void sftp_ahead_told(struct sftp_engine *e, const char *path, const struct cv_attr *attr)
+{
+	sftp_first_seen(e, path, attr);
+}
+
+void sftp_ahead_listed(const struct sftp_listing *l, const struct cv_dirent *entries, size_t count)
+{
+	sftp_first_listed(l->e, l->file->open.path, entries, count);
+}
+
 /* ---- life ---- */
 
 void sftp_ahead_init(struct sftp_engine *e)

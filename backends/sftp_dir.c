@@ -251,6 +251,7 @@ static void deliver(struct sftp_listing *l)
 			continue;
 		l->delivered = b->entries[b->count - 1].next_off;
 		l->readdir->dirents = b->entries + skipped;
+		sftp_ahead_listed(l, l->readdir->dirents, b->count - skipped);
 		pump(l);
 		answer_readdir(l, (ssize_t)(b->count - skipped));
 		return;

@@ -3,7 +3,8 @@
  * The beginning of a file, read along with its OPEN: a small file then costs one round trip from
  * open to close. The server works in order, so these bytes are younger than the open that asked for
  * them and than the attributes it brings: what close-to-open promises. They answer one read, soon,
- * and none after a change of our own.
+ * and none after a change of our own. Nor when the file was opened again since, or other attributes
+ * of it were told: the kernel's pages are shared, and theirs are younger than these bytes.
  */
 #include "backends/sftp.h"
 
@@ -29,6 +30,8 @@ struct sftp_first {
 	uint64_t since_ns;
 	struct sftp_open foreseen;
 	struct sftp_request req;
+	uint64_t size; /* these came with it, once there is a file */
+	uint32_t mtime;
 	bool pending;
 	bool dropped; /* goes when it is answered */
 	bool bad;
@@ -167,8 +170,51 @@ void sftp_first_ask(struct sftp_first *f)
 
 void sftp_first_give(struct sftp_first *f, struct cv_file *file)
 {
+	f->size = file->open.size_seen;
+	f->mtime = file->open.mtime_seen;
 	f->file = file;
 	file->first = f;
+}
+
+/* Those that are not open yet are still to bring younger ones. */
+static void compare(struct sftp_first *f, const struct cv_attr *attr)
+{
+	f->bad = f->bad || f->size != attr->size || (time_t)f->mtime != attr->mtime.tv_sec;
+}
+
+void sftp_first_seen(struct sftp_engine *e, const char *path, const struct cv_attr *attr)
+{
+	uint64_t hash = e->firsts ? hash_of(path) : 0;
+
+	for (struct sftp_first *f = e->firsts; f; f = f->next) {
+		if (f->file && f->path == hash)
+			compare(f, attr);
+	}
+}
+
+void sftp_first_listed(struct sftp_engine *e, const char *dir, const struct cv_dirent *entries,
+		       size_t count)
+{
+	size_t n = dir[1] ? strlen(dir) : 0;
+
+	for (struct sftp_first *f = e->firsts; f; f = f->next) {
+		const char *path = f->file ? f->file->open.path : "";
+
+		if (strncmp(path, dir, n) != 0 || path[n] != '/')
+			continue;
+		for (size_t i = 0; i < count; i++) {
+			if (entries[i].have_entry && strcmp(path + n + 1, entries[i].name) == 0)
+				compare(f, &entries[i].entry.attr);
+		}
+	}
+}
+
+void sftp_first_opened(struct sftp_engine *e, const char *path)
+{
+	uint64_t hash = e->firsts ? hash_of(path) : 0;
+
+	for (struct sftp_first *f = e->firsts; f; f = f->next)
+		f->bad = f->bad || (f->file && f->path == hash);
 }
 
 bool sftp_first_read(struct cv_file *file, struct cv_op *op, size_t size, uint64_t off)

@@ -358,6 +358,14 @@ static void owner_told(struct sftp_call *call)
 	answer_attr(call, &call->attrs[1], call->rdev);
 }
 
+static void note_told(struct sftp_call *call)
+{
+	const struct sftp_open *open = call->file ? &call->file->open : NULL;
+
+	if (!open || !open->gone)
+		sftp_ahead_told(call->e, open ? open->path : call->path, &call->op->attr);
+}
+
 static void answer_attr(struct sftp_call *call, const struct cv_sftp_attrs *attrs, uint64_t rdev)
 {
 	struct cv_op *op = call->op;
@@ -374,6 +382,7 @@ static void answer_attr(struct sftp_call *call, const struct cv_sftp_attrs *attr
 		op->attr.rdev = rdev;
 		op->have_attr = true;
 		op->entry.attr = op->attr;
+		note_told(call);
 	}
 	sftp_call_end(call, r);
 }
@@ -510,6 +519,8 @@ void sftp_op_lookup(void *conn, struct cv_op *op, const struct cv_object *dir, c
 		return;
 	r = sftp_ahead_lookup(conn, call->path, op->making, &op->entry.attr);
 	if (r != -EAGAIN) {
+		if (r == 0)
+			sftp_ahead_told(conn, call->path, &op->entry.attr);
 		sftp_call_end(call, r);
 		return;
 	}
@@ -1483,17 +1494,21 @@ static void opened(struct sftp_call *call)
 		return;
 	}
 	call->op->file = file;
-	if (call->first)
-		sftp_first_give(call->first, file);
-	call->first = NULL;
+	sftp_first_opened(call->e, call->path);
 	if (call->have_attrs[1] && S_ISREG(call->attrs[1].permissions)) {
 		note_attrs(file, &call->attrs[1]);
+		if (call->first)
+			sftp_first_give(call->first, file);
+		call->first = NULL;
 		if (call->created)
 			end_created(call);
 		else
 			end_attr(call, &call->attrs[1]);
 		return;
 	}
+	/* Those that are asked for now are younger than what was read along. */
+	sftp_first_drop(call->first);
+	call->first = NULL;
 	req = sftp_call_request(call, 0, CV_FXP_FSTAT);
 	req->open = &file->open;
 	sftp_call_send(call, 1, opened_stat_done);

@@ -1388,6 +1388,127 @@ static void check_second_connection(const struct obj *dir)
 	EXPECT((attr.mode & 0777) == 0604 && attr.ino == a.attr.ino);
 }
 
+/* ---- what another host does meanwhile; it has the connection `other` ---- */
+
+static void change_places(struct cv_mount *other)
+{
+	struct cv_mount first = mnt;
+
+	mnt = *other;
+	*other = first;
+}
+
+static ssize_t put_elsewhere(struct cv_mount *other, const struct obj *o, const char *text)
+{
+	struct cv_file *file;
+	ssize_t r;
+
+	change_places(other);
+	r = do_open(o, O_WRONLY | O_TRUNC, &file);
+	if (r == 0) {
+		r = do_write(file, text, strlen(text), 0, strlen(text));
+		if (r >= 0)
+			r = do_fsync(file);
+		cv_release(&mnt, file);
+	}
+	change_places(other);
+	return r;
+}
+
+/* How this host comes to know of the change. */
+enum seen_by { SEEN_BY_OPEN, SEEN_BY_STAT, SEEN_BY_LOOKUP, SEEN_BY_LISTING, SEEN_BY_NUMBER };
+
+/* False: without attributes, or not at all. */
+static bool size_seen(const struct obj *dir, const struct obj *o, enum seen_by by, uint64_t *ret)
+{
+	struct cv_file *file;
+	struct cv_attr attr;
+	struct obj again;
+	CALL c = { 0 };
+
+	switch (by) {
+	case SEEN_BY_OPEN:
+		if (RUN(&c, cv_open, &o->object, O_RDONLY) < 0)
+			return false;
+		file = c.op.file;
+		*ret = c.op.attr.size;
+		cv_release(&mnt, file);
+		return c.op.have_attr;
+	case SEEN_BY_STAT:
+		if (do_getattr(o, NULL, &attr) < 0)
+			return false;
+		*ret = attr.size;
+		return true;
+	case SEEN_BY_LOOKUP:
+		if (do_lookup(dir, o->name, &again) < 0)
+			return false;
+		*ret = again.attr.size;
+		return true;
+	case SEEN_BY_LISTING:
+		(void)do_list_obj(dir, &c);
+		for (size_t i = 0; i < c.count; i++) {
+			*ret = c.entries[i].entry.attr.size;
+			if (strcmp(c.entries[i].name, o->name) == 0)
+				return c.entries[i].have_entry;
+		}
+		return false;
+	case SEEN_BY_NUMBER:
+		break;
+	}
+	return false;
+}
+
+/* The pages of a file are shared: who reads late is not given what is older than the attributes
+ * that somebody else has been told. */
+static void data_is_as_told(const struct obj *dir, struct cv_mount *other)
+{
+	struct cv_file *file;
+	char buf[16];
+	uint64_t size;
+	struct obj a;
+
+	EXPECT_OK(do_create(dir, "a", O_RDWR | O_EXCL, 0600, &a, NULL));
+	for (enum seen_by by = 0; by < SEEN_BY_NUMBER; by++) {
+		EXPECT_RESULT(put_elsewhere(other, &a, "old"), 0);
+		EXPECT_OK(do_open(&a, O_RDONLY, &file));
+		EXPECT_RESULT(put_elsewhere(other, &a, "newer"), 0);
+		if (size_seen(dir, &a, by, &size) && size == 5) {
+			EXPECT_RESULT(do_read(file, buf, sizeof(buf), 0, sizeof(buf)), 5);
+			EXPECT(memcmp(buf, "newer", 5) == 0);
+		}
+		cv_release(&mnt, file);
+	}
+	/* The same size, and where times are whole seconds the same time. */
+	EXPECT_RESULT(put_elsewhere(other, &a, "old"), 0);
+	EXPECT_OK(do_open(&a, O_RDONLY, &file));
+	EXPECT_RESULT(put_elsewhere(other, &a, "new"), 0);
+	EXPECT(size_seen(dir, &a, SEEN_BY_OPEN, &size) && size == 3);
+	EXPECT_RESULT(do_read(file, buf, sizeof(buf), 0, sizeof(buf)), 3);
+	EXPECT(memcmp(buf, "new", 3) == 0);
+	cv_release(&mnt, file);
+}
+
+static void with_another_host(const struct obj *dir,
+			      void (*fn)(const struct obj *dir, struct cv_mount *other))
+{
+	struct cv_err err = { 0 };
+	struct cv_mount other;
+
+	if (strcmp(mnt.backend->name, "mem") == 0)
+		SKIP("nobody else can see it");
+	if (cv_mount_connect(&options, loop, &other, &err) < 0) {
+		fail_at(__FILE__, __LINE__, "%s", err.text);
+		return;
+	}
+	fn(dir, &other);
+	cv_mount_disconnect(&other);
+}
+
+static void check_data_as_told(const struct obj *dir)
+{
+	with_another_host(dir, data_is_as_told);
+}
+
 static void check_stats(const struct obj *dir)
 {
 	struct cv_stats stats;
@@ -1439,6 +1560,7 @@ static const struct {
 	{ "copy", check_copy },
 	{ "fsync", check_fsync },
 	{ "caller", check_caller },
+	{ "data_as_told", check_data_as_told },
 	{ "second_connection", check_second_connection },
 	{ "stats", check_stats },
 };
