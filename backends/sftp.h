@@ -36,6 +36,7 @@ struct sftp_piece;
 struct sftp_ahead {
 	bool off;	     /* nothing may be older than the question */
 	struct cv_walk walk; /* of struct sftp_known: all that is known of directories */
+	uint64_t lookup_ns;  /* names in a listing are good for as long */
 	unsigned vain;	     /* guesses in a row that were wrong */
 	unsigned skipped;
 	struct cv_timer purge;
@@ -138,6 +139,7 @@ struct cv_file {
 /* Entries of one READDIR; names lie behind them. One allocation. */
 struct sftp_batch {
 	struct sftp_batch *next;
+	uint64_t asked_ns;
 	size_t count;
 	struct cv_dirent entries[];
 };
@@ -151,6 +153,7 @@ struct sftp_listing {
 	struct sftp_known *known; /* opened ahead, and not asked for yet */
 	struct sftp_request open_req;
 	struct sftp_request slots[SFTP_READDIRS];
+	uint64_t asked_ns[SFTP_READDIRS];
 	struct sftp_open foreseen; /* the handle that slots went along with the OPENDIR for */
 	unsigned early;		   /* these, as bits */
 	unsigned busy;		   /* slots in flight, as bits */

@@ -12,8 +12,9 @@
  *   who follows a path wants the next name next, or the listing. That a name is a directory's is a
  *   guess, made less often when it was wrong.
  *
- * None of it is a cache in the sense of the worker's: everything is used once or for a second,
- * which is less than the kernel would believe the same answer, and only until a change of our own.
+ * None of it is a cache in the sense of the worker's: everything is used once, and the worker told
+ * how old it is, or for a second, which is at most what the kernel would believe the same answer,
+ * and only until a change of our own.
  * File data and the attributes that open() brings are never taken from here. cache=strict turns it
  * off.
  */
@@ -31,7 +32,7 @@
 
 #define MS	     1000000ull
 #define LISTING_NS   (2000 * MS) /* a listing that was read ahead is good for as long */
-#define LOOKUP_NS    (1000 * MS) /* names in one; as the kernel's own negative entries */
+#define LOOKUP_NS    (1000 * MS) /* names in one, at most; as the kernel's own negative entries */
 #define PURGE_MS     1000
 #define KEPT_NS	     (4000 * MS)
 #define KNOWN_MAX    32 /* directories known for lookups */
@@ -240,7 +241,7 @@ struct sftp_listing *sftp_ahead_take(struct sftp_engine *e, const char *path)
 		cv_walk_hit(&e->ahead.walk, cv_loop_now_ns(e->loop));
 	l = k->listing;
 	/* What we have changed in it we would have to hide. */
-	if (older(k, k->guessed ? LOOKUP_NS : LISTING_NS) || k->unsure)
+	if (older(k, k->guessed ? e->ahead.lookup_ns : LISTING_NS) || k->unsure)
 		l = NULL;
 	if (l) {
 		k->listing = NULL;
@@ -350,7 +351,8 @@ static void missed(struct sftp_engine *e, const char *dir, size_t n)
 		if (e->ahead.misses[i].since_ns < e->ahead.misses[at].since_ns)
 			at = i;
 	}
-	if (e->ahead.misses[at].dir != hash || now - e->ahead.misses[at].since_ns > LOOKUP_NS) {
+	if (e->ahead.misses[at].dir != hash ||
+	    now - e->ahead.misses[at].since_ns > e->ahead.lookup_ns) {
 		e->ahead.misses[at].dir = hash;
 		e->ahead.misses[at].since_ns = now;
 		e->ahead.misses[at].count = 0;
@@ -409,7 +411,7 @@ int sftp_ahead_lookup(struct sftp_engine *e, const char *path, bool making,
 		missed(e, path, n);
 		return -EAGAIN;
 	}
-	if (older(k, LOOKUP_NS)) {
+	if (older(k, e->ahead.lookup_ns)) {
 		bool useful = k->hits > 0;
 
 		known_drop(k);
@@ -540,10 +542,13 @@ void sftp_ahead_listed(const struct sftp_listing *l, const struct cv_dirent *ent
 
 void sftp_ahead_init(struct sftp_engine *e)
 {
+	uint64_t ttl_ms = cv_options_ms(&e->options, "attr_timeout", LOOKUP_NS / MS);
+
 	cv_walk_init(&e->ahead.walk, e->link.session.rtt_us, true);
 	e->ahead.purge = (struct cv_timer)CV_TIMER_INIT(purge);
-	e->ahead.off = cv_str_eq(cv_options_str(&e->options, "cache", "default"), "strict") ||
-		       cv_options_ms(&e->options, "attr_timeout", 1000) == 0;
+	e->ahead.lookup_ns = ttl_ms < LOOKUP_NS / MS ? ttl_ms * MS : LOOKUP_NS;
+	e->ahead.off =
+		cv_str_eq(cv_options_str(&e->options, "cache", "default"), "strict") || ttl_ms == 0;
 }
 
 void sftp_ahead_release(struct sftp_engine *e)

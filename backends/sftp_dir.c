@@ -251,6 +251,8 @@ static void deliver(struct sftp_listing *l)
 			continue;
 		l->delivered = b->entries[b->count - 1].next_off;
 		l->readdir->dirents = b->entries + skipped;
+		if (l->readdir->begun_ns > b->asked_ns)
+			l->readdir->age_ns = l->readdir->begun_ns - b->asked_ns;
 		sftp_ahead_listed(l, l->readdir->dirents, b->count - skipped);
 		pump(l);
 		answer_readdir(l, (ssize_t)(b->count - skipped));
@@ -354,6 +356,7 @@ static void on_entries(struct sftp_request *req, struct sftp_reply *reply)
 	} else if (!(b = batch_parse(l, reply))) {
 		l->error = -EIO;
 	} else {
+		b->asked_ns = l->asked_ns[req - l->slots];
 		*l->tail = b;
 		l->tail = &b->next;
 		l->buffered++;
@@ -386,6 +389,7 @@ static void ask(struct sftp_listing *l, unsigned i, struct sftp_open *open)
 	req->owner = l;
 	req->done = on_entries;
 	l->busy |= 1u << i;
+	l->asked_ns[i] = cv_now_ns();
 	sftp_link_submit(&l->e->link, req);
 }
 

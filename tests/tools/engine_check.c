@@ -1488,6 +1488,26 @@ static void data_is_as_told(const struct obj *dir, struct cv_mount *other)
 	cv_release(&mnt, file);
 }
 
+/* Entries older than the call say so. */
+static void age_is_told(const struct obj *dir, struct cv_mount *other)
+{
+	struct cv_file *file;
+	struct cv_attr attr;
+	uint64_t since_ns;
+	struct obj a;
+	CALL c = { 0 };
+
+	EXPECT_OK(do_create(dir, "a", O_RDWR | O_EXCL, 0600, &a, NULL));
+	EXPECT_OK(do_opendir(dir, &file));
+	EXPECT_OK(do_getattr(dir, NULL, &attr)); /* what was asked along has come, too */
+	since_ns = cv_now_ns();
+	EXPECT_RESULT(put_elsewhere(other, &a, "text"), 0);
+	EXPECT_RESULT(RUN(&c, cv_readdir, file, 0), 1);
+	if (c.entries[0].have_entry && c.entries[0].entry.attr.size == 0)
+		EXPECT(c.op.age_ns > c.op.begun_ns - since_ns);
+	cv_releasedir(&mnt, file);
+}
+
 static void with_another_host(const struct obj *dir,
 			      void (*fn)(const struct obj *dir, struct cv_mount *other))
 {
@@ -1502,6 +1522,11 @@ static void with_another_host(const struct obj *dir,
 	}
 	fn(dir, &other);
 	cv_mount_disconnect(&other);
+}
+
+static void check_age_told(const struct obj *dir)
+{
+	with_another_host(dir, age_is_told);
 }
 
 static void check_data_as_told(const struct obj *dir)
@@ -1561,6 +1586,7 @@ static const struct {
 	{ "fsync", check_fsync },
 	{ "caller", check_caller },
 	{ "data_as_told", check_data_as_told },
+	{ "age_told", check_age_told },
 	{ "second_connection", check_second_connection },
 	{ "stats", check_stats },
 };
