@@ -386,6 +386,10 @@ void sftp_listing_give(struct sftp_listing *l, struct cv_op *op);
 void sftp_listing_release(struct sftp_listing *l);
 /* What has been read or asked for may be older than a change: its attributes go to nobody. */
 void sftp_listing_outdated(struct sftp_listing *l);
+/* The worker is told the attributes of a name in it. What has been read and says otherwise is
+ * older: those attributes go to nobody. Answers still to come are younger, from a server that works
+ * in order. */
+void sftp_listing_told(struct sftp_listing *l, const char *name, const struct cv_attr *attr);
 
 void sftp_op_opendir(void *conn, struct cv_op *op, const struct cv_object *dir);
 void sftp_op_releasedir(void *conn, struct cv_file *dir);

@@ -14,7 +14,8 @@
  *
  * None of it is a cache in the sense of the worker's: everything is used once, and the worker told
  * how old it is, or for a second, which is at most what the kernel would believe the same answer,
- * and only until a change of our own.
+ * and only until a change of our own. Nor does it take anybody back: of what the worker has been
+ * told otherwise since, only the name is left.
  * File data and the attributes that open() brings are never taken from here. cache=strict turns it
  * off.
  */
@@ -530,12 +531,29 @@ void sftp_ahead_changed(struct sftp_engine *e, const char *path, bool names)
 
 void sftp_ahead_told(struct sftp_engine *e, const char *path, const struct cv_attr *attr)
 {
+	const char *name;
+	size_t n = split(path, &name);
+
 	sftp_first_seen(e, path, attr);
+	for (struct sftp_listing *l = n ? e->listings : NULL; l; l = l->next) {
+		if (l->head && is_at(l->file->open.path, path, n))
+			sftp_listing_told(l, name, attr);
+	}
 }
 
 void sftp_ahead_listed(const struct sftp_listing *l, const struct cv_dirent *entries, size_t count)
 {
-	sftp_first_listed(l->e, l->file->open.path, entries, count);
+	const char *path = l->file->open.path;
+
+	sftp_first_listed(l->e, path, entries, count);
+	for (struct sftp_listing *other = l->e->listings; other; other = other->next) {
+		if (other == l || !other->head || strcmp(other->file->open.path, path) != 0)
+			continue;
+		for (size_t i = 0; i < count; i++) {
+			if (entries[i].have_entry)
+				sftp_listing_told(other, entries[i].name, &entries[i].entry.attr);
+		}
+	}
 }
 
 /* ---- life ---- */

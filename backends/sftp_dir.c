@@ -28,6 +28,11 @@ static void deliver(struct sftp_listing *l);
 
 /* ---- batches ---- */
 
+static uint64_t off_after(const char *name)
+{
+	return cv_hash(0, name, strlen(name)) >> 2 | 1;
+}
+
 static struct sftp_batch *batch_parse(struct sftp_listing *l, struct sftp_reply *reply)
 {
 	struct cv_sftp_in in = { reply->body, reply->size, false };
@@ -60,7 +65,7 @@ static struct sftp_batch *batch_parse(struct sftp_listing *l, struct sftp_reply 
 		d->name = memcpy(names, name.name, name.name_len);
 		names[name.name_len] = '\0';
 		names += name.name_len + 1;
-		d->next_off = cv_hash(0, name.name, name.name_len) >> 2 | 1;
+		d->next_off = off_after(d->name);
 		r = -ENOENT;
 		if (!sftp_stands_for_other(l->e, &name.attrs))
 			r = sftp_attr(l->e, &name.attrs,
@@ -101,6 +106,26 @@ void sftp_listing_outdated(struct sftp_listing *l)
 	for (struct sftp_batch *b = l->head; b; b = b->next)
 		names_only(b);
 	l->outdated |= l->busy;
+}
+
+static bool same_attr(const struct cv_attr *a, const struct cv_attr *b)
+{
+	return a->size == b->size && a->mtime.tv_sec == b->mtime.tv_sec && a->mode == b->mode &&
+	       a->uid == b->uid && a->gid == b->gid;
+}
+
+void sftp_listing_told(struct sftp_listing *l, const char *name, const struct cv_attr *attr)
+{
+	uint64_t off = off_after(name);
+
+	for (struct sftp_batch *b = l->head; b; b = b->next) {
+		for (size_t i = 0; i < b->count; i++) {
+			struct cv_dirent *d = &b->entries[i];
+
+			if (d->next_off == off && strcmp(d->name, name) == 0)
+				d->have_entry = d->have_entry && same_attr(&d->entry.attr, attr);
+		}
+	}
 }
 
 /* ---- life ---- */

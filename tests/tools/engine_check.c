@@ -1508,6 +1508,63 @@ static void age_is_told(const struct obj *dir, struct cv_mount *other)
 	cv_releasedir(&mnt, file);
 }
 
+/* False: without attributes, or not there. */
+static bool size_listed(struct cv_file *file, const char *name, uint64_t *ret)
+{
+	CALL c = { 0 };
+
+	if (RUN(&c, cv_readdir, file, 0) <= 0)
+		return false;
+	for (size_t i = 0; i < c.count; i++) {
+		*ret = c.entries[i].entry.attr.size;
+		if (strcmp(c.entries[i].name, name) == 0)
+			return c.entries[i].have_entry;
+	}
+	return false;
+}
+
+/* A listing that was asked before, and a name that was read in one, take nothing back to what it
+ * was before something newer was told. */
+static void listing_is_as_told(const struct obj *dir, struct cv_mount *other)
+{
+	struct cv_file *file;
+	struct cv_attr attr;
+	struct obj a, sub, again;
+	uint64_t size;
+	char name[16];
+	ssize_t made;
+
+	EXPECT_OK(do_create(dir, "a", O_RDWR | O_EXCL, 0600, &a, NULL));
+	for (enum seen_by by = 0; by < SEEN_BY_NUMBER; by++) {
+		EXPECT_RESULT(put_elsewhere(other, &a, "old"), 0);
+		EXPECT_OK(do_opendir(dir, &file));
+		EXPECT_OK(do_getattr(dir, NULL, &attr)); /* what was asked along has come, too */
+		EXPECT_RESULT(put_elsewhere(other, &a, "newer"), 0);
+		if (size_seen(dir, &a, by, &size) && size == 5 && size_listed(file, "a", &size))
+			EXPECT(size == 5);
+		cv_releasedir(&mnt, file);
+	}
+	/* In a directory of which this host knows nothing. */
+	change_places(other);
+	made = do_mkdir(dir, "sub", 0700, &sub);
+	change_places(other);
+	EXPECT_OK(made);
+	EXPECT_OK(do_create(&sub, "a", O_RDWR | O_EXCL, 0600, &a, NULL));
+	EXPECT_RESULT(put_elsewhere(other, &a, "old"), 0);
+	for (int i = 0; i < 8; i++) { /* a reason to list it */
+		(void)snprintf(name, sizeof(name), "none%d", i);
+		EXPECT_RESULT(do_lookup(&sub, name, NULL), -ENOENT);
+	}
+	EXPECT_RESULT(put_elsewhere(other, &a, "newer"), 0);
+	EXPECT(size_seen(&sub, &a, SEEN_BY_OPEN, &size) && size == 5);
+	EXPECT_OK(do_lookup(&sub, "a", &again));
+	EXPECT(again.attr.size == 5);
+	EXPECT_OK(do_opendir(&sub, &file));
+	if (size_listed(file, "a", &size))
+		EXPECT(size == 5);
+	cv_releasedir(&mnt, file);
+}
+
 static void with_another_host(const struct obj *dir,
 			      void (*fn)(const struct obj *dir, struct cv_mount *other))
 {
@@ -1527,6 +1584,11 @@ static void with_another_host(const struct obj *dir,
 static void check_age_told(const struct obj *dir)
 {
 	with_another_host(dir, age_is_told);
+}
+
+static void check_listing_as_told(const struct obj *dir)
+{
+	with_another_host(dir, listing_is_as_told);
 }
 
 static void check_data_as_told(const struct obj *dir)
@@ -1586,6 +1648,7 @@ static const struct {
 	{ "fsync", check_fsync },
 	{ "caller", check_caller },
 	{ "data_as_told", check_data_as_told },
+	{ "listing_as_told", check_listing_as_told },
 	{ "age_told", check_age_told },
 	{ "second_connection", check_second_connection },
 	{ "stats", check_stats },
