@@ -60,9 +60,20 @@ bool cv_fs_unchanged(const struct cv_node *node, const struct cv_attr *attr)
 static void remember_seen(struct cv_fs *fs, struct cv_node *node, const struct cv_attr *attr)
 {
 	struct cv_node_record *r = node->record;
+	uint64_t change = trusted_change(fs, attr);
 
+	if (r->seen_size != attr->size || r->seen_change != change)
+		node->told = ++fs->nodes.clock;
 	r->seen_size = attr->size;
-	r->seen_change = r->own_change = trusted_change(fs, attr);
+	r->seen_change = r->own_change = change;
+}
+
+bool cv_fs_told_else(const struct cv_node *node, const struct cv_attr *attr, uint64_t clock)
+{
+	const struct cv_node_record *r = node->record;
+
+	return node->told > clock && (r->seen_size != attr->size ||
+				      (r->seen_change && r->seen_change != cv_change(attr)));
 }
 
 void cv_fs_written(struct cv_fs *fs, struct cv_node *node)

@@ -265,6 +265,8 @@ struct cv_request *cv_request_on_release(fuse_req_t req, const struct fuse_file_
 bool cv_open_for_writeback(void *arg, uint32_t handle, struct cv_wb_handle *ret);
 /* Do the attributes equal those the kernel was told last? Then its cached pages are good. */
 bool cv_fs_unchanged(const struct cv_node *node, const struct cv_attr *attr);
+/* Has the kernel been told others since cv_nodes.clock was so? attr must not take it back then. */
+bool cv_fs_told_else(const struct cv_node *node, const struct cv_attr *attr, uint64_t clock);
 /* All that was written is on the server: our own writes do not make the kernel's pages stale. */
 void cv_fs_written(struct cv_fs *fs, struct cv_node *node);
 

@@ -111,8 +111,10 @@ static bool add_entry(struct reply *rp, const struct cv_listing *l, const struct
 	struct cv_node *dir = r->node;
 	uint64_t ino = cv_node_ino(&fs->nodes, dir->id, d->name, d->ino);
 	const struct cv_node *known = cv_node_find(&fs->nodes, dir->id, d->name);
-	bool stale = dir->changed > l->clock ||
-		     (known && (known->changed > l->clock || known->landed > l->clock));
+	bool stale =
+		dir->changed > l->clock ||
+		(known && (known->changed > l->clock || known->landed > l->clock ||
+			   (d->have_entry && cv_fs_told_else(known, &d->entry.attr, l->clock))));
 	struct fuse_entry_param e;
 	struct cv_node *node;
 	size_t n;

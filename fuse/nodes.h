@@ -36,6 +36,7 @@ struct cv_node {
 				  or, for a directory, entries */
 	uint64_t landed;       /* the same when the server last answered a delayed write: what it
 				  told us before may not count that write */
+	uint64_t told;	       /* and when the kernel was last told something new of it */
 	struct cv_wb_file *wb; /* owned by writeback.c; NULL when it has nothing to keep */
 	/* Owned; NULL: ask the server. The kernel forgets attributes with each of its changes; this
 	 * answers when it asks again. Only a hint: a successor of the worker has none. */

@@ -39,6 +39,31 @@ replaced() {
 	done
 }
 
+# Who still walks through a directory's old listing takes nothing of it back from who has opened a file
+# since, at its new length.
+listed_meanwhile() {
+	local i
+	mkdir "$B/listed" || return
+	for ((i = 0; i < 120; i++)); do printf short >"$B/listed/a-name-of-some-length-$i"; done
+	python3 -c '
+import ctypes, os, sys
+mine, other = sys.argv[1:]
+buf = ctypes.create_string_buffer(4096)
+def more(fd):
+    return ctypes.CDLL(None).syscall(217, fd, buf, 4096)  # getdents64
+name = os.listdir(other)[100]
+listing = os.open(mine, os.O_RDONLY | os.O_DIRECTORY)
+more(listing)
+with open(other + "/" + name, "w") as f:
+    f.write("longer than before")
+reader = open(mine + "/" + name)
+while more(listing) > 0:
+    pass
+got = reader.read()
+print(len(got), "bytes")
+sys.exit(got != "longer than before")' "$A/listed" "$B/listed"
+}
+
 # A commit fails while the other host's is under way, which git says; then it is tried again.
 commit() {
 	local i tries
@@ -66,6 +91,7 @@ hosts() {
 	check "$engine: a name that the other host has just made" new_names
 	check "$engine: one that was looked for before it was made" names_missed_before
 	check "$engine: files replaced by the other host" replaced
+	check "$engine: a file that has grown while its directory is listed" listed_meanwhile
 	LIMIT=120 check "$engine: git commit on both hosts at once" commits_at_once
 	check_equal "$engine: no commit is lost" $((2 * COMMITS + 1)) "$(git -C "$A/repo" rev-list --count HEAD)"
 	check_equal "$engine: for neither" $((2 * COMMITS + 1)) "$(git -C "$B/repo" rev-list --count HEAD)"
