@@ -489,6 +489,18 @@ write_known_hosts() {
 	fi
 }
 
+all_stopped() {
+	local pid
+	for pid in "$@"; do
+		! grep -h '^State:' "/proc/$pid"/task/*/status | grep -qv 'T (stopped)' || return
+	done
+}
+# freeze PID…: SIGSTOP; on a busy machine some threads go on for a moment.
+freeze() {
+	kill -STOP "$@"
+	wait_for 10 all_stopped "$@" || bail "processes $* do not stop"
+}
+
 # Processes serving sessions: children of the listener and theirs.
 ssh_sessions() {
 	[ -z "${SSHD_PID:-}" ] || pgrep -P "$SSHD_PID"

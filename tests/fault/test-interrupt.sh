@@ -72,7 +72,10 @@ server_pid() {
 server_away() { # silent|stopped|dead
 	case $1-$engine in
 	silent-*) proxy_cmd "$engine" hole ;;
-	stopped-*) signal_tree STOP "$(server_pid)" ;;
+	stopped-*)
+		signal_tree STOP "$(server_pid)"
+		freeze "$(server_pid)"
+		;;
 	dead-sftp) stop_sshd ;;
 	dead-*) kill_ganesha ;;
 	esac

@@ -171,7 +171,7 @@ writer=$SPAWNED
 wait_for 10 test -e "$T/tmp/slow.ready" || bail "the writer did not start"
 mapfile -t servers < <(pgrep -f '^sshd: .*internal-sftp')
 [ "${#servers[@]}" -gt 0 ] || bail "no sftp-server is seen"
-kill -STOP "${servers[@]}"
+freeze "${servers[@]}"
 : >"$T/tmp/slow.go"
 sleep 1
 raw Unmount "{\"Name\":\"slow\",\"ID\":\"$ID\"}" >"$T/tmp/slow.unmount" &
@@ -189,7 +189,7 @@ check "slow: nothing is left" wait_nothing_left 20
 # The NFS server itself stopped (SIGSTOP): the kernel still acknowledges, nobody answers.
 start_engine nfs
 mount_volume "$SOURCE" "$T/mnt" '' || bail "mount"
-kill -STOP "$GANESHA_PID"
+freeze "$GANESHA_PID"
 (stat "$T/mnt/not-cached-3" >/dev/null 2>&1) &
 waiter=$!
 sleep 1

@@ -58,7 +58,7 @@ for engine in $(engines nfs nfs4 sftp); do
 	exec 7<"$m/open"
 	pids=$(server_pids)
 	# shellcheck disable=SC2086
-	kill -STOP $pids
+	freeze $pids
 	rm -f "$m/open" &
 	remover=$!
 	sleep 0.5
