@@ -75,7 +75,7 @@ static void req_free(struct cv_nfs_req *q)
 		cv_nfs4_lock_leave(q);
 	if (q->first_size)
 		nfs->ahead.watched--;
-	cv_nfs_first_free(q->first);
+	cv_nfs_first_forget(q);
 	free(q->target);
 	free(q->buf);
 	cv_nfs4_open_free(nfs->v4, q->v4.made);

@@ -19,6 +19,7 @@
 
 #include "backends/backend.h"
 #include "backends/nfs_xdr.h"
+#include "backends/guess.h"
 #include "backends/rpc.h"
 #include "backends/walk.h"
 
@@ -70,8 +71,7 @@ struct cv_nfs_ahead {
 struct cv_nfs_firsts {
 	struct cv_nfs_first *list;
 	unsigned kept;
-	unsigned unused; /* in a row */
-	unsigned skipped;
+	struct cv_guess guess;
 };
 
 struct cv_nfs {
@@ -321,7 +321,8 @@ void cv_nfs_first_give(struct cv_nfs_req *q, struct cv_file *file);
 void cv_nfs_first_leave(struct cv_file *file);
 /* Takes op, if it can be answered so: true. */
 bool cv_nfs_first_read(struct cv_op *op, struct cv_file *file, size_t size, uint64_t off);
-void cv_nfs_first_free(struct cv_nfs_first *first); /* NULL is a no-op */
+/* What has come for q, if anything, is nobody's. */
+void cv_nfs_first_forget(struct cv_nfs_req *q);
 
 /* ---- nfs_mount.c ---- */
 

@@ -114,8 +114,7 @@ int cv_nfs4_take_first(struct cv_nfs_req *q, struct cv_xdr *x, int status, bool 
 
 	/* What an OPEN before this one brought is older than the attributes that this one brings.
 	 */
-	cv_nfs_first_free(q->first);
-	q->first = NULL;
+	cv_nfs_first_forget(q);
 	if (!opened)
 		return status < 0 ? status : -EIO;
 	if (!q->first_size || !cv_nfs4_skip(x, CV_NFS4_READ))
@@ -165,8 +164,7 @@ void cv_nfs4_open_stateless(struct cv_nfs_req *q)
 {
 	cv_nfs4_open_free(q->nfs->v4, cv_steal(&q->v4.made));
 	/* Perhaps of another file, which has the name now. */
-	cv_nfs_first_free(q->first);
-	q->first = NULL;
+	cv_nfs_first_forget(q);
 	cv_nfs_step(q, cv_nfs4_send_getattr, got_look);
 }
 

@@ -414,9 +414,7 @@ void cv_nfs_ahead_init(struct cv_nfs *nfs, const struct cv_dict *options, uint32
 
 	cv_walk_init(&a->walk, rtt_us, false);
 	a->purge = (struct cv_timer)CV_TIMER_INIT(purge);
-	/* Nothing may be older than the question. */
-	a->off = cv_str_eq(cv_options_str(options, "cache", "default"), "strict") ||
-		 cv_options_ms(options, "attr_timeout", 1) == 0;
+	a->off = !cv_walk_allowed(options);
 }
 
 void cv_nfs_ahead_stop(struct cv_nfs *nfs)

@@ -18,10 +18,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FIRST_MAX    32 /* files */
-#define GOOD_NS	     1000000000ull
-#define PATIENCE     4 /* not wanted so often in a row: from then on only now and then */
-#define NOW_AND_THEN 8
+#define FIRST_MAX 32 /* files */
+#define GOOD_NS	  1000000000ull
 
 struct cv_nfs_first {
 	struct cv_nfs *nfs;
@@ -50,19 +48,24 @@ static void take_out(struct cv_nfs_first *first)
 	first->nfs->ahead.watched--;
 }
 
-void cv_nfs_first_free(struct cv_nfs_first *first)
+static void first_free(struct cv_nfs_first *first)
 {
-	if (!first)
-		return;
 	take_out(first);
 	free(first);
+}
+
+void cv_nfs_first_forget(struct cv_nfs_req *q)
+{
+	if (q->first)
+		first_free(q->first);
+	q->first = NULL;
 }
 
 /* Nobody has wanted it. */
 static void give_up(struct cv_nfs_first *first)
 {
-	first->nfs->firsts.unused++;
-	cv_nfs_first_free(first);
+	cv_guess_was(&first->nfs->firsts.guess, false);
+	first_free(first);
 }
 
 static bool is_old(const struct cv_nfs_first *first)
@@ -92,8 +95,7 @@ void cv_nfs_first_want(struct cv_nfs_req *q, const struct cv_object *obj)
 		return;
 	if (nfs->firsts.kept >= FIRST_MAX)
 		drop_old(nfs);
-	if (nfs->firsts.kept >= FIRST_MAX ||
-	    (nfs->firsts.unused >= PATIENCE && ++nfs->firsts.skipped % NOW_AND_THEN != 0))
+	if (nfs->firsts.kept >= FIRST_MAX || !cv_guess_worth(&nfs->firsts.guess))
 		return;
 	q->first_size = nfs->rsize < CV_NFS_FIRST_SIZE ? nfs->rsize : CV_NFS_FIRST_SIZE;
 	q->first_clock = ++nfs->ahead.clock;
@@ -118,8 +120,7 @@ void cv_nfs_first_got(struct cv_nfs_req *q, uint64_t change, const uint8_t *data
 	struct cv_nfs_first *first;
 
 	nfs->bytes_read += size;
-	cv_nfs_first_free(q->first); /* opened anew, after a recovery */
-	q->first = NULL;
+	cv_nfs_first_forget(q); /* opened anew, after a recovery */
 	if (cv_nfs_ahead_told_since(nfs, &q->obj, q->first_clock))
 		return; /* perhaps what is newer than these */
 	first = malloc(sizeof(*first) + size);
@@ -174,7 +175,7 @@ bool cv_nfs_first_read(struct cv_op *op, struct cv_file *file, size_t size, uint
 		give_up(first);
 		return false;
 	}
-	first->nfs->firsts.unused = 0;
+	cv_guess_was(&first->nfs->firsts.guess, true);
 	op->data = left ? first->data + off : first->data;
 	all = size >= left; /* else the rest may be wanted by the next read */
 	if (all)

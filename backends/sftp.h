@@ -9,6 +9,7 @@
 #define CV_BACKENDS_SFTP_H
 
 #include "backends/backend.h"
+#include "backends/guess.h"
 #include "backends/sftp_ids.h"
 #include "backends/sftp_link.h"
 #include "backends/walk.h"
@@ -34,11 +35,10 @@ struct sftp_piece;
 
 /* See sftp_ahead.c. */
 struct sftp_ahead {
-	bool off;	     /* nothing may be older than the question */
-	struct cv_walk walk; /* of struct sftp_known: all that is known of directories */
-	uint64_t lookup_ns;  /* names in a listing are good for as long */
-	unsigned vain;	     /* guesses in a row that were wrong */
-	unsigned skipped;
+	bool off;	       /* nothing may be older than the question */
+	struct cv_walk walk;   /* of struct sftp_known: all that is known of directories */
+	uint64_t lookup_ns;    /* names in a listing are good for as long */
+	struct cv_guess guess; /* that a name is a directory's */
 	struct cv_timer purge;
 	struct {
 		uint64_t dir; /* hash of a path */
@@ -100,8 +100,7 @@ struct sftp_engine {
 	struct sftp_listing *listings; /* open directories, and those opened ahead */
 	struct sftp_first *firsts;     /* sftp_first.c */
 	unsigned firsts_count;
-	unsigned firsts_unused; /* in a row */
-	unsigned firsts_skipped;
+	struct cv_guess firsts_guess;
 	bool said_no_fsync;
 	bool said_no_rename;
 	bool said_no_update;

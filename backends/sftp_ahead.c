@@ -31,16 +31,14 @@
 #include "config/options.h"
 #include "config/str.h"
 
-#define MS	     1000000ull
-#define LISTING_NS   (2000 * MS) /* a listing that was read ahead is good for as long */
-#define LOOKUP_NS    (1000 * MS) /* names in one, at most; as the kernel's own negative entries */
-#define PURGE_MS     1000
-#define KEPT_NS	     (4000 * MS)
-#define KNOWN_MAX    32 /* directories known for lookups */
-#define UNSURE_MAX   2048
-#define MISSES	     4 /* lookups in one directory before it is worth a listing */
-#define PATIENCE     4 /* names in a row that were no directory's: from then on only now and then */
-#define NOW_AND_THEN 8
+#define MS	   1000000ull
+#define LISTING_NS (2000 * MS) /* a listing that was read ahead is good for as long */
+#define LOOKUP_NS  (1000 * MS) /* names in one, at most; as the kernel's own negative entries */
+#define PURGE_MS   1000
+#define KEPT_NS	   (4000 * MS)
+#define KNOWN_MAX  32 /* directories known for lookups */
+#define UNSURE_MAX 2048
+#define MISSES	   4 /* lookups in one directory before it is worth a listing */
 
 /* A name in a known directory. */
 struct known_name {
@@ -381,8 +379,7 @@ bool sftp_ahead_guess(struct sftp_engine *e, const char *path)
 {
 	struct sftp_ahead *a = &e->ahead;
 
-	if (a->off || !a->walk.far || !sftp_link_foresees(&e->link) ||
-	    (a->vain >= PATIENCE && ++a->skipped % NOW_AND_THEN != 0))
+	if (a->off || !a->walk.far || !sftp_link_foresees(&e->link) || !cv_guess_worth(&a->guess))
 		return false;
 	enter(e, path);
 	return true;
@@ -392,7 +389,7 @@ void sftp_ahead_guessed(struct sftp_engine *e, const char *path, bool right)
 {
 	struct sftp_known *k = right ? NULL : known_find(e, path, strlen(path));
 
-	e->ahead.vain = right ? 0 : e->ahead.vain + 1;
+	cv_guess_was(&e->ahead.guess, right);
 	if (k && k->guessed) /* what a link leads to */
 		known_drop(k);
 }
@@ -565,8 +562,7 @@ void sftp_ahead_init(struct sftp_engine *e)
 	cv_walk_init(&e->ahead.walk, e->link.session.rtt_us, true);
 	e->ahead.purge = (struct cv_timer)CV_TIMER_INIT(purge);
 	e->ahead.lookup_ns = ttl_ms < LOOKUP_NS / MS ? ttl_ms * MS : LOOKUP_NS;
-	e->ahead.off =
-		cv_str_eq(cv_options_str(&e->options, "cache", "default"), "strict") || ttl_ms == 0;
+	e->ahead.off = !cv_walk_allowed(&e->options);
 }
 
 void sftp_ahead_release(struct sftp_engine *e)

@@ -15,11 +15,9 @@
 
 #include "config/str.h"
 
-#define FIRST_SIZE   (64 * 1024) /* what the kernel asks for at once of a file up to this size */
-#define FIRST_MAX    32
-#define GOOD_NS	     1000000000ull
-#define PATIENCE     4 /* not wanted so often in a row: from then on only now and then */
-#define NOW_AND_THEN 8
+#define FIRST_SIZE (64 * 1024) /* what the kernel asks for at once of a file up to this size */
+#define FIRST_MAX  32
+#define GOOD_NS	   1000000000ull
 
 struct sftp_first {
 	struct sftp_engine *e;
@@ -62,7 +60,7 @@ void sftp_first_drop(struct sftp_first *f)
 	if (!f || f->dropped)
 		return;
 	f->dropped = true;
-	f->e->firsts_unused++;
+	cv_guess_was(&f->e->firsts_guess, false);
 	if (f->file)
 		f->file->first = NULL;
 	f->file = NULL;
@@ -93,7 +91,7 @@ static bool worth(struct sftp_engine *e)
 		drop_old(e);
 	if (e->ahead.off || e->firsts_count >= FIRST_MAX || !sftp_link_foresees(&e->link))
 		return false;
-	return e->firsts_unused < PATIENCE || ++e->firsts_skipped % NOW_AND_THEN == 0;
+	return cv_guess_worth(&e->firsts_guess);
 }
 
 struct sftp_open *sftp_first_new(struct sftp_engine *e, const char *path,
@@ -126,7 +124,7 @@ static bool answer(struct sftp_first *f, struct cv_op *op, size_t size)
 
 	if (f->bad || !whole || !sftp_open_same(&f->foreseen, open))
 		return false;
-	f->e->firsts_unused = 0;
+	cv_guess_was(&f->e->firsts_guess, true);
 	f->file->first = NULL;
 	f->file = NULL;
 	op->data = f->data;

@@ -3,21 +3,31 @@
 
 #include <stddef.h>
 
+#include "config/options.h"
+#include "config/str.h"
+
 #define BUDGET_START 2
 #define BUDGET_FAR   8 /* the same where a wrong guess costs less than a round trip */
 #define FAR_RTT_US   2000
 #define BUDGET_MAX   32
 #define WALK_NS	     2000000000ull /* who has not come by for so long has ended */
 
+bool cv_walk_allowed(const struct cv_dict *options)
+{
+	return !cv_str_eq(cv_options_str(options, "cache", "default"), "strict") &&
+	       cv_options_ms(options, "attr_timeout", 1) != 0;
+}
+
+static unsigned first_budget(const struct cv_walk *w)
+{
+	return w->far ? BUDGET_FAR : BUDGET_START;
+}
+
 void cv_walk_init(struct cv_walk *w, uint32_t rtt_us, bool eager)
 {
-	*w = (struct cv_walk){
-		.start = rtt_us < FAR_RTT_US ? BUDGET_START : BUDGET_FAR,
-		.far = rtt_us >= FAR_RTT_US,
-		.eager = eager,
-	};
+	*w = (struct cv_walk){ .far = rtt_us >= FAR_RTT_US, .eager = eager };
 	if (eager)
-		w->budget = w->start;
+		w->budget = first_budget(w);
 }
 
 void cv_walk_add(struct cv_walk *w, struct cv_walk_dir *d, enum cv_walk_state state,
@@ -64,7 +74,7 @@ void cv_walk_hit(struct cv_walk *w, uint64_t now_ns)
 {
 	w->hit_ns = now_ns;
 	if (w->budget == 0)
-		w->budget = w->start;
+		w->budget = first_budget(w);
 	else if (w->budget < BUDGET_MAX)
 		w->budget *= 2;
 }

@@ -13,6 +13,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "config/dict.h"
+
 #define CV_WALK_PLANNED_MAX 512
 
 enum cv_walk_state {
@@ -34,12 +36,13 @@ struct cv_walk {
 	unsigned planned;
 	unsigned asked;	 /* and not wanted so far */
 	unsigned budget; /* how many of those there may be; 0: nobody walks */
-	unsigned start;	 /* the first one */
 	bool far;	 /* a wrong guess costs less than a round trip */
 	bool eager;
 	uint64_t hit_ns; /* when a directory of these was wanted last */
 };
 
+/* Not where nothing may be older than the question. */
+bool cv_walk_allowed(const struct cv_dict *options);
 /* eager: whoever lists a directory is taken to walk, before he has listed one below it. */
 void cv_walk_init(struct cv_walk *w, uint32_t rtt_us, bool eager);
 /* Enters d, planned or aside, at *at (w->dirs: first). Planned, the caller has seen that there are
