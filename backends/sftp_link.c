@@ -373,7 +373,7 @@ static void channel_remove(struct sftp_link *link)
 /* May it leave something on the server that it would also leave if it were carried out late? */
 static bool changes(const struct sftp_request *req)
 {
-	switch ((enum cv_sftp_type)req->type) {
+	switch (req->type) {
 	case CV_FXP_OPEN:
 		return req->pflags & (CV_FXF_CREAT | CV_FXF_TRUNC);
 	case CV_FXP_EXTENDED:
@@ -388,23 +388,6 @@ static bool changes(const struct sftp_request *req)
 	case CV_FXP_RENAME:
 	case CV_FXP_SYMLINK:
 		return true;
-	case CV_FXP_CLOSE:
-	case CV_FXP_READ:
-	case CV_FXP_LSTAT:
-	case CV_FXP_FSTAT:
-	case CV_FXP_OPENDIR:
-	case CV_FXP_READDIR:
-	case CV_FXP_REALPATH:
-	case CV_FXP_STAT:
-	case CV_FXP_READLINK:
-	case CV_FXP_INIT:
-	case CV_FXP_VERSION:
-	case CV_FXP_STATUS:
-	case CV_FXP_HANDLE:
-	case CV_FXP_DATA:
-	case CV_FXP_NAME:
-	case CV_FXP_ATTRS:
-	case CV_FXP_EXTENDED_REPLY:
 	default:
 		return false;
 	}
@@ -1352,7 +1335,7 @@ static uint8_t *on_data(void *user, uint32_t id, uint32_t size)
 
 static bool type_fits(const struct sftp_request *req, uint8_t type)
 {
-	switch ((enum cv_sftp_type)req->type) {
+	switch (req->type) {
 	case CV_FXP_OPEN:
 	case CV_FXP_OPENDIR:
 		return type == CV_FXP_HANDLE;
@@ -1369,23 +1352,6 @@ static bool type_fits(const struct sftp_request *req, uint8_t type)
 	case CV_FXP_EXTENDED:
 		return type == CV_FXP_EXTENDED_REPLY &&
 		       (req->ext == SFTP_EXT_STATVFS || req->ext == SFTP_EXT_NAMES);
-	case CV_FXP_INIT:
-	case CV_FXP_VERSION:
-	case CV_FXP_CLOSE:
-	case CV_FXP_WRITE:
-	case CV_FXP_SETSTAT:
-	case CV_FXP_FSETSTAT:
-	case CV_FXP_REMOVE:
-	case CV_FXP_MKDIR:
-	case CV_FXP_RMDIR:
-	case CV_FXP_RENAME:
-	case CV_FXP_SYMLINK:
-	case CV_FXP_STATUS:
-	case CV_FXP_HANDLE:
-	case CV_FXP_DATA:
-	case CV_FXP_NAME:
-	case CV_FXP_ATTRS:
-	case CV_FXP_EXTENDED_REPLY:
 	default:
 		return false;
 	}
