@@ -84,7 +84,6 @@ static void look_away(struct cv_timer *timer)
 {
 	struct peer *p = cv_container_of(timer, struct peer, away);
 	struct cv_fs *fs = p->control->fs;
-
 	bool away = cv_fs_is_away(fs, CV_HEALTH_WAITING_MS);
 
 	if (!p->syncing) /* the last answer has come with that */
