@@ -998,6 +998,35 @@ raw_options() {
 		+ (if ($s | startswith("nfs://")) and ($o | contains("version=4") | not) then {mountport: $m} else {} end)'
 }
 
+# mount_it VOLUME OPTIONS: through the daemon, for the user $ID. Sets p, the mountpoint.
+mount_it() {
+	raw_ok Create "{\"Name\":\"$1\",\"Opts\":$2}" >/dev/null || bail "create $1"
+	p=$(raw_ok Mount "{\"Name\":\"$1\",\"ID\":\"$ID\"}" | jq -r .Mountpoint)
+	is_mounted "$p" || bail "mount $1"
+}
+
+# mount_with_writers ENGINE…: a volume of that name each, with a number_writer on it until $T/tmp/stop
+# exists. Sets the arrays dirs (of the servers) and writers, by ENGINE.
+mount_with_writers() {
+	local engine
+	declare -gA dirs=() writers=()
+	for engine in $(engines "$@"); do
+		start_engine "$engine"
+		mount_it "$engine" "$(raw_options)"
+		dirs[$engine]=$SERVER_DIR
+		number_writer "$engine" "$p/numbers-$engine" "$T/tmp/stop"
+		writers[$engine]=$WRITER
+	done
+}
+
+# need_slow_calls: sets PYTHON, and SLOW, which delays a server's system calls (tests/tools/slow-calls.c).
+need_slow_calls() {
+	PYTHON=/usr/bin/python3
+	[ -x "$PYTHON" ] || bail_skip "no python3"
+	SLOW=$BUILD/tests/slow-calls.so
+	[ -e "$SLOW" ] || bail "$SLOW is not built"
+}
+
 # number_writer NAME FILE STOP: writes numbers that tell whether one is missing, until STOP exists. Sets
 # WRITER.
 number_writer() {

@@ -19,21 +19,10 @@ is_replaced() { # VOLUME WORKER
 	now=$(worker "$1")
 	[ "$now" != null ] && [ "$now" != "$2" ] && alive "$now"
 }
-mount_it() { # VOLUME OPTIONS: sets $p
-	raw_ok Create "{\"Name\":\"$1\",\"Opts\":$2}" >/dev/null || bail "create $1"
-	p=$(raw_ok Mount "{\"Name\":\"$1\",\"ID\":\"$ID\"}" | jq -r .Mountpoint)
-	is_mounted "$p" || bail "mount $1"
-}
 
 start_cvol --hang-limit "$HANG_S"
-declare -A dirs=() before=() writers=()
-for engine in $(engines dir nfs nfs4 sftp); do
-	start_engine "$engine"
-	mount_it "$engine" "$(raw_options)"
-	dirs[$engine]=$SERVER_DIR
-	number_writer "$engine" "$p/numbers-$engine" "$T/tmp/stop"
-	writers[$engine]=$WRITER
-done
+declare -A before=()
+mount_with_writers dir nfs nfs4 sftp
 start_engine dir
 moment_options=$(raw_options)
 mount_it moment "$moment_options"

@@ -22,11 +22,6 @@ is_replaced() { # VOLUME WORKER
 	now=$(get "$1" worker)
 	[ "$now" != "$2" ] && alive "$now"
 }
-mount_it() { # VOLUME OPTIONS: sets $p
-	raw_ok Create "{\"Name\":\"$1\",\"Opts\":$2}" >/dev/null || bail "create $1"
-	p=$(raw_ok Mount "{\"Name\":\"$1\",\"ID\":\"$ID\"}" | jq -r .Mountpoint)
-	is_mounted "$p" || bail "mount $1"
-}
 
 start_sshd
 start_ganesha
@@ -41,14 +36,8 @@ mount_it successor "$(jq -nc --arg s "sftp://root@127.0.0.1:$PROXY_PORT$SSH_ROOT
 successor=$p
 
 # A writer for each.
-declare -A dirs=() before=() writers=()
-for engine in $(engines dir nfs sftp); do
-	start_engine "$engine"
-	mount_it "$engine" "$(raw_options)"
-	dirs[$engine]=$SERVER_DIR
-	number_writer "$engine" "$p/numbers-$engine" "$T/tmp/stop"
-	writers[$engine]=$WRITER
-done
+declare -A before=()
+mount_with_writers dir nfs sftp
 mount_it idle "{\"source\":\"dir://${dirs[dir]}\"}"
 
 proxy_cmd nfs hole

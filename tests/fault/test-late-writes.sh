@@ -9,10 +9,7 @@
 sandbox "$@"
 
 LIMIT=60
-PYTHON=/usr/bin/python3
-[ -x "$PYTHON" ] || bail_skip "no python3"
-SLOW=$BUILD/tests/slow-calls.so
-[ -e "$SLOW" ] || bail "$SLOW is not built"
+need_slow_calls
 DELAY_MS=3000
 export LD_PRELOAD=$SLOW SLOW_CALLS=$T/slow SLOW_CALLS_IN=$SRV
 start_engine sftp-far

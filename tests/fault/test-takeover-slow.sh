@@ -9,10 +9,7 @@
 sandbox "$@"
 
 LIMIT=60
-PYTHON=/usr/bin/python3
-[ -x "$PYTHON" ] || bail_skip "no python3"
-SLOW=$BUILD/tests/slow-calls.so
-[ -e "$SLOW" ] || bail "$SLOW is not built"
+need_slow_calls
 ID=$(printf 'a%.0s' {1..64})
 DELAY_MS=3000
 OPS="mkdir create symlink unlink rmdir rename"
@@ -118,10 +115,7 @@ for engine in $(engines nfs nfs4 sftp); do
 	export LD_PRELOAD=$SLOW SLOW_CALLS=$T/slow SLOW_CALLS_IN=$SRV
 	start_engine "$engine"
 	unset LD_PRELOAD SLOW_CALLS SLOW_CALLS_IN
-	opts=$(jq -nc --arg s "$SOURCE" --arg o "$OPTIONS" '{source: $s} + ([$o | splits(",") | select(. != "") |
-		capture("(?<key>[^=]*)=?(?<value>.*)")] | from_entries)')
-	raw_ok Create "{\"Name\":\"v-$engine\",\"Opts\":$opts}" >/dev/null || bail "create: $OUT"
-	p=$(raw_ok Mount "{\"Name\":\"v-$engine\",\"ID\":\"$ID\"}" | jq -r .Mountpoint)
+	mount_it "v-$engine" "$(raw_options)"
 	mkdir "$p/$engine"
 	for op in $OPS; do
 		prepare "$op" "$p/$engine/$op"

@@ -24,10 +24,7 @@ took_over() {
 declare -A PAUSE=([dir]=200 [nfs]=300 [nfs4]=300 [nfs40]=300 [sftp]=700 [sftp-far]=1500) # longest time between two kills
 for engine in $(engines dir nfs nfs4 nfs40 sftp sftp-far); do
 	start_engine "$engine"
-	opts=$(jq -nc --arg s "$SOURCE" --arg o "$OPTIONS" '{source: $s} + ([$o | splits(",") | select(. != "") |
-		capture("(?<key>[^=]*)=?(?<value>.*)")] | from_entries)')
-	raw_ok Create "{\"Name\":\"v-$engine\",\"Opts\":$opts}" >/dev/null || bail "create: $OUT"
-	p=$(raw_ok Mount "{\"Name\":\"v-$engine\",\"ID\":\"$ID\"}" | jq -r .Mountpoint)
+	mount_it "v-$engine" "$(raw_options)"
 	before=$(took_over 0 | wc -l)
 	mkdir "$p/storm" "$p/fio"
 	timeout $((SECONDS_EACH * 4 + 60)) "$STORM" "$p/storm" "$SECONDS_EACH" 4 "$SEED" >"$T/tmp/storm.$engine" 2>&1 &

@@ -951,6 +951,17 @@ static void serve_lock0(uint32_t status)
 	reply(&req, &o);
 }
 
+static struct cv_file *open0(struct run *r)
+{
+	struct request req;
+
+	start_open0(r);
+	expect_numbered(&req, CV_NFS4_OPEN, 0);
+	reply_opened(&req, false);
+	expect(r, 0);
+	return r->op.file;
+}
+
 /*
  * A number that the server does not expect, where there is state: all of it is had again as a new
  * client, locks included, and the call goes out again. A CLOSE has nothing left to be done then.
@@ -964,11 +975,7 @@ static void test_number_lost(void **state)
 	struct run r;
 
 	(void)state;
-	start_open0(&r);
-	expect_numbered(&req, CV_NFS4_OPEN, 0);
-	reply_opened(&req, false);
-	expect(&r, 0);
-	f = r.op.file;
+	f = open0(&r);
 	engine->setlk(nfs, op_of(&r), f, &lock, false);
 	serve_lock0(0);
 	expect(&r, 0);
@@ -1002,11 +1009,7 @@ static void test_client_lost(void **state)
 	struct run r;
 
 	(void)state;
-	start_open0(&r);
-	expect_numbered(&req, CV_NFS4_OPEN, 0);
-	reply_opened(&req, false);
-	expect(&r, 0);
-	f = r.op.file;
+	f = open0(&r);
 	engine->read(nfs, op_of(&r), f, 64, 0);
 	expect_first(&req, CV_NFS4_PUTFH);
 	bare(&o, CV_NFS4ERR_STALE_STATEID);

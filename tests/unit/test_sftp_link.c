@@ -566,6 +566,24 @@ static void a_channel_that_is_not_answered_is_given_up(void **state)
 	test_end(&t);
 }
 
+/* A channel is up, and its process of the server has a write in hand. */
+static void begin_with_write(struct test *t, struct request *w)
+{
+	test_begin(t);
+	start(t);
+	channel_up(t);
+	server.keep_writes = true;
+	submit(t->channel, w, CV_FXP_WRITE);
+	TURN_UNTIL(t, server.writes[1]);
+}
+
+/* The channel that was opened last ends. */
+static void end_last(void)
+{
+	server.last->lost = true;
+	answered(server.last);
+}
+
 /* What nobody waits for is answered at once, what may be done late when it is no more. */
 static void expect_lost(struct test *t, struct request *r, struct request *w, struct request *late)
 {
@@ -598,15 +616,9 @@ static void writes_of_a_lost_channel_wait_for_its_process(void **state)
 	struct test t;
 
 	(void)state;
-	test_begin(&t);
-	start(&t);
-	channel_up(&t);
-	server.keep_writes = true;
-	submit(t.channel, &w, CV_FXP_WRITE);
-	TURN_UNTIL(&t, server.writes[1]);
+	begin_with_write(&t, &w);
 	submit(t.channel, &r, CV_FXP_FSTAT);
-	server.last->lost = true;
-	answered(server.last);
+	end_last();
 	expect_lost(&t, &r, &w, NULL);
 	test_end(&t);
 }
@@ -617,12 +629,7 @@ static void a_channel_that_cannot_be_sent_to_is_lost_alone(void **state)
 	struct test t;
 
 	(void)state;
-	test_begin(&t);
-	start(&t);
-	channel_up(&t);
-	server.keep_writes = true;
-	submit(t.channel, &w, CV_FXP_WRITE);
-	TURN_UNTIL(&t, server.writes[1]);
+	begin_with_write(&t, &w);
 	server.last->full = true;
 	submit(t.channel, &late, CV_FXP_WRITE);
 	submit(t.channel, &r, CV_FXP_FSTAT);
@@ -642,8 +649,7 @@ static void nothing_is_waited_for_that_was_only_read(void **state)
 	server.silent = true;
 	submit(t.channel, &r, CV_FXP_FSTAT);
 	turns(&t, 3);
-	server.last->lost = true;
-	answered(server.last);
+	end_last();
 	TURN_UNTIL(&t, r.count);
 	assert_int_equal(server.looks, 0);
 	assert_int_equal(t.peers[1], 0);
@@ -657,14 +663,8 @@ static void a_channel_is_stopped_while_it_waits(void **state)
 
 	(void)state;
 	for (unsigned when = 0; when < 4; when++) {
-		test_begin(&t);
-		start(&t);
-		channel_up(&t);
-		server.keep_writes = true;
-		submit(t.channel, &w, CV_FXP_WRITE);
-		TURN_UNTIL(&t, server.writes[1]);
-		server.last->lost = true;
-		answered(server.last);
+		begin_with_write(&t, &w);
+		end_last();
 		turns(&t, when);
 		sftp_link_stop(t.channel);
 		assert_int_equal(w.count, 1);
