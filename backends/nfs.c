@@ -283,7 +283,7 @@ void cv_nfs_submit(struct cv_nfs_req *q, uint32_t procedure, const struct cv_nfs
 		return;
 	}
 	q->call.done = answered;
-	q->call.replay = changes(procedure) ? op->replay : NULL;
+	q->call.replay = changes(procedure) || procedure == CV_NFS_WRITE ? op->replay : NULL;
 	q->call.replay_id = op->id;
 	reply = cv_nfs_replayed(q, procedure, args, &size);
 	if (reply) {

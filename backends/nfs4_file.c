@@ -485,6 +485,7 @@ static void send_write(struct cv_nfs_req *q)
 	mark = c.x.p;
 	cv_nfs4_put_getattr(&c);
 	q->call.data = q->data + q->done_bytes;
+	q->call.data_at = q->done_bytes;
 	q->call.data_size = size;
 	q->call.tail_size = (size_t)(c.x.p - mark);
 	cv_nfs4_submit(q, &c);

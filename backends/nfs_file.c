@@ -538,6 +538,7 @@ static void send_write(struct cv_nfs_req *q)
 
 	cv_nfs_put_write(&a, &q->obj, q->off + q->done_bytes, size, q->op->sync);
 	q->call.data = q->data + q->done_bytes;
+	q->call.data_at = q->done_bytes;
 	q->call.data_size = size;
 	cv_nfs_submit(q, CV_NFS_WRITE, &a);
 }

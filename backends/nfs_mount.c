@@ -610,8 +610,8 @@ static int root_attributes(struct cv_nfs_mount *m, struct cv_info *info)
 static uint16_t replay_port(const struct cv_nfs_mount *m)
 {
 	for (size_t i = 0; m->replays && i < m->replays->count; i++) {
-		if (cv_replay_is_open(m->replays->list[i]))
-			return (uint16_t)m->replays->list[i]->port;
+		if (cv_left_is_open(&m->replays->list[i]))
+			return (uint16_t)m->replays->list[i].replay->port;
 	}
 	return 0;
 }
@@ -643,8 +643,8 @@ static int settle(struct cv_nfs_mount *m, uint16_t port)
 			   m->host, port);
 		return 0;
 	}
-	r = cv_rpc_replay_blocking(m->fd, m->replays,
-				   start + m->nfs->timeout_ms * UINT64_C(1000000), m->procs->took);
+	r = cv_rpc_replay_blocking(m->fd, m->replays, m->nfs->timeout_ms * UINT64_C(1000000),
+				   m->procs->took);
 	m->deadline_ns += cv_now_ns() - start;
 	if (r < 0)
 		return cv_fail(m->err, r, "nfs: repeating what was under way on %s: %s", m->host,
@@ -655,7 +655,7 @@ static int settle(struct cv_nfs_mount *m, uint16_t port)
 			   m->host, r);
 	m->settled = r == 0;
 	for (size_t i = 0; i < m->replays->count; i++)
-		m->settled = m->settled && !m->replays->list[i]->too_long;
+		m->settled = m->settled && !m->replays->list[i].replay->too_long;
 	return 0;
 }
 

@@ -317,9 +317,21 @@ int cv_rpc_call_blocking(int fd, uint32_t program, uint32_t version, uint32_t pr
 /* ---- a predecessor's calls ---- */
 
 struct replaying {
-	struct cv_replay *replay;
+	const struct cv_left *left;
 	uint64_t due_ns; /* to be sent (again) */
 	uint64_t pause_ns;
+	bool sent;
+	unsigned busy; /* how often the server has said that it is at it */
+};
+
+struct replays {
+	int fd;
+	uint64_t timeout_ns;
+	struct replaying *list;
+	size_t count;
+	/* When the server has answered one, or taken something new: not only that it still is at
+	 * it, which could go on for ever. */
+	uint64_t life_ns;
 };
 
 static uint32_t recorded_xid(const struct cv_replay *replay)
@@ -339,25 +351,68 @@ static int amid_record(int r)
 	return r == -ETIMEDOUT ? -ECONNABORTED : r;
 }
 
-/* Sends what is due. *ret_next_ns: when the next one is. */
-static int send_due(int fd, struct replaying *list, size_t count, uint64_t deadline_ns,
-		    uint64_t *ret_next_ns)
+/* Of a long one to a slow server each bit is progress. */
+static int send_piece(struct replays *rs, const void *data, size_t size)
 {
-	*ret_next_ns = deadline_ns;
-	for (size_t i = 0; i < count; i++) {
-		struct replaying *p = &list[i];
-		uint64_t now = cv_now_ns();
+	const uint8_t *p = data;
 
-		if (p->due_ns <= now) {
-			int r = wait_for(fd, POLLOUT, deadline_ns);
+	while (size) {
+		ssize_t n = send(rs->fd, p, size, MSG_NOSIGNAL | MSG_DONTWAIT);
+		int r = 0;
 
-			if (r == 0)
-				r = amid_record(transfer(fd, true, p->replay->call,
-							 p->replay->call_size, deadline_ns));
+		if (n >= 0) {
+			p += n;
+			size -= (size_t)n;
+		} else if (errno == EAGAIN) {
+			r = wait_for(rs->fd, POLLOUT, cv_now_ns() + rs->timeout_ns);
+		} else if (errno != EINTR) {
+			r = -errno;
+		}
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int send_recorded(struct replays *rs, const struct cv_left *left)
+{
+	static const uint8_t zero[4];
+	const struct cv_replay *call = left->replay;
+	const struct cv_replay_data *data = &call->data;
+	int r = wait_for(rs->fd, POLLOUT, cv_now_ns() + rs->timeout_ns);
+
+	if (r < 0)
+		return r;
+	r = send_piece(rs, call->call, call->call_size - data->tail);
+	if (r == 0 && data->size)
+		r = send_piece(rs, left->data + data->at, data->size);
+	if (r == 0)
+		r = send_piece(rs, zero, (4 - data->size % 4) % 4);
+	if (r == 0)
+		r = send_piece(rs, call->call + call->call_size - data->tail, data->tail);
+	return amid_record(r);
+}
+
+/* Sends what is due. *ret_next_ns: when the next one is. */
+static int send_due(struct replays *rs, uint64_t *ret_next_ns)
+{
+	*ret_next_ns = rs->life_ns + rs->timeout_ns;
+	for (size_t i = 0; i < rs->count; i++) {
+		struct replaying *p = &rs->list[i];
+
+		/* Some servers drop a retransmission while they work on the first one; but not
+		 * while they answer others. */
+		if (p->sent && p->busy == 0 && p->due_ns < rs->life_ns + REPLAY_AGAIN_NS)
+			p->due_ns = rs->life_ns + REPLAY_AGAIN_NS;
+		if (p->due_ns <= cv_now_ns()) {
+			int r = send_recorded(rs, p->left);
+
 			if (r < 0)
 				return r;
-			/* Some servers drop a retransmission while they work on the first one. */
-			p->due_ns = now + p->pause_ns;
+			if (!p->sent)
+				rs->life_ns = cv_now_ns();
+			p->sent = true;
+			p->due_ns = cv_now_ns() + p->pause_ns;
 			p->pause_ns *= 2;
 		}
 		if (p->due_ns < *ret_next_ns)
@@ -366,52 +421,73 @@ static int send_due(int fd, struct replaying *list, size_t count, uint64_t deadl
 	return 0;
 }
 
-int cv_rpc_replay_blocking(int fd, const struct cv_replays *replays, uint64_t deadline_ns,
-			   bool (*took)(struct cv_replay *replay, int status, const uint8_t *reply,
-					size_t size))
+static void note_took(struct replays *rs, size_t i, bool took)
 {
-	cv_cleanup_free struct replaying *list = calloc(replays->count + 1, sizeof(*list));
-	size_t left = 0;
+	struct replaying *p = &rs->list[i];
+	uint64_t now = cv_now_ns();
 
-	if (!list)
-		return -ENOMEM;
-	for (size_t i = 0; i < replays->count; i++) {
-		if (cv_replay_is_open(replays->list[i]))
-			list[left++] = (struct replaying){ .replay = replays->list[i],
-							   .pause_ns = REPLAY_AGAIN_NS };
+	if (took) {
+		*p = rs->list[--rs->count];
+		rs->life_ns = now;
+		return;
 	}
-	while (left) {
+	p->due_ns = now + REPLAY_BUSY_NS * ++p->busy;
+}
+
+static int replay_all(struct replays *rs, bool (*took)(struct cv_replay *replay, int status,
+						       const uint8_t *reply, size_t size))
+{
+	while (rs->count) {
 		cv_cleanup_free uint8_t *record = NULL;
 		const uint8_t *results = NULL;
 		size_t size, results_size = 0;
-		uint64_t next_ns;
+		uint64_t next_ns = 0;
 		uint32_t xid;
-		int r = send_due(fd, list, left, deadline_ns, &next_ns), status;
+		int r = send_due(rs, &next_ns), status;
 
 		if (r == 0)
-			r = wait_for(fd, POLLIN, next_ns);
-		if (r == -ETIMEDOUT && cv_now_ns() < deadline_ns)
+			r = wait_for(rs->fd, POLLIN, next_ns);
+		if (r == -ETIMEDOUT && cv_now_ns() < rs->life_ns + rs->timeout_ns)
 			continue;
 		if (r == -ETIMEDOUT)
-			return (int)left;
+			return (int)rs->count;
 		if (r == 0)
-			r = amid_record(receive_record(fd, deadline_ns, &record, &size));
+			r = amid_record(receive_record(rs->fd, cv_now_ns() + rs->timeout_ns,
+						       &record, &size));
 		if (r < 0)
 			return r;
 		status = cv_rpc_parse_reply(record, size, &xid, &results, &results_size);
 		if (status == -EBADMSG)
 			return status;
-		for (size_t i = 0; i < left; i++) {
-			if (recorded_xid(list[i].replay) != xid)
+		for (size_t i = 0; i < rs->count; i++) {
+			struct cv_replay *replay = rs->list[i].left->replay;
+
+			if (recorded_xid(replay) != xid)
 				continue;
-			if (took(list[i].replay, status, results, results_size))
-				list[i] = list[--left];
-			else
-				list[i].due_ns = cv_now_ns() + REPLAY_BUSY_NS;
+			note_took(rs, i, took(replay, status, results, results_size));
 			break;
 		}
 	}
 	return 0;
+}
+
+int cv_rpc_replay_blocking(int fd, const struct cv_replays *replays, uint64_t timeout_ns,
+			   bool (*took)(struct cv_replay *replay, int status, const uint8_t *reply,
+					size_t size))
+{
+	cv_cleanup_free struct replaying *list = calloc(replays->count + 1, sizeof(*list));
+	struct replays rs = {
+		.fd = fd, .timeout_ns = timeout_ns, .list = list, .life_ns = cv_now_ns()
+	};
+
+	if (!list)
+		return -ENOMEM;
+	for (size_t i = 0; i < replays->count; i++) {
+		if (cv_left_is_open(&replays->list[i]))
+			list[rs.count++] = (struct replaying){ .left = &replays->list[i],
+							       .pause_ns = REPLAY_AGAIN_NS };
+	}
+	return replay_all(&rs, took);
 }
 
 const uint8_t *cv_rpc_replayed(const struct cv_rpc *rpc, const struct cv_replay *replay,
@@ -807,8 +883,14 @@ int cv_rpc_submit(struct cv_rpc *rpc, struct cv_rpc_call *call, uint32_t procedu
 		memcpy(call->head + n, args, args_size);
 	n += args_size;
 	(void)put_u32(call->head, LAST_FRAGMENT | (uint32_t)(n - 4 + call->data_size + pad));
-	if (call->replay && !call->data_size)
-		cv_replay_keep_call(call->replay, call->replay_id, call->head, n, rpc->source_port);
+	if (call->replay) {
+		const struct cv_replay_data data = { .at = (uint32_t)call->data_at,
+						     .size = (uint32_t)call->data_size,
+						     .tail = (uint32_t)call->tail_size };
+
+		cv_replay_keep_call(call->replay, call->replay_id, rpc->source_port, call->head, n,
+				    &data);
+	}
 	call->head_size = n - call->tail_size;
 	call->sent = 0;
 	call->resent = false;

@@ -41,6 +41,7 @@ struct cv_rpc_call {
 	/* the caller's */
 	const void *data; /* sent after the arguments, by reference: must live until done() */
 	size_t data_size;
+	size_t data_at; /* where it is in what the operation writes; for replay */
 	size_t tail_size; /* so many bytes at the end of the arguments follow the data instead */
 	struct cv_replay *replay; /* where a copy of it is kept for a successor; NULL: nowhere */
 	uint64_t replay_id;
@@ -91,11 +92,12 @@ int cv_rpc_call_blocking(int fd, uint32_t program, uint32_t version, uint32_t pr
 uint16_t cv_rpc_source_port(int fd);
 /*
  * Blocking: sends a predecessor's calls again, on a descriptor that nobody else uses, until each is
- * answered or deadline_ns. took() is given the results of each; false: the server is at it, and the
- * call is sent once more a little later. Returns the number of calls without an answer, or -errno:
- * the connection cannot be used any more (-ECONNABORTED: the time ran out amid a record).
+ * answered, or for timeout_ns none was and there was no room for more. took() is given the results
+ * of each; false: the server is at it, and the call is sent once more a little later. Returns the
+ * number of calls without an answer, or -errno: the connection cannot be used any more
+ * (-ECONNABORTED: the time ran out amid a record).
  */
-int cv_rpc_replay_blocking(int fd, const struct cv_replays *replays, uint64_t deadline_ns,
+int cv_rpc_replay_blocking(int fd, const struct cv_replays *replays, uint64_t timeout_ns,
 			   bool (*took)(struct cv_replay *replay, int status, const uint8_t *reply,
 					size_t size));
 

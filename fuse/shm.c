@@ -36,7 +36,8 @@ _Static_assert(OFF_LOCKS + CV_LOCKS_MAX * sizeof(struct cv_lock_record) <= OFF_S
 _Static_assert(OFF_SLOTS + CV_SLOTS * sizeof(struct cv_slot) <= OFF_UNDO, "slots");
 _Static_assert(OFF_UNDO + sizeof(struct cv_undo) <= OFF_SMALL, "undo");
 _Static_assert(OFF_SMALL + CV_SLOTS * CV_SMALL_SIZE <= OFF_REPLAY, "small buffers");
-_Static_assert(OFF_REPLAY + CV_SLOTS * sizeof(struct cv_replay) <= OFF_EXTENT, "replays");
+_Static_assert(OFF_REPLAY + (CV_SLOTS + CV_WB_BUFFERS) * sizeof(struct cv_replay) <= OFF_EXTENT,
+	       "replays");
 _Static_assert(OFF_EXTENT + CV_WB_BUFFERS * sizeof(struct cv_extent_record) <= OFF_WB, "extents");
 _Static_assert(OFF_WB + (uint64_t)CV_WB_BUFFERS * CV_WB_BUFFER_SIZE <= OFF_LARGE, "write-behind");
 _Static_assert(OFF_LARGE + (uint64_t)CV_LARGE_COUNT * CV_LARGE_SIZE <= OFF_NODES, "large buffers");
@@ -423,6 +424,9 @@ void cv_shm_wb_trim(struct cv_shm *shm, uint32_t index)
 
 	(void)fallocate(shm->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, buf - shm->base,
 			CV_WB_BUFFER_SIZE);
+	(void)fallocate(shm->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			(uint8_t *)cv_shm_extent_replay(shm, index) - shm->base,
+			sizeof(struct cv_replay));
 }
 
 void cv_shm_trim(struct cv_shm *shm)

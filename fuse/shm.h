@@ -174,7 +174,8 @@ struct cv_extent_record {
 	uint64_t off;
 	uint64_t sequence;
 	uint64_t verifier; /* while UNSTABLE */
-	uint8_t reserved[64 - 40];
+	uint64_t op_id;	   /* while SENT: cv_op.id */
+	uint8_t reserved[64 - 48];
 };
 
 struct cv_shm {
@@ -184,7 +185,7 @@ struct cv_shm {
 	struct cv_shared_state *state;
 	struct cv_undo *undo;
 	struct cv_slot *slots;
-	struct cv_replay *replays; /* of the same index; not resident */
+	struct cv_replay *replays; /* of the same index, then those of extents; not resident */
 	uint8_t *small;
 	uint8_t *large;
 	struct cv_extent_record *extents; /* CV_WB_BUFFERS */
@@ -231,6 +232,11 @@ struct cv_slot *cv_shm_slot_find(struct cv_shm *shm, uint64_t unique);
 static inline struct cv_replay *cv_shm_replay(struct cv_shm *shm, const struct cv_slot *slot)
 {
 	return &shm->replays[slot - shm->slots];
+}
+/* Likewise for an extent that is sent. */
+static inline struct cv_replay *cv_shm_extent_replay(struct cv_shm *shm, uint32_t index)
+{
+	return &shm->replays[CV_SLOTS + index];
 }
 /* Around the writing of its reply: what is decided here is what the kernel gets, now or later. */
 void cv_shm_reply_begin(struct cv_slot *slot, const struct iovec *iov, int count, size_t size);

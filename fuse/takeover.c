@@ -42,6 +42,7 @@ struct cv_takeover {
 	uint64_t interrupted_ns[CV_SLOTS]; /* 0: not */
 	uint64_t looked_ns;		   /* at processes that may be exiting */
 	bool running[CV_SLOTS];		   /* dispatched */
+	bool unrecorded; /* data was under way, and what was sent of it is not known */
 	uint32_t files;
 	uint32_t requests;
 };
@@ -290,8 +291,10 @@ static void *hold_thread(void *arg)
 	}
 }
 
-/* What was sent for requests that are not answered. Returns their number. */
-static size_t find_replays(struct cv_fs *fs, struct cv_replay *list[CV_SLOTS])
+#define LEFT_MAX (CV_SLOTS + CV_WB_BUFFERS)
+
+/* What was sent for requests that are not answered, and of written data. Returns their number. */
+static size_t find_left(struct cv_fs *fs, struct cv_left list[LEFT_MAX])
 {
 	size_t count = 0;
 
@@ -301,7 +304,20 @@ static size_t find_replays(struct cv_fs *fs, struct cv_replay *list[CV_SLOTS])
 
 		if (unanswered(slot) && slot->tries > 0 &&
 		    replay->id == cv_request_id(fs, slot->unique))
-			list[count++] = replay;
+			list[count++] = (struct cv_left){ .replay = replay };
+	}
+	for (uint32_t i = 0; i < CV_WB_BUFFERS; i++) {
+		const struct cv_extent_record *r = &fs->shm.extents[i];
+		struct cv_replay *replay = cv_shm_extent_replay(&fs->shm, i);
+
+		if (r->state != CV_EXTENT_SENT)
+			continue;
+		if (r->op_id && replay->id == r->op_id && r->size <= CV_WB_BUFFER_SIZE)
+			list[count++] = (struct cv_left){ .replay = replay,
+							  .data = cv_shm_wb_buffer(&fs->shm, i),
+							  .data_size = r->size };
+		else
+			fs->takeover->unrecorded = true;
 	}
 	return count;
 }
@@ -314,9 +330,9 @@ static void connect_until_done(struct cv_fs *fs, const struct cv_dict *given)
 	unsigned delay_ms = RETRY_MIN_MS;
 	struct cv_err err = { 0 };
 	char said[sizeof(err.text)] = "";
-	struct cv_replay *list[CV_SLOTS];
+	struct cv_left list[LEFT_MAX];
 	const struct cv_replays replays = { .list = list,
-					    .count = find_replays(fs, list),
+					    .count = find_left(fs, list),
 					    .peers = fs->shm.state->peers };
 
 	/* Without it (no memory): a connection of its own, which is worse but not wrong. */
@@ -506,20 +522,20 @@ static void begin_names(struct cv_takeover *t)
 /*
  * The predecessor's connection ended with it, but its last requests may still be in the server's
  * hands: they come to their end, or are dropped with the connection, before we look what became of
- * them. Where the engine could not settle them, nor those it keeps no record of (written data),
- * nothing tells when; connecting has taken a few round trips already, and this much is waited at
- * least. Nothing was begun, or no server: nothing to wait for.
+ * them. Where the engine could not settle them, or has kept no record, nothing tells when;
+ * connecting has taken a few round trips already, and this much is waited at least. Nothing was
+ * begun, or no server: nothing to wait for.
  */
 static unsigned settle_ms(const struct cv_takeover *t)
 {
 	const struct cv_shm *shm = &t->fs->shm;
 	uint64_t passed = (cv_now_ns() - t->started_ns) / 1000000;
 	uint64_t wanted = SETTLE_MS + 2ull * t->fs->mount.info.rtt_us / 1000;
-	bool begun = false;
+	bool settled = t->fs->mount.info.settled, begun = t->unrecorded;
 
-	for (uint32_t i = 0; i < shm->slots_ready && !t->fs->mount.info.settled; i++)
+	for (uint32_t i = 0; i < shm->slots_ready && !settled; i++)
 		begun |= unanswered(&shm->slots[i]) && shm->slots[i].tries > 0;
-	for (uint32_t i = 0; i < CV_WB_BUFFERS; i++)
+	for (uint32_t i = 0; i < CV_WB_BUFFERS && !settled; i++)
 		begun |= shm->extents[i].state == CV_EXTENT_SENT;
 	return !begun || t->fs->local || passed >= wanted ? 0 : (unsigned)(wanted - passed);
 }

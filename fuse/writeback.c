@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "config/cleanup.h"
 #include "config/log.h"
@@ -64,6 +65,7 @@ struct cv_wb {
 	struct cv_deferred progress;
 	bool in_progress; /* files must not go away */
 	uint64_t sequence;
+	uint64_t op_id;	    /* never one that a predecessor has used */
 	uint64_t unwritten; /* bytes DIRTY or SENT */
 	uint64_t window;
 	uint32_t merge_max;
@@ -268,6 +270,7 @@ static void extent_send(struct extent *e, bool sync)
 	struct cv_wb *wb = e->wb;
 	struct cv_wb_handle h;
 
+	r->op_id = ++wb->op_id;
 	set_state(e, CV_EXTENT_SENT);
 	if (!wb->handle_fn(wb->handle_arg, r->handle, &h)) {
 		note_error(e->file, -EBADF);
@@ -279,6 +282,8 @@ static void extent_send(struct extent *e, bool sync)
 	e->began = wb->nodes->clock;
 	cv_op_init(&e->op, write_done, &e->cred);
 	e->op.sync = sync;
+	e->op.id = r->op_id;
+	e->op.replay = cv_shm_extent_replay(wb->shm, e->index);
 	cv_write(wb->mount, &e->op, h.file, cv_shm_wb_buffer(wb->shm, e->index), r->size, r->off);
 }
 
@@ -775,6 +780,8 @@ int cv_wb_new(struct cv_loop *loop, struct cv_mount *mount, struct cv_nodes *nod
 	wb->shm = shm;
 	wb->handle_fn = handle_fn;
 	wb->handle_arg = arg;
+	if (getrandom(&wb->op_id, sizeof(wb->op_id), 0) < 0)
+		wb->op_id = cv_now_ns();
 	wb->tick = (struct cv_timer)CV_TIMER_INIT(tick);
 	wb->progress = (struct cv_deferred)CV_DEFERRED_INIT(progress);
 	wb->window = wan ? WINDOW_WAN : WINDOW_LAN;

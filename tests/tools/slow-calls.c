@@ -5,8 +5,8 @@
  * $SLOW_CALLS says, which may change at any time. While there is this file, each one adds its name
  * to $SLOW_CALLS.begun first.
  *
- * Of one process only, the one with number N, write() to files below $SLOW_CALLS_IN waits as
- * $SLOW_CALLS.N says, and adds "write N". And in all processes but that whose number
+ * Of one process only, the one with number N, write() and pwritev() to files below $SLOW_CALLS_IN
+ * wait as $SLOW_CALLS.N says, and add "write N". And in all processes but that whose number
  * $SLOW_CALLS.self says, readlink() of /proc/self waits as long as there is this file, and adds
  * "self N".
  */
@@ -21,6 +21,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -113,7 +114,7 @@ static bool is_file_of_ours(int fd)
 	return is_ours(path);
 }
 
-ssize_t write(int fd, const void *data, size_t size)
+static void delay_write(int fd)
 {
 	char file[3100];
 	long ms = -1;
@@ -126,7 +127,22 @@ ssize_t write(int fd, const void *data, size_t size)
 		say_process("write");
 		pause_ms(ms);
 	}
+}
+
+ssize_t write(int fd, const void *data, size_t size)
+{
+	delay_write(fd);
 	return syscall(SYS_write, fd, data, size);
+}
+
+ssize_t pwritev64(int fd, const struct iovec *iov, int count, off64_t off)
+{
+	ssize_t (*next)(int, const struct iovec *, int, off64_t) = NULL;
+	void *found = dlsym(RTLD_NEXT, "pwritev64");
+
+	delay_write(fd);
+	memcpy(&next, &found, sizeof(next));
+	return next(fd, iov, count, off);
 }
 
 ssize_t readlink(const char *path, char *target, size_t size)

@@ -527,7 +527,8 @@ static void test_blocking(void **state)
 
 struct successor {
 	int fd, result;
-	struct cv_replay *list[1];
+	uint64_t timeout_ns;
+	struct cv_left list[1];
 	struct cv_replays replays;
 };
 
@@ -544,8 +545,8 @@ static void *successor_main(void *arg)
 {
 	struct successor *s = arg;
 
-	s->result = cv_rpc_replay_blocking(s->fd, &s->replays, cv_now_ns() + LIMIT_MS * 1000000ull,
-					   took);
+	s->result = cv_rpc_replay_blocking(
+		s->fd, &s->replays, s->timeout_ns ? s->timeout_ns : LIMIT_MS * 1000000ull, took);
 	return NULL;
 }
 
@@ -574,7 +575,7 @@ static void test_replay(void **state)
 		.host = "127.0.0.1", .port = server.port, .program = PROGRAM, .version = VERSION
 	};
 	struct cv_replay replay = { .id = 0 };
-	struct successor s = { .list = { &replay } };
+	struct successor s = { .list = { { .replay = &replay } } };
 	struct request sent, again;
 	struct cv_rpc *rpc;
 	pthread_t thread;
@@ -621,11 +622,108 @@ static void test_replay(void **state)
 	cv_rpc_free(rpc);
 }
 
+/* Sends, as a worker that dies then, "args", data from `at` on, and "tail". */
+static void leave_write(struct cv_replay *replay, const uint8_t *data, size_t at, size_t size)
+{
+	struct cv_rpc *rpc = client_new(false, 10000);
+	struct answer a = { .call = { .done = on_answer,
+				      .data = data + at,
+				      .data_size = size,
+				      .data_at = at,
+				      .tail_size = 4,
+				      .replay = replay,
+				      .replay_id = REPLAY_ID } };
+
+	assert_int_equal(cv_rpc_submit(rpc, &a.call, 7, &cred, "argstail", 8), 0);
+	cv_rpc_free(rpc);
+	server_drop();
+}
+
+/* Of written data the record has only where they are: whoever has them gives them. */
+static void test_replay_data(void **state)
+{
+	static const uint8_t data[] = "not written";
+	struct cv_rpc_config config = { .host = "127.0.0.1", .port = server.port };
+	struct cv_replay replay = { .id = 0 };
+	struct successor s = { .list = { { &replay, data, sizeof(data) - 1 } } };
+	struct cv_left *left = &s.list[0];
+	struct request again;
+	pthread_t thread;
+	struct cv_err err = { 0 };
+	const uint8_t *p;
+
+	(void)state;
+	leave_write(&replay, data, 4, 7);
+	assert_int_equal(replay.id, REPLAY_ID);
+	assert_true(cv_left_is_open(left));
+	left->data_size = 10; /* these are not the data it was sent with */
+	assert_false(cv_left_is_open(left));
+	left->data_size = sizeof(data) - 1;
+	s.replays = (struct cv_replays){ .list = s.list, .count = 1 };
+	s.fd = cv_rpc_dial(&config, 0, cv_now_ns() + LIMIT_MS * 1000000ull, NULL, &err);
+	assert_true(s.fd >= 0);
+	server_accept();
+	assert_int_equal(pthread_create(&thread, NULL, successor_main, &s), 0);
+	server_receive(&again);
+	assert_int_equal(again.procedure, 7);
+	p = again.bytes + again.size - 16;
+	assert_memory_equal(p, "argswritten\0tail", 16);
+	server_answer(again.xid, RESULT_FINAL);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	assert_int_equal(s.result, 0);
+	assert_int_equal(replay.reply_size, 4);
+	assert_false(cv_left_is_open(left));
+	cv_close_fd(&s.fd);
+}
+
+/* What takes longer than the timeout on a slow line gets there. */
+static void test_replay_slow_line(void **state)
+{
+	enum { PIECES = 13, PIECE = 256 << 10, PIECE_US = 100000 };
+	struct cv_rpc_config config = { .host = "127.0.0.1", .port = server.port };
+	cv_cleanup_free uint8_t *data = calloc(PIECES, PIECE), *buffer = malloc(PIECE);
+	const struct cv_replay_data of_call = { .size = PIECES * PIECE };
+	struct cv_replay replay = { .id = 0 };
+	const struct cv_left list[] = { { &replay, data, PIECES * PIECE } };
+	const struct cv_replays replays = { .list = list, .count = 1 };
+	const int small = 4096;
+	struct successor s = { .replays = replays };
+	struct cv_err err = { 0 };
+	uint8_t head[8] = { 0 };
+	size_t left = sizeof(head) + PIECES * PIECE;
+	pthread_t thread;
+
+	(void)state;
+	assert_non_null(data);
+	assert_non_null(buffer);
+	cv_replay_keep_call(&replay, REPLAY_ID, 0, head, sizeof(head), &of_call);
+	assert_int_equal(setsockopt(server.listener, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small)),
+			 0);
+	s.fd = cv_rpc_dial(&config, 0, cv_now_ns() + LIMIT_MS * 1000000ull, NULL, &err);
+	assert_true(s.fd >= 0);
+	assert_int_equal(setsockopt(s.fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)), 0);
+	server_accept();
+	s.timeout_ns = PIECES * PIECE_US * 1000ull * 2 / 3;
+	assert_int_equal(pthread_create(&thread, NULL, successor_main, &s), 0);
+	while (left) {
+		ssize_t n = recv(server.fd, buffer, left < PIECE ? left : PIECE, MSG_WAITALL);
+
+		assert_true(n > 0);
+		left -= (size_t)n;
+		(void)usleep(PIECE_US);
+	}
+	server_answer(0, RESULT_FINAL);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	assert_int_equal(s.result, 0);
+	cv_close_fd(&s.fd);
+}
+
 /* No answer at all: the wait ends, and nothing is taken for one. */
 static void test_replay_unanswered(void **state)
 {
 	struct cv_rpc_config config = { .host = "127.0.0.1", .port = server.port };
-	struct cv_replay replay = { .id = 0 }, *list[] = { &replay };
+	struct cv_replay replay = { .id = 0 };
+	const struct cv_left list[] = { { .replay = &replay } };
 	const struct cv_replays replays = { .list = list, .count = 1 };
 	struct request sent;
 	struct cv_err err = { 0 };
@@ -636,12 +734,11 @@ static void test_replay_unanswered(void **state)
 	fd = cv_rpc_dial(&config, (uint16_t)replay.port, cv_now_ns() + LIMIT_MS * 1000000ull, NULL,
 			 &err);
 	assert_true(fd >= 0);
-	assert_int_equal(cv_rpc_replay_blocking(fd, &replays, cv_now_ns() + 100000000, took), 1);
+	assert_int_equal(cv_rpc_replay_blocking(fd, &replays, 100000000, took), 1);
 	assert_int_equal(replay.reply_size, 0);
 	server_accept();
 	server_drop();
-	assert_true(cv_rpc_replay_blocking(fd, &replays, cv_now_ns() + LIMIT_MS * 1000000ull,
-					   took) < 0);
+	assert_true(cv_rpc_replay_blocking(fd, &replays, LIMIT_MS * 1000000ull, took) < 0);
 	assert_int_equal(replay.reply_size, 0);
 }
 
@@ -649,7 +746,8 @@ static void test_replay_unanswered(void **state)
 static void test_replay_cut_off(void **state)
 {
 	struct cv_rpc_config config = { .host = "127.0.0.1", .port = server.port };
-	struct cv_replay replay = { .id = 0 }, *list[] = { &replay };
+	struct cv_replay replay = { .id = 0 };
+	const struct cv_left list[] = { { .replay = &replay } };
 	const struct cv_replays replays = { .list = list, .count = 1 };
 	struct request sent;
 	uint8_t reply[64];
@@ -665,9 +763,8 @@ static void test_replay_cut_off(void **state)
 		assert_true(fd >= 0);
 		server_accept();
 		server_write(reply, n);
-		assert_int_equal(
-			cv_rpc_replay_blocking(fd, &replays, cv_now_ns() + 100000000, took),
-			-ECONNABORTED);
+		assert_int_equal(cv_rpc_replay_blocking(fd, &replays, 100000000, took),
+				 -ECONNABORTED);
 		assert_int_equal(replay.reply_size, 0);
 	}
 }
@@ -678,7 +775,7 @@ static void test_replay_not_read(void **state)
 	enum { COUNT = 4000, SIZE = CV_REPLAY_CALL_MAX };
 	struct cv_rpc_config config = { .host = "127.0.0.1", .port = server.port };
 	cv_cleanup_free struct cv_replay *replay = calloc(1, sizeof(*replay));
-	cv_cleanup_free struct cv_replay **list = calloc(COUNT, sizeof(struct cv_replay *));
+	cv_cleanup_free struct cv_left *list = calloc(COUNT, sizeof(*list));
 	const struct cv_replays replays = { .list = list, .count = COUNT };
 	const int small = 4096;
 	struct cv_err err = { 0 };
@@ -693,12 +790,12 @@ static void test_replay_not_read(void **state)
 	assert_non_null(list);
 	replay->call_size = SIZE;
 	for (size_t i = 0; i < COUNT; i++)
-		list[i] = replay;
+		list[i].replay = replay;
 	fd = cv_rpc_dial(&config, 0, cv_now_ns() + LIMIT_MS * 1000000ull, NULL, &err);
 	assert_true(fd >= 0);
 	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)), 0);
 	server_accept();
-	result = cv_rpc_replay_blocking(fd, &replays, cv_now_ns() + 200000000, took);
+	result = cv_rpc_replay_blocking(fd, &replays, 200000000, took);
 	assert_int_equal(shutdown(fd, SHUT_WR), 0);
 	while ((n = recv(server.fd, buffer, sizeof(buffer), 0)) > 0)
 		sum += (size_t)n;
@@ -724,6 +821,8 @@ int main(void)
 		TEST(test_provoke),
 		TEST(test_blocking),
 		TEST(test_replay),
+		TEST(test_replay_data),
+		TEST(test_replay_slow_line),
 		TEST(test_replay_unanswered),
 		TEST(test_replay_cut_off),
 		TEST(test_replay_not_read),

@@ -240,6 +240,39 @@ static void small_writes_merge(void **state)
 	assert_int_equal(cv_wb_bytes(f->wb), 0);
 }
 
+/* What is sent can be repeated by a successor: it is told from all else, and has its own record. */
+static void sent_writes_are_named(void **state)
+{
+	struct fixture *f = *state;
+	struct wait a, b, c;
+
+	put(f, &a, 4096, 0, 1);
+	put(f, &b, 4096, 8192, 2);
+	put(f, &c, 4096, 16384, 3);
+	(void)cv_wb_send(f->node, &(uint32_t){ 0 });
+	assert_int_equal(server.npending, 3);
+	for (size_t i = 0; i < 3; i++) {
+		const struct cv_op *op = server.pending[i].op;
+		size_t found = 0;
+
+		assert_int_not_equal(op->id, 0);
+		for (size_t j = 0; j < i; j++)
+			assert_int_not_equal(op->id, server.pending[j].op->id);
+		for (uint32_t j = 0; j < CV_WB_BUFFERS; j++) {
+			const struct cv_extent_record *r = &f->shm.extents[j];
+
+			if (op->replay != cv_shm_extent_replay(&f->shm, j))
+				continue;
+			found++;
+			assert_int_equal(r->state, CV_EXTENT_SENT);
+			assert_int_equal(r->op_id, op->id);
+			assert_ptr_equal(server.pending[i].data, cv_shm_wb_buffer(&f->shm, j));
+		}
+		assert_int_equal(found, 1);
+	}
+	answer_all(f);
+}
+
 static void sending_names_the_one_handle(void **state)
 {
 	struct fixture *f = *state;
@@ -601,6 +634,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(small_writes_merge, setup, teardown),
+		cmocka_unit_test_setup_teardown(sent_writes_are_named, setup, teardown),
 		cmocka_unit_test_setup_teardown(sending_names_the_one_handle, setup, teardown),
 		cmocka_unit_test_setup_teardown(overlap_waits_for_what_was_sent, setup, teardown),
 		cmocka_unit_test_setup_teardown(errors_reach_each_handle_once, setup, teardown),
