@@ -509,6 +509,27 @@ static void send_remove(struct cv_nfs_req *q)
 }
 
 /*
+ * ESTALE for a call that went out twice: while one transmission takes an object away, the other may
+ * hear that of it (Ganesha, when it has let go of what it had answered to a connection that is
+ * lost). The kernel would look again and find no such name, though it was the caller who has taken
+ * it away.
+ */
+static void got_whether_gone(struct cv_nfs_req *q, int status, struct cv_xdr *x)
+{
+	(void)x;
+	if (status == -ENOENT)
+		q->then(q);
+	else
+		cv_nfs_finish(q, -ESTALE);
+}
+
+static void look_whether_gone(struct cv_nfs_req *q, void (*then)(struct cv_nfs_req *q))
+{
+	q->then = then;
+	cv_nfs_step(q, cv_nfs_send_lookup, got_whether_gone);
+}
+
+/*
  * ENOENT for a call that went out twice: the first one has removed it, and its answer was lost. To
  * ask with a LOOKUP would say nothing more: that it is not there is known, and if it is there again
  * by then, another client made it.
@@ -516,7 +537,10 @@ static void send_remove(struct cv_nfs_req *q)
 static void got_remove(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	take_dir(q, x, &q->op->dir);
-	cv_nfs_finish(q, status == -ENOENT && q->resent ? 0 : status);
+	if (status == -ESTALE && q->resent)
+		look_whether_gone(q, cv_nfs_finish_ok);
+	else
+		cv_nfs_finish(q, status == -ENOENT && q->resent ? 0 : status);
 }
 
 void cv_nfs_unlink(void *conn, struct cv_op *op, const struct cv_object *dir, const char *name)
@@ -554,17 +578,23 @@ static void got_renamed(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 	cv_nfs_finish(q, status);
 }
 
+static void look_for_new(struct cv_nfs_req *q)
+{
+	q->dir = q->dir2;
+	memcpy(q->name, q->name2, sizeof(q->name));
+	cv_nfs_step(q, cv_nfs_send_lookup, got_renamed);
+}
+
 static void got_rename(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
 	take_dir(q, x, &q->op->dir);
 	take_dir(q, x, &q->op->newdir);
-	if (status == -ENOENT && q->resent) {
-		q->dir = q->dir2;
-		memcpy(q->name, q->name2, sizeof(q->name));
-		cv_nfs_step(q, cv_nfs_send_lookup, got_renamed);
-		return;
-	}
-	cv_nfs_finish(q, status);
+	if (status == -ENOENT && q->resent)
+		look_for_new(q);
+	else if (status == -ESTALE && q->resent)
+		look_whether_gone(q, look_for_new);
+	else
+		cv_nfs_finish(q, status);
 }
 
 /*

@@ -22,6 +22,7 @@
 #define ST_PERM	   1
 #define ST_NOENT   2
 #define ST_EXIST   17
+#define ST_STALE   70
 #define ST_NOTSUPP 10004
 #define TYPE_DIR   2
 #define TYPE_LNK   5
@@ -206,6 +207,39 @@ static void test_renamed_before(void **state)
 	serve_second(CV_NFS_RENAME, failed(ST_NOENT));
 	serve(CV_NFS_LOOKUP, failed(ST_NOENT));
 	expect(&r, -ENOENT);
+}
+
+/* While the first transmission takes it away, the second may hear that it is stale. */
+static void test_stale_in_between(void **state)
+{
+	struct run r;
+
+	(void)state;
+	engine->unlink(nfs, op_of(&r), &dir, "a");
+	serve(CV_NFS_REMOVE, failed(ST_STALE));
+	expect(&r, -ESTALE);
+	engine->unlink(nfs, op_of(&r), &dir, "a");
+	serve_second(CV_NFS_REMOVE, failed(ST_STALE));
+	serve(CV_NFS_LOOKUP, failed(ST_NOENT));
+	expect(&r, 0);
+	op_of(&r)->repeated = true; /* a predecessor has sent it */
+	engine->rmdir(nfs, &r.op, &dir, "a");
+	serve(CV_NFS_RMDIR, failed(ST_STALE));
+	serve(CV_NFS_LOOKUP, failed(ST_NOENT));
+	expect(&r, 0);
+	engine->unlink(nfs, op_of(&r), &dir, "a");
+	serve_second(CV_NFS_REMOVE, failed(ST_STALE));
+	serve(CV_NFS_LOOKUP, found("FILE", TYPE_REG, 0600));
+	expect(&r, -ESTALE);
+	engine->rename(nfs, op_of(&r), &dir, "a", &dir, "b", 0);
+	serve_second(CV_NFS_RENAME, failed(ST_STALE));
+	serve(CV_NFS_LOOKUP, failed(ST_NOENT));
+	serve(CV_NFS_LOOKUP, found("FILE", TYPE_REG, 0600));
+	expect(&r, 0);
+	engine->rename(nfs, op_of(&r), &dir, "a", &dir, "b", 0);
+	serve_second(CV_NFS_RENAME, failed(ST_STALE));
+	serve(CV_NFS_LOOKUP, failed(ST_STALE)); /* it is the directory */
+	expect(&r, -ESTALE);
 }
 
 static void test_made_before(void **state)
@@ -1184,6 +1218,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_removed_before),
 		TEST(test_renamed_before),
+		TEST(test_stale_in_between),
 		TEST(test_made_before),
 		TEST(test_noreplace),
 		TEST(test_create),
