@@ -42,7 +42,7 @@ struct cv_takeover {
 	uint64_t interrupted_ns[CV_SLOTS]; /* 0: not */
 	uint64_t looked_ns;		   /* at processes that may be exiting */
 	bool running[CV_SLOTS];		   /* dispatched */
-	bool unrecorded; /* data was under way, and what was sent of it is not known */
+	bool unrecorded; /* data was under way, by a worker that did not name it */
 	uint32_t files;
 	uint32_t requests;
 };
@@ -312,12 +312,13 @@ static size_t find_left(struct cv_fs *fs, struct cv_left list[LEFT_MAX])
 
 		if (r->state != CV_EXTENT_SENT)
 			continue;
-		if (r->op_id && replay->id == r->op_id && r->size <= CV_WB_BUFFER_SIZE)
+		/* With no record of it, it was not sent yet, or the engine keeps none. */
+		if (!r->op_id)
+			fs->takeover->unrecorded = true;
+		else if (replay->id == r->op_id && r->size <= CV_WB_BUFFER_SIZE)
 			list[count++] = (struct cv_left){ .replay = replay,
 							  .data = cv_shm_wb_buffer(&fs->shm, i),
 							  .data_size = r->size };
-		else
-			fs->takeover->unrecorded = true;
 	}
 	return count;
 }
