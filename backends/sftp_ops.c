@@ -650,6 +650,12 @@ static bool chmod_special(struct sftp_call *call, int refusal)
 	return true;
 }
 
+/* No file system has a lower limit than 2 GiB, and beyond it that is the likely reason. */
+static int refused_change(const struct cv_sftp_attrs *a)
+{
+	return (a->flags & CV_FXA_SIZE) && a->size > INT32_MAX ? -EFBIG : -EIO;
+}
+
 static void setattr_done(struct sftp_call *call)
 {
 	const char *path = call->file ? call->file->open.path : call->path;
@@ -664,7 +670,7 @@ static void setattr_done(struct sftp_call *call)
 	if (owner && r == -EACCES && call->e->chown_ignore)
 		r = 0;
 	if (failure(&call->res[0])) {
-		sftp_call_explain(call, -EIO);
+		sftp_call_explain(call, refused_change(&call->req[0].attrs));
 		return;
 	}
 	if (r == -EACCES && call->req[0].attrs.flags != CV_FXA_SIZE)

@@ -270,6 +270,23 @@ static void truncate_sizes(void)
 }
 
 /* Data still in a write-behind buffer must not come back after a truncation. */
+/* More than most file systems allow: those that do not say so. */
+static void truncate_huge(void)
+{
+	const off_t huge = 999999999999999;
+	int fd = make_file("a", 0600, "0123456789");
+
+	if (ftruncate(fd, huge) == 0) {
+		NEED(stat_of("a").st_size == huge);
+		NEED(ftruncate(fd, 10) == 0);
+	} else {
+		NEED(errno == EFBIG || errno == EINVAL);
+	}
+	NEED(stat_of("a").st_size == 10);
+	NEED(close(fd) == 0);
+	expect_content("a", "0123456789");
+}
+
 static void truncate_after_write(void)
 {
 	uint8_t *data = malloc(300000), *got = malloc(300000);
@@ -949,6 +966,7 @@ const struct check file_checks[] = {
 	{ "holes", holes },
 	{ "sparse_4g", sparse_4g },
 	{ "truncate_sizes", truncate_sizes },
+	{ "truncate_huge", truncate_huge },
 	{ "truncate_after_write", truncate_after_write },
 	{ "append", append },
 	{ "append_two_processes", append_two_processes },
