@@ -212,6 +212,8 @@ static void answered(struct cv_rpc_call *call, int status, const uint8_t *reply,
 	struct cv_nfs_req *q = cv_container_of(call, struct cv_nfs_req, call);
 	struct cv_xdr x = cv_xdr_init(reply, status == 0 ? size : 0);
 
+	x.have_fsid = true;
+	x.fsid = q->nfs->fsid;
 	q->resent = call->resent || q->op->repeated;
 	if (status == 0) {
 		uint32_t nfs_status = cv_xdr_u32(&x);

@@ -381,6 +381,7 @@ static int getattr(struct cv_nfs_mount *m, const struct cv_handle *h, struct cv_
 	if (r < 0)
 		return r;
 	cv_nfs_get_attr(&x, ret);
+	m->nfs->fsid = x.fsid; /* the last that is asked for is the mount's root */
 	return x.bad ? -EIO : 0;
 }
 

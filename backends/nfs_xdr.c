@@ -296,6 +296,19 @@ static struct timespec get_time(struct cv_xdr *x)
 	return ts;
 }
 
+/* A file system below the mount's own (crossmnt) counts its files from the start again. */
+static uint64_t get_ino(struct cv_xdr *x)
+{
+	uint64_t fsid = cv_xdr_u64(x), ino = cv_xdr_u64(x);
+
+	if (!x->have_fsid) {
+		x->fsid = fsid;
+		x->have_fsid = true;
+	}
+	ino ^= (fsid ^ x->fsid) * 0x9e3779b97f4a7c15ull;
+	return ino ? ino : 1;
+}
+
 void cv_nfs_get_attr(struct cv_xdr *x, struct cv_attr *a)
 {
 	static const uint32_t types[] = { 0,	   S_IFREG, S_IFDIR,  S_IFBLK,
@@ -316,14 +329,11 @@ void cv_nfs_get_attr(struct cv_xdr *x, struct cv_attr *a)
 	major_nr = cv_xdr_u32(x);
 	minor_nr = cv_xdr_u32(x);
 	a->rdev = makedev(major_nr, minor_nr);
-	(void)cv_xdr_u64(x); /* fsid */
-	a->ino = cv_xdr_u64(x);
+	a->ino = get_ino(x);
 	a->atime = get_time(x);
 	a->mtime = get_time(x);
 	a->ctime = get_time(x);
 	a->blksize = 4096;
-	if (a->ino == 0)
-		a->ino = 1;
 }
 
 bool cv_nfs_get_post_attr(struct cv_xdr *x, struct cv_attr *ret)
@@ -413,8 +423,10 @@ void cv_nfs_get_entries(struct cv_xdr *x, bool plus, struct cv_nfs_entries *entr
 			bool attr = cv_nfs_get_post_attr(x, &d.entry.attr);
 
 			d.have_entry = cv_nfs_get_post_handle(x, &d.entry.handle) && attr;
-			if (attr)
+			if (attr) {
 				d.mode = d.entry.attr.mode;
+				d.ino = d.entry.attr.ino;
+			}
 		}
 		if (x->bad)
 			return;

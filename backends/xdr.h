@@ -17,6 +17,10 @@ struct cv_xdr {
 	const uint8_t *p;
 	size_t left;
 	bool bad;
+	/* NFSv3's attributes: the file system that the mount's root is in. Not known: the one that
+	 * the first attributes are of. */
+	bool have_fsid;
+	uint64_t fsid;
 };
 
 static inline struct cv_xdr cv_xdr_init(const void *data, size_t size)

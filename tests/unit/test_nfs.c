@@ -59,6 +59,8 @@ static void put_opaque(struct out *o, const void *p, size_t n)
 	put_bytes(o, "\0\0\0", (4 - n % 4) % 4);
 }
 
+static uint64_t fsid = 1; /* of what is told next */
+
 static void put_attr(struct out *o, uint32_t type, uint32_t mode, uint64_t size)
 {
 	const uint32_t head[] = { type, mode, 1, 500, 600 };
@@ -68,7 +70,7 @@ static void put_attr(struct out *o, uint32_t type, uint32_t mode, uint64_t size)
 	put64(o, size);
 	put64(o, 4096);
 	put64(o, 0); /* rdev */
-	put64(o, 1); /* fsid */
+	put64(o, fsid);
 	put64(o, 77);
 	for (int i = 0; i < 6; i++)
 		put(o, 1000 + (uint32_t)i);
@@ -166,6 +168,7 @@ static int setup(void **state)
 {
 	(void)state;
 	nfs_connect(3);
+	nfs->fsid = fsid = 1;
 	return 0;
 }
 
@@ -177,6 +180,32 @@ static int teardown(void **state)
 }
 
 /* ---- tests ---- */
+
+static uint64_t ino_from(uint64_t file_system)
+{
+	struct run r;
+
+	fsid = file_system;
+	engine->lookup(nfs, op_of(&r), &dir, "a");
+	serve(CV_NFS_LOOKUP, found("handle", TYPE_DIR, 0700));
+	expect(&r, 0);
+	return r.op.entry.attr.ino;
+}
+
+/* Two directories of the same number, one in a file system below the other's: a walk would think
+ * that it goes in circles, a copy that two files are one. */
+static void test_file_system_below(void **state)
+{
+	uint64_t below;
+
+	(void)state;
+	assert_int_equal(ino_from(1), 77);
+	below = ino_from(2);
+	assert_true(below != 77);
+	assert_true(ino_from(3) != below && ino_from(3) != 77);
+	assert_true(ino_from(2) == below);
+	assert_int_equal(ino_from(1), 77);
+}
 
 static void test_removed_before(void **state)
 {
@@ -1216,6 +1245,7 @@ int main(void)
 {
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 	const struct CMUnitTest tests[] = {
+		TEST(test_file_system_below),
 		TEST(test_removed_before),
 		TEST(test_renamed_before),
 		TEST(test_stale_in_between),
