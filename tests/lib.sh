@@ -620,7 +620,7 @@ start_rpcbind() {
 	defer stop_pid "$RPCBIND_PID"
 }
 
-# start_ganesha: sets NFS_PORT, MNT_PORT, NFS_ROOT (the exported directory, path on the server
+# start_ganesha: with NFS_MORE_EXPORTS, EXPORT blocks beside its own, and at NFS_ADDRESS; sets NFS_PORT, MNT_PORT, NFS_ROOT (the exported directory, path on the server
 # side), NFS_EXPORT (its name for clients), GANESHA_PID.
 start_ganesha() {
 	NFS_PORT=${NFS_PORT:-2049}
@@ -635,7 +635,7 @@ start_ganesha() {
 		NFS_CORE_PARAM {
 			NFS_Port = $NFS_PORT;
 			MNT_Port = $MNT_PORT;
-			Bind_addr = 127.0.0.1;
+			Bind_addr = ${NFS_ADDRESS:-127.0.0.1};
 			Protocols = ${NFS_PROTOCOLS:-3, 4};
 			Enable_NLM = false;
 			Enable_RQUOTA = false;
@@ -656,6 +656,7 @@ start_ganesha() {
 			Protocols = ${NFS_PROTOCOLS:-3, 4};
 			FSAL { Name = VFS; }
 		}
+		${NFS_MORE_EXPORTS:-}
 		LOG { Default_Log_Level = EVENT; }
 	END
 	spawn_ganesha
