@@ -42,8 +42,11 @@
 #define TICK_MS		200
 #define SETTLED_NS	1000000000ull /* a connection that lived this long was a good one */
 #define BACKOFF_MIN_MS	100
-#define BACKOFF_MAX_MS	10000
+#define BACKOFF_MAX_MS	1000 /* how long a server may be back unnoticed */
 #define DIAL_MS		10000
+#define GREETING_MS	2000 /* a server that is there takes a connection, and answers NULL */
+#define PATIENT_EVERY	5    /* of so many tries one waits longer than that, for a slow one, */
+#define PATIENCE_TRIES	10   /* so many times as long at most */
 #define REPLAY_AGAIN_NS 1000000000ull
 #define REPLAY_BUSY_NS	100000000ull
 #define PORTMAP_PORT	111
@@ -79,6 +82,9 @@ struct cv_rpc {
 	struct cv_timer tick;
 	struct dial *dial;
 	unsigned backoff_ms;
+	unsigned tries; /* to connect, since a server was there */
+	uint64_t greeting_ns; /* how long the last one has to be answered */
+	bool greeted;	/* the server has answered on this connection: it gets the calls */
 	uint64_t attached_ns;
 	bool answered;	   /* this connection has brought an answer */
 	unsigned patience; /* timeouts of silence that are borne: see disconnect() */
@@ -786,6 +792,8 @@ int cv_rpc_dial(const struct cv_rpc_config *c, uint16_t prefer_port, uint64_t de
 	r = resolve(c->host, deadline_ns, &list, err);
 	if (r < 0)
 		return r;
+	if (c->connect_ms && cv_now_ns() + c->connect_ms * 1000000ull < deadline_ns)
+		deadline_ns = cv_now_ns() + c->connect_ms * 1000000ull;
 	if (!port) {
 		(void)cv_step("asking the portmapper");
 		r = ask_portmapper(list, c, deadline_ns, &port, err);
@@ -919,6 +927,7 @@ int cv_rpc_submit(struct cv_rpc *rpc, struct cv_rpc_call *call, uint32_t procedu
 /* ---- connection ---- */
 
 static void start_dial(struct cv_rpc *rpc);
+static void ping(struct cv_rpc *rpc);
 
 static void note_error(struct cv_rpc *rpc, const char *text)
 {
@@ -943,6 +952,7 @@ static void dial_later(struct cv_rpc *rpc)
 static void disconnect(struct cv_rpc *rpc, const char *why)
 {
 	uint64_t lived_ns = cv_now_ns() - rpc->attached_ns;
+	bool greeted = rpc->greeted;
 	int fd = rpc->watch.fd;
 
 	if (fd < 0)
@@ -968,7 +978,9 @@ static void disconnect(struct cv_rpc *rpc, const char *why)
 	rpc->wire = 0;
 	note_error(rpc, why);
 	/* Not only for debugging: from here on the volume's users wait. */
-	cv_notice("connection to %s lost (%s), reconnecting", rpc->config.host, why);
+	if (greeted)
+		cv_notice("connection to %s lost (%s), reconnecting", rpc->config.host, why);
+	rpc->greeted = false;
 	/* A server that takes connections and drops them is not to be stormed. */
 	if (rpc->answered)
 		rpc->backoff_ms = BACKOFF_MIN_MS;
@@ -976,7 +988,8 @@ static void disconnect(struct cv_rpc *rpc, const char *why)
 	 * and send all again each time would get nowhere. */
 	if (rpc->answered)
 		rpc->patience = 1;
-	else if (lived_ns >= rpc->config.timeout_ms * 1000000ull && rpc->patience < PATIENCE_MAX)
+	else if (greeted && lived_ns >= rpc->config.timeout_ms * 1000000ull &&
+		 rpc->patience < PATIENCE_MAX)
 		rpc->patience *= 2;
 	if (rpc->answered && lived_ns >= SETTLED_NS)
 		start_dial(rpc);
@@ -1051,10 +1064,7 @@ static void dialled(struct cv_posted *posted)
 	rpc->dial = NULL;
 	if (d->fd >= 0 && attach(rpc, d->fd) == 0) {
 		d->fd = -1;
-		rpc->reconnects++;
-		cv_notice("connected to %s again, %zu calls go out again", rpc->config.host,
-			  rpc->count);
-		schedule_flush(rpc);
+		ping(rpc);
 	} else {
 		note_error(rpc, d->err.text);
 		cv_debug("reconnecting: %s", d->err.text);
@@ -1097,6 +1107,11 @@ static void start_dial(struct cv_rpc *rpc)
 	d->posted.run = dialled;
 	d->rpc = rpc;
 	d->config = rpc->config;
+	d->config.connect_ms = GREETING_MS;
+	if (++rpc->tries % PATIENT_EVERY == 0)
+		d->config.connect_ms *=
+			rpc->tries < PATIENCE_TRIES ? rpc->tries : PATIENCE_TRIES;
+	rpc->greeting_ns = d->config.connect_ms * 1000000ull;
 	d->loop = rpc->loop;
 	d->prefer_port = rpc->source_port < 1024 ? rpc->source_port : 0;
 	d->fd = -1;
@@ -1157,6 +1172,8 @@ static int send_calls(struct cv_rpc *rpc)
 		ssize_t sent;
 
 		for (struct cv_rpc_call *c = rpc->unsent; c && n + PARTS <= GATHER; c = c->next) {
+			if (c != &rpc->ping && !rpc->greeted)
+				break;
 			if (!c->on_wire && wire++ >= CV_RPC_WINDOW && c != &rpc->ping)
 				break;
 			n += gather(c, iov + n);
@@ -1231,7 +1248,7 @@ static int handle_record(struct cv_rpc *rpc, const uint8_t *record, size_t size)
 	/* A call not even sent cannot have an answer: the stream is not what we think. */
 	if (!call || call->sent < call_size(call))
 		return call ? -EBADMSG : 0; /* unknown: the answer to a call given up (soft) */
-	rpc->answered = true;
+	rpc->answered = rpc->greeted;
 	call_complete(rpc, call, status, results, results_size);
 	return 0;
 }
@@ -1350,10 +1367,16 @@ static void ping_done(struct cv_rpc_call *call, int status, const uint8_t *reply
 {
 	struct cv_rpc *rpc = cv_container_of(call, struct cv_rpc, ping);
 
-	(void)status;
 	(void)reply;
 	(void)size;
 	rpc->pinging = false;
+	if (rpc->greeted || status == -ECANCELED)
+		return;
+	rpc->greeted = true; /* whatever it says */
+	rpc->tries = 0;
+	rpc->reconnects++;
+	cv_notice("connected to %s again, %zu calls go out again", rpc->config.host, rpc->count);
+	schedule_flush(rpc);
 }
 
 /* A busy server is silent, too; one that is there answers NULL, from another of its threads. */
@@ -1392,7 +1415,7 @@ static const char *verdict(struct cv_rpc *rpc, uint64_t now)
 	uint64_t silent_ns = now > rpc->heard_ns ? now - rpc->heard_ns : 0;
 	const struct cv_rpc_call *oldest = rpc->first;
 
-	if (silent_ns >= timeout_ns)
+	if (rpc->greeted ? silent_ns >= timeout_ns : now >= rpc->attached_ns + rpc->greeting_ns)
 		return "the server does not answer";
 	if (silent_ns >= timeout_ns / 2)
 		ping(rpc);
@@ -1463,6 +1486,7 @@ int cv_rpc_new(struct cv_loop *loop, const struct cv_rpc_config *config, int fd,
 	if (getrandom(&rpc->next_xid, sizeof(rpc->next_xid), 0) < 0)
 		rpc->next_xid = (uint32_t)cv_now_ns();
 	rpc->seed = rpc->next_xid;
+	rpc->greeted = true; /* it is what mounting has asked already */
 	r = attach(rpc, fd);
 	if (r < 0) {
 		free(rpc->rx);
@@ -1500,7 +1524,7 @@ void cv_rpc_free(struct cv_rpc *rpc)
 
 void cv_rpc_stats(const struct cv_rpc *rpc, struct cv_rpc_stats *ret)
 {
-	ret->connected = rpc->watch.fd >= 0;
+	ret->connected = rpc->greeted;
 	ret->reconnects = rpc->reconnects;
 	ret->in_flight = rpc->count;
 	(void)cv_strcpy(ret->last_error, sizeof(ret->last_error), rpc->last_error);

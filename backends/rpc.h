@@ -7,7 +7,8 @@
  * the same source port, so that the server's duplicate-request cache recognises what it has done
  * already. No partly received reply outlives its connection. Reconnecting (name resolution,
  * portmapper, connect) happens on a helper thread, with back-off; meanwhile nothing here uses the
- * CPU.
+ * CPU. On a new connection the server has to answer NULL, soon, before it gets the calls: a line
+ * that is dead does not hold up the try that will succeed, and no data is sent in vain.
  *
  * It knows nothing of NFS. Loop thread only, except where said.
  */
@@ -35,6 +36,8 @@ struct cv_rpc_config {
 	uint32_t version;
 	bool soft;	     /* calls fail with -ETIMEDOUT after timeout_ms */
 	uint64_t timeout_ms; /* without a byte from the server: the connection counts as dead */
+	/* cv_rpc_dial(): how long the server may take, once its name is known; 0: what is left */
+	uint64_t connect_ms;
 };
 
 struct cv_rpc_call {

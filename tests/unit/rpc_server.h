@@ -131,4 +131,19 @@ static void server_write(const void *p, size_t size)
 	assert_int_equal(send(server.fd, p, size, MSG_NOSIGNAL), (ssize_t)size);
 }
 
+/* A client that connects again asks whether there is a server, before it sends its calls. */
+static void server_accept_again(void)
+{
+	struct request null;
+	uint8_t reply[28];
+
+	server_accept();
+	server_receive(&null);
+	assert_int_equal(null.procedure, 0);
+	server_write(reply, put_words(reply,
+				      (const uint32_t[]){ 0x80000000u | 24, null.xid, 1, 0, 0, 0,
+							  0 },
+				      7));
+}
+
 #endif

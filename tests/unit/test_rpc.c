@@ -280,7 +280,7 @@ static void test_lost_amid_reply(void **state)
 	for (int i = 0; i < 5; i++)
 		assert_int_equal(cv_loop_turn(loop, 2), 0);
 	server_drop();
-	server_accept();
+	server_accept_again();
 	/* The unanswered ones again, in order, to the byte as they were. */
 	for (uint32_t i = 0; i < 3; i += 2) {
 		server_receive(&again);
@@ -318,7 +318,7 @@ static void test_strange_replies(void **state)
 	assert_int_equal(a.count, 0);
 	(void)put_words(mark, &huge, 1);
 	server_write(mark, 4);
-	server_accept();
+	server_accept_again();
 	server_receive(&req);
 	server_answer(req.xid, 14);
 	expect_result(&a, 14);
@@ -367,7 +367,7 @@ static void test_soft(void **state)
 	assert_int_equal(a.status, -ETIMEDOUT);
 	/* Silence has cost the connection; the next call goes over a new one. */
 	submit(rpc, &b, 2);
-	server_accept();
+	server_accept_again();
 	server_receive(&req);
 	assert_int_equal(req.procedure, 2);
 	server_answer(req.xid, 5);
@@ -387,11 +387,40 @@ static void test_silence(void **state)
 	server_receive(&req);
 	server_receive(&again);
 	assert_int_equal(again.procedure, 0);
-	server_accept();
+	server_accept_again();
 	server_receive(&again);
 	assert_int_equal(again.xid, req.xid);
 	server_answer(again.xid, 6);
 	expect_result(&a, 6);
+	cv_rpc_free(rpc);
+}
+
+/* A new connection is taken, and nobody is there: it costs neither the calls nor the timeout. */
+static void test_no_greeting(void **state)
+{
+	struct cv_rpc *rpc = client_new(false, 60000);
+	struct cv_rpc_stats stats;
+	struct request req, again;
+	struct answer a;
+
+	(void)state;
+	submit(rpc, &a, 1);
+	server_receive(&req);
+	server_drop();
+	server_accept();
+	server_receive(&again);
+	assert_int_equal(again.procedure, 0);
+	assert_false(client_turns(server.fd, 300)); /* nothing but that */
+	cv_rpc_stats(rpc, &stats);
+	assert_false(stats.connected);
+	server_accept_again();
+	server_receive(&again);
+	assert_int_equal(again.xid, req.xid);
+	server_answer(again.xid, 9);
+	expect_result(&a, 9);
+	cv_rpc_stats(rpc, &stats);
+	assert_true(stats.connected);
+	assert_int_equal(stats.reconnects, 1);
 	cv_rpc_free(rpc);
 }
 
@@ -420,7 +449,7 @@ static void test_forgotten(void **state)
 			server_answer(other.xid, 0);
 		}
 	}
-	server_accept();
+	server_accept_again();
 	server_receive(&other);
 	assert_int_equal(other.xid, req.xid);
 	server_answer(other.xid, 8);
@@ -816,6 +845,7 @@ int main(void)
 		TEST(test_window),
 		TEST(test_soft),
 		TEST(test_silence),
+		TEST(test_no_greeting),
 		TEST(test_forgotten),
 		TEST(test_away),
 		TEST(test_provoke),
