@@ -110,6 +110,7 @@ static int sftp_connect(const struct cv_dict *options, struct cv_loop *loop, voi
 		engine_free(e);
 		return r;
 	}
+	e->link.same = sftp_file_same;
 	sftp_ahead_init(e);
 	sftp_bulk_init(e);
 	e->root = strdup(e->link.session.root);

@@ -331,6 +331,10 @@ void sftp_op_fsync(void *conn, struct cv_op *op, struct cv_file *file, bool data
 
 /* Data of file reaches to end now. */
 void sftp_file_grown(struct sftp_engine *e, struct cv_file *file, uint64_t end);
+/* What is at path is about to be changed, through that open file or, NULL, by name: how it was says
+ * nothing any more (see can_be_same()). */
+void sftp_files_touched(struct sftp_engine *e, const struct cv_file *file, const char *path);
+void sftp_file_same(struct sftp_link *link, const struct sftp_open *open); /* for the link */
 
 /* Sends what the connections have room for, in order for each of them. */
 void sftp_backlog_go(struct sftp_engine *e);

@@ -75,6 +75,7 @@ void sftp_op_copy(void *conn, struct cv_op *op, struct cv_file *src, uint64_t sr
 		return;
 	}
 	sftp_call_changes(call, SFTP_CHANGES_PATH);
+	sftp_files_touched(e, dst, call->path);
 	call->file = dst;
 	if (e->copy_max == 0)
 		e->copy_max = PIECE_FIRST;

@@ -340,6 +340,8 @@ void sftp_op_write(void *conn, struct cv_op *op, struct cv_file *file, const voi
 		p->req.done = write_done;
 	}
 	sftp_ahead_changed(e, file->open.path, false);
+	if (file->open.untouched)
+		sftp_files_touched(e, file, file->open.path);
 	transfer_start(t);
 }
 

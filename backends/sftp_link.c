@@ -1619,11 +1619,17 @@ static void reopen_end(struct reopening *r, int error)
 		cv_loop_defer(link->loop, &link->flush);
 }
 
-/* Is this the file it was? It has no identity in SFTP, so only the impossible can be told. */
+/*
+ * Is this the file it was? It has no identity in SFTP, so only the impossible can be told: for who
+ * reads, others may have appended to it. Who would write into it wants to be surer.
+ */
 static bool can_be_same(const struct sftp_open *open, const struct cv_sftp_attrs *attrs)
 {
 	if ((attrs->flags & CV_FXA_PERMISSIONS) && !S_ISREG(attrs->permissions))
 		return false;
+	if (open->untouched)
+		return (!(attrs->flags & CV_FXA_SIZE) || attrs->size == open->size_seen) &&
+		       (!(attrs->flags & CV_FXA_ACMODTIME) || attrs->mtime == open->mtime_seen);
 	if ((attrs->flags & CV_FXA_SIZE) && attrs->size < open->size_seen)
 		return false;
 	return !(attrs->flags & CV_FXA_ACMODTIME) || attrs->mtime >= open->mtime_seen;
@@ -1658,6 +1664,9 @@ static void reopen_stat_done(struct sftp_request *req, struct sftp_reply *reply)
 	} else {
 		open->handle = r->handle;
 		open->generation = r->generation;
+		if (open->untouched && r->link->same)
+			r->link->same(r->link, open);
+		open->untouched = false;
 	}
 	reopen_end(r, error);
 }

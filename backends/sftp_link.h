@@ -79,6 +79,9 @@ struct sftp_open {
 	unsigned writes;	   /* not answered so far */
 	uint64_t size_seen;	   /* smallest size the file can have, as far as we know */
 	uint32_t mtime_seen;
+	/* Open for writing, and not changed by us before the connection was lost: it is as it was
+	 * seen last, or another. */
+	bool untouched;
 	struct sftp_request *waiting; /* until it is open again */
 	struct sftp_request *reopen;  /* in progress; the link's */
 };
@@ -183,6 +186,8 @@ struct sftp_link {
 	uint64_t beside;  /* likewise: as was seen with this generation of the first */
 	void *owner;
 	void (*changed)(struct sftp_link *link); /* further: came up, did not, or is lost */
+	/* The owner's, or NULL: an untouched file was opened again and is what it was. */
+	void (*same)(struct sftp_link *link, const struct sftp_open *open);
 	struct cv_loop *loop;
 	const struct cv_dict *options;
 	bool soft;

@@ -457,6 +457,38 @@ static void note_attrs(struct cv_file *file, const struct cv_sftp_attrs *attrs)
 	}
 }
 
+static bool is_touched(const struct sftp_engine *e, const struct cv_file *file)
+{
+	for (const struct cv_file *f = e->files; f; f = f->next) {
+		if (f != file && (f->open.pflags & CV_FXF_WRITE) && !f->open.untouched &&
+		    strcmp(f->open.path, file->open.path) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* What is not open on this connection has yet to be compared with what it was. */
+static bool is_to_be_compared(const struct sftp_engine *e, const struct cv_file *file)
+{
+	return file && (e->link.state != SFTP_LINK_UP ||
+			file->open.generation != e->link.generation);
+}
+
+void sftp_files_touched(struct sftp_engine *e, const struct cv_file *file, const char *path)
+{
+	if (is_to_be_compared(e, file))
+		return; /* sftp_file_same() will do it */
+	for (struct cv_file *f = e->files; f; f = f->next) {
+		if (f->open.untouched && strcmp(f->open.path, path) == 0)
+			f->open.untouched = false;
+	}
+}
+
+void sftp_file_same(struct sftp_link *link, const struct sftp_open *open)
+{
+	sftp_files_touched(cv_container_of(link, struct sftp_engine, link), NULL, open->path);
+}
+
 /* What was set by name or through one handle counts for every handle of that name. */
 static void note_set(struct sftp_engine *e, const char *path, const struct cv_sftp_attrs *attrs)
 {
@@ -856,6 +888,7 @@ void sftp_op_setattr(void *conn, struct cv_op *op, const struct cv_object *obj,
 		return;
 	sftp_call_changes(call, SFTP_CHANGES_PATH);
 	call->file = file && !file->open.is_dir ? file : NULL;
+	sftp_files_touched(e, call->file, call->path);
 	call->set = *set;
 	if (m & CV_SET_ATIME_NOW)
 		(void)clock_gettime(CLOCK_REALTIME, &call->set.atime);
@@ -1503,6 +1536,8 @@ static void opened(struct sftp_call *call)
 	sftp_first_opened(call->e, call->path);
 	if (call->have_attrs[1] && S_ISREG(call->attrs[1].permissions)) {
 		note_attrs(file, &call->attrs[1]);
+		file->open.untouched =
+			(file->open.pflags & CV_FXF_WRITE) && !is_touched(call->e, file);
 		if (call->first)
 			sftp_first_give(call->first, file);
 		call->first = NULL;
@@ -1593,6 +1628,7 @@ void sftp_op_open(void *conn, struct cv_op *op, const struct cv_object *obj, int
 	call->flags = flags;
 	if ((flags & O_TRUNC) && (pflags & CV_FXF_WRITE)) {
 		sftp_call_changes(call, SFTP_CHANGES_PATH);
+		sftp_files_touched(call->e, NULL, call->path);
 		pflags |= CV_FXF_TRUNC;
 	}
 	if (call->e->link.session.open_empties && (pflags & CV_FXF_WRITE) &&
@@ -1632,8 +1668,10 @@ static void create_done(struct sftp_call *call)
 	} else if (call->flags & O_EXCL) {
 		sftp_call_end(call, -EEXIST);
 	} else {
-		if ((call->flags & O_TRUNC) && (pflags & CV_FXF_WRITE))
+		if ((call->flags & O_TRUNC) && (pflags & CV_FXF_WRITE)) {
+			sftp_files_touched(call->e, NULL, call->path);
 			pflags |= CV_FXF_TRUNC;
+		}
 		if (would_empty(call, pflags, &call->attrs[1]))
 			sftp_call_end(call, -EOPNOTSUPP);
 		else

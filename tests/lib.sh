@@ -400,7 +400,7 @@ free_port() {
 }
 
 port_open() {
-	(exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
+	(exec 3<>"/dev/tcp/${2:-127.0.0.1}/$1") 2>/dev/null
 }
 
 # An address whose packets vanish: every connect() there runs into its own time limit.
@@ -436,7 +436,7 @@ make_users() {
 	mount --bind "$T/etc/passwd" /etc/passwd && mount --bind "$T/etc/shadow" /etc/shadow
 }
 
-# start_sshd [PORT]: sets SSH_PORT, SSH_KEY, SSH_KNOWN_HOSTS, SSH_ROOT (a directory it may write),
+# start_sshd [PORT]: at SSH_ADDRESS; sets SSH_PORT, SSH_KEY, SSH_KNOWN_HOSTS, SSH_ROOT (a directory it may write),
 # SSHD_PID. Called again after stop_sshd it comes back with the same keys and port.
 start_sshd() {
 	SSH_PORT=${1:-${SSH_PORT:-2222}}
@@ -455,7 +455,7 @@ start_sshd() {
 	write_known_hosts "$SSH_KNOWN_HOSTS" "$SSH_PORT" "$T/ssh/host_ed25519.pub"
 	cat >"$T/ssh/sshd_config" <<-END
 		Port $SSH_PORT
-		ListenAddress 127.0.0.1
+		ListenAddress ${SSH_ADDRESS:-127.0.0.1}
 		HostKey $T/ssh/host_ed25519
 		PidFile none
 		AuthorizedKeysFile $T/ssh/authorized
@@ -472,7 +472,7 @@ start_sshd() {
 	END
 	spawn sshd /usr/sbin/sshd -D -e -f "$T/ssh/sshd_config"
 	SSHD_PID=$SPAWNED
-	wait_for 10 port_open "$SSH_PORT" || bail "sshd did not start"
+	wait_for 10 port_open "$SSH_PORT" "${SSH_ADDRESS:-}" || bail "sshd did not start"
 	[ -n "${SSHD_DEFERRED:-}" ] || defer stop_sshd
 	SSHD_DEFERRED=1
 }
@@ -672,11 +672,13 @@ spawn_ganesha() {
 
 # MOUNT and NFS both answer: libnfs's own tool lists the export.
 nfs_answers() {
+	local address=${NFS_ADDRESS:-127.0.0.1}
+	[ "$address" != 0.0.0.0 ] || address=127.0.0.1
 	if [ "${NFS_PROTOCOLS:-}" = 4 ]; then
-		port_open "$NFS_PORT"
+		port_open "$NFS_PORT" "$address"
 		return
 	fi
-	timeout 3 nfs-ls "nfs://127.0.0.1$NFS_EXPORT?nfsport=$NFS_PORT&mountport=$MNT_PORT&version=3"
+	timeout 3 nfs-ls "nfs://$address$NFS_EXPORT?nfsport=$NFS_PORT&mountport=$MNT_PORT&version=3"
 }
 
 # By its file: a check runs in a shell of its own, and so its server's pid does not come back here.
