@@ -256,11 +256,53 @@ static void fetched(struct cv_request *r, struct cv_listing *l, int err)
 	cv_open_put(open);
 }
 
+static void opened_late(struct cv_op *op, ssize_t result);
+
+static void found_again(struct cv_op *op, ssize_t result)
+{
+	struct cv_request *r = cv_request_of(op);
+	struct cv_fs *fs = r->fs;
+	const struct cv_object obj = { .nodeid = r->node->id, .handle = &r->found };
+
+	if (result < 0 || !S_ISDIR(op->entry.attr.mode)) {
+		fetched(r, NULL, result == -ENOENT ? -ENOENT : -ESTALE);
+		return;
+	}
+	r->found = op->entry.handle;
+	if (r->open->file)
+		cv_releasedir(&fs->mount, r->open->file);
+	r->open->file = NULL;
+	cv_request_op(r, opened_late);
+	cv_opendir(&fs->mount, &r->op, &obj);
+}
+
+/*
+ * Another host has removed the directory, and perhaps made it again. After ESTALE the kernel looks a
+ * path up anew, but not for a listing: that comes behind an open, which has asked nobody.
+ */
+static bool look_again(struct cv_request *r)
+{
+	struct cv_fs *fs = r->fs;
+	struct cv_object dir, stale;
+	struct cv_node *parent = cv_node_get(&fs->nodes, r->node->record->parent);
+
+	if (r->fetch_off || r->looked_again || !fs->nodes.by_handle || !parent ||
+	    cv_fs_object(fs, r->node, 1, &stale) < 0 || !stale.name ||
+	    cv_fs_object(fs, parent, 0, &dir) < 0)
+		return false;
+	r->looked_again = true;
+	cv_request_op(r, found_again);
+	cv_lookup(&fs->mount, &r->op, &dir, stale.name);
+	return true;
+}
+
 static void fetch_done(struct cv_op *op, ssize_t result)
 {
 	struct cv_request *r = cv_request_of(op);
 	struct cv_listing *l = result < 0 ? NULL : listing_copy(op->dirents, (size_t)result);
 
+	if (result == -ESTALE && look_again(r))
+		return;
 	if (l) {
 		l->start = r->fetch_off;
 		l->clock = r->clock;

@@ -39,6 +39,25 @@ replaced() {
 	done
 }
 
+# What one host has open in its cache, the other removes, and makes again: missing, or the new one, and
+# never "stale".
+removed() {
+	local i
+	for ((i = 0; i < ROUNDS; i++)); do
+		echo "$i" >"$A/gone$i"
+		[ "$(cat "$B/gone$i")" = "$i" ] || { echo "$i: not the new one"; return 1; }
+		rm "$A/gone$i"
+		if cat "$B/gone$i" 2>"$T/tmp/gone" || ! grep -q 'No such file' "$T/tmp/gone"; then
+			echo "$i: removed: $(cat "$T/tmp/gone")"
+			return 1
+		fi
+		mkdir "$A/dir" && touch "$A/dir/in" && ls "$B/dir" >/dev/null || { echo "$i: no directory"; return 1; }
+		rm -r "$A/dir" && mkdir "$A/dir" && echo "$i" >"$A/dir/other" || return
+		[ "$(cat "$B/dir/other")" = "$i" ] || { echo "$i: not in the new directory"; return 1; }
+		rm -r "$A/dir" || return
+	done
+}
+
 # Who still walks through a directory's old listing takes nothing of it back from who has opened a file
 # since, at its new length.
 listed_meanwhile() {
@@ -91,6 +110,7 @@ hosts() {
 	check "$engine: a name that the other host has just made" new_names
 	check "$engine: one that was looked for before it was made" names_missed_before
 	check "$engine: files replaced by the other host" replaced
+	check "$engine: files and directories removed and made again by the other host" removed
 	check "$engine: a file that has grown while its directory is listed" listed_meanwhile
 	LIMIT=120 check "$engine: git commit on both hosts at once" commits_at_once
 	check_equal "$engine: no commit is lost" $((2 * COMMITS + 1)) "$(git -C "$A/repo" rev-list --count HEAD)"

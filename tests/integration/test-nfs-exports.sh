@@ -16,7 +16,8 @@ export_of() {
 		Transports = TCP; Protocols = 3, 4; FSAL { Name = VFS; } $* }"
 }
 # All of it is there before the server is, which remembers what it has seen.
-mkdir -p "$SRV"/{squashed,closed,reserved,readonly,shown,nfs/inner}
+mkdir -p "$SRV"/{squashed,closed,reserved,readonly,shown,small,nfs/inner}
+mount -t tmpfs -o size=40m tmpfs "$SRV/small" || bail "mounting a tmpfs"
 for version in 3 4.1 4.0; do
 	mkdir -m 777 "$SRV/squashed/$version" # in one with 1777 the kernel forbids root what is nobody's
 	echo secret >"$SRV/squashed/$version/roots"
@@ -32,6 +33,7 @@ NFS_MORE_EXPORTS="$(export_of 2 squashed Root_Squash 'Access_Type = RW;')
 	$(export_of 4 reserved No_Root_Squash 'Access_Type = RW; PrivilegedPort = true;')
 	$(export_of 5 readonly No_Root_Squash 'Access_Type = RO;')
 	$(export_of 6 shown No_Root_Squash 'Access_Type = RW;')
+	$(export_of 8 small No_Root_Squash 'Access_Type = RW;')
 	$(export_of 7 nfs/inner No_Root_Squash 'Access_Type = RW;')"
 NFS_ADDRESS=0.0.0.0 # and of IPv6
 start_ganesha
@@ -114,6 +116,13 @@ for version in 3 4.1 4.0; do
 	check_fails "$v: read-only on the server: a new file" touch "$m/new"
 	check_match "$v: read-only on the server: likewise" 'ead-only' "$OUT"
 	check "$v: read-only on the server: unmount" unmount_volume "$m"
+
+	# ---- full
+
+	check "$v: full: mount" mount_volume "$(where small)" "$m" "version=$version"
+	check "$v: full: whoever writes is told, at the write or at the end, and can go on when there is room" \
+		"$BUILD/tests/conformance" "$m" --only no_space --enospc "$m"
+	check "$v: full: unmount" unmount_volume "$m"
 
 	# ---- one export within the other
 

@@ -54,7 +54,14 @@ check_equal "uid=: in a listing, too" "1000:1001 750" "$(find "$m/roots" -name f
 check "uid=: giving it to whom it is shown as is no change" chown 1000:1001 "$m/roots/file"
 check_fails "uid=: to others it is refused" chown 5:5 "$m/roots/file"
 check_match "uid=: as it is by the server" 'not permitted' "$OUT"
+numbers() {
+	find "$m" -printf '%P %i\n' | sort
+}
+numbers >"$T/tmp/numbers"
 check "uid=: unmount" unmount_volume "$m"
+check "inode numbers: another mount" mount_volume "$HOME_SOURCE" "$m" "$OPTIONS"
+check_equal "inode numbers: are the same" "$(cat "$T/tmp/numbers")" "$(numbers)"
+check "inode numbers: unmount" unmount_volume "$m"
 
 note "refused owners"
 mkdir -p "$T/seed/sub"
