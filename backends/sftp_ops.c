@@ -669,10 +669,13 @@ static void chmod_looked(struct sftp_call *call)
 	sftp_call_send(call, 2, chmod_linked);
 }
 
-/* A refused chmod by name: is it of what only looks like a link to nowhere? */
+/*
+ * A refused chmod by name: is it of what only looks like a link to nowhere? In a directory for all,
+ * with the sticky bit, Linux does not even try to follow another's link (fs.protected_symlinks).
+ */
 static bool chmod_special(struct sftp_call *call, int refusal)
 {
-	if (refusal != -ENOENT || call->file || !sftp_special_can(call->e) ||
+	if ((refusal != -ENOENT && refusal != -EPERM) || call->file || !sftp_special_can(call->e) ||
 	    !(call->req[0].attrs.flags & CV_FXA_PERMISSIONS))
 		return false;
 	call->verdict = refusal;
