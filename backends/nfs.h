@@ -81,7 +81,7 @@ struct cv_nfs {
 	uint64_t timeout_ms;
 	uint32_t rsize, wsize; /* <= CV_MAX_IO */
 	uint32_t name_max;
-	uint64_t fsid; /* NFSv3: of the mount's root */
+	uint64_t fsid;	       /* NFSv3: of the mount's root */
 	bool set_uid, set_gid; /* uid, gid: sent and shown instead of the true ones */
 	uint32_t uid, gid;
 	bool chown_ignore;

@@ -153,7 +153,8 @@ static bool lasts(const struct cv_nfs_req *q)
 			       1u << CV_CALL_RMDIR | 1u << CV_CALL_RENAME | 1u << CV_CALL_CREATE;
 	unsigned call = 1u << q->op->call;
 
-	return call & names || q->op->call == CV_CALL_WRITE || (call & 1u << CV_CALL_OPEN && q->flags & O_TRUNC);
+	return call & names || q->op->call == CV_CALL_WRITE ||
+	       (call & 1u << CV_CALL_OPEN && q->flags & O_TRUNC);
 }
 
 bool cv_nfs4_start(struct cv_nfs_req *q, struct cv_nfs4_call *c, bool cache)

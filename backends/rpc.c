@@ -82,9 +82,9 @@ struct cv_rpc {
 	struct cv_timer tick;
 	struct dial *dial;
 	unsigned backoff_ms;
-	unsigned tries; /* to connect, since a server was there */
+	unsigned tries;	      /* to connect, since a server was there */
 	uint64_t greeting_ns; /* how long the last one has to be answered */
-	bool greeted;	/* the server has answered on this connection: it gets the calls */
+	bool greeted;	      /* the server has answered on this connection: it gets the calls */
 	uint64_t attached_ns;
 	bool answered;	   /* this connection has brought an answer */
 	unsigned patience; /* timeouts of silence that are borne: see disconnect() */
@@ -495,9 +495,9 @@ int cv_rpc_replay_blocking(int fd, const struct cv_replays *replays, uint64_t ti
 			const struct cv_left *left = &replays->list[i];
 
 			if (cv_left_is_open(left) && (left->replay->data.size > 0) == data)
-				list[rs.count++] = (struct replaying){
-					.left = left, .pause_ns = REPLAY_AGAIN_NS
-				};
+				list[rs.count++] =
+					(struct replaying){ .left = left,
+							    .pause_ns = REPLAY_AGAIN_NS };
 		}
 		r = replay_all(&rs, took);
 	}
@@ -1109,8 +1109,7 @@ static void start_dial(struct cv_rpc *rpc)
 	d->config = rpc->config;
 	d->config.connect_ms = GREETING_MS;
 	if (++rpc->tries % PATIENT_EVERY == 0)
-		d->config.connect_ms *=
-			rpc->tries < PATIENCE_TRIES ? rpc->tries : PATIENCE_TRIES;
+		d->config.connect_ms *= rpc->tries < PATIENCE_TRIES ? rpc->tries : PATIENCE_TRIES;
 	rpc->greeting_ns = d->config.connect_ms * 1000000ull;
 	d->loop = rpc->loop;
 	d->prefer_port = rpc->source_port < 1024 ? rpc->source_port : 0;

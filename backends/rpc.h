@@ -44,7 +44,7 @@ struct cv_rpc_call {
 	/* the caller's */
 	const void *data; /* sent after the arguments, by reference: must live until done() */
 	size_t data_size;
-	size_t data_at; /* where it is in what the operation writes; for replay */
+	size_t data_at;	  /* where it is in what the operation writes; for replay */
 	size_t tail_size; /* so many bytes at the end of the arguments follow the data instead */
 	struct cv_replay *replay; /* where a copy of it is kept for a successor; NULL: nowhere */
 	uint64_t replay_id;

@@ -470,8 +470,8 @@ static bool is_touched(const struct sftp_engine *e, const struct cv_file *file)
 /* What is not open on this connection has yet to be compared with what it was. */
 static bool is_to_be_compared(const struct sftp_engine *e, const struct cv_file *file)
 {
-	return file && (e->link.state != SFTP_LINK_UP ||
-			file->open.generation != e->link.generation);
+	return file &&
+	       (e->link.state != SFTP_LINK_UP || file->open.generation != e->link.generation);
 }
 
 void sftp_files_touched(struct sftp_engine *e, const struct cv_file *file, const char *path)

@@ -90,7 +90,7 @@ struct cv_request {
 	bool widened;	    /* asked for reading as well as writing; see fs_file.c */
 	bool refreshed;
 	bool looked_again; /* listings: for the directory, which was stale */
-	bool must_finish; /* also when its caller is gone: a close, an unlock, a taken write */
+	bool must_finish;  /* also when its caller is gone: a close, an unlock, a taken write */
 	struct {
 		bool keep_name; /* link instead of rename */
 		bool fallback;	/* in the same directory */

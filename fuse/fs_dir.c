@@ -277,8 +277,8 @@ static void found_again(struct cv_op *op, ssize_t result)
 }
 
 /*
- * Another host has removed the directory, and perhaps made it again. After ESTALE the kernel looks a
- * path up anew, but not for a listing: that comes behind an open, which has asked nobody.
+ * Another host has removed the directory, and perhaps made it again. After ESTALE the kernel looks
+ * a path up anew, but not for a listing: that comes behind an open, which has asked nobody.
  */
 static bool look_again(struct cv_request *r)
 {

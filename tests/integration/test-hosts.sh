@@ -51,7 +51,8 @@ removed() {
 			echo "$i: removed: $(cat "$T/tmp/gone")"
 			return 1
 		fi
-		mkdir "$A/dir" && touch "$A/dir/in" && ls "$B/dir" >/dev/null || { echo "$i: no directory"; return 1; }
+		mkdir "$A/dir" && touch "$A/dir/in" || return
+		ls "$B/dir" >/dev/null || { echo "$i: no directory"; return 1; }
 		rm -r "$A/dir" && mkdir "$A/dir" && echo "$i" >"$A/dir/other" || return
 		[ "$(cat "$B/dir/other")" = "$i" ] || { echo "$i: not in the new directory"; return 1; }
 		rm -r "$A/dir" || return

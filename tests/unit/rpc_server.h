@@ -140,10 +140,9 @@ static void server_accept_again(void)
 	server_accept();
 	server_receive(&null);
 	assert_int_equal(null.procedure, 0);
-	server_write(reply, put_words(reply,
-				      (const uint32_t[]){ 0x80000000u | 24, null.xid, 1, 0, 0, 0,
-							  0 },
-				      7));
+	server_write(reply,
+		     put_words(reply,
+			       (const uint32_t[]){ 0x80000000u | 24, null.xid, 1, 0, 0, 0, 0 }, 7));
 }
 
 #endif
