@@ -141,5 +141,17 @@ for version in 3 4.1 4.0; do
 	check_equal "$v: IPv6: is read" within "$(cat "$m/f")"
 	check "$v: IPv6: unmount" unmount_volume "$m"
 done
+
+note "no portmapper"
+stop_pid "$RPCBIND_PID"
+version=3
+check_fails "no portmapper: mount" mount_volume "$(where nfs/inner)" "$m" version=3
+check_match "no portmapper: the cure" 'port=.*mountport=' "$OUT"
+check "no portmapper, with both ports: mount" mount_volume "$(where nfs/inner)" "$m" "version=3,port=$NFS_PORT,mountport=$MNT_PORT"
+check_equal "no portmapper, with both ports: is read" within "$(cat "$m/f")"
+check "no portmapper, with both ports: unmount" unmount_volume "$m"
+check "no portmapper, auto: mount" mount_volume "nfs://127.0.0.1/export/inner" "$m" ''
+check_match "no portmapper, auto: is NFSv4" 'NFSv4' "$("$CVOL" status --json 2>/dev/null | jq -r '.Volumes[0].Status.server')"
+check "no portmapper, auto: unmount" unmount_volume "$m"
 check "nothing is left" wait_nothing_left 10
 finish
