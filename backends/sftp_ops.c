@@ -443,6 +443,7 @@ void sftp_file_free(struct sftp_engine *e, struct cv_file *file)
 	sftp_bulk_forget(e, file);
 	sftp_first_drop(file->first);
 	sftp_open_release(&e->link, &file->open);
+	free(file->also);
 	free(file);
 }
 
@@ -498,11 +499,36 @@ static void note_set(struct sftp_engine *e, const char *path, const struct cv_sf
 	}
 }
 
+static void forget_other_name(struct cv_file *file)
+{
+	free(file->also);
+	file->also = NULL;
+}
+
 static void note_gone(struct sftp_engine *e, const char *path)
 {
 	for (struct cv_file *f = e->files; f; f = f->next) {
-		if (strcmp(f->open.path, path) == 0)
+		if (f->also && strcmp(f->also, path) == 0)
+			forget_other_name(f);
+		if (strcmp(f->open.path, path) != 0)
+			continue;
+		if (f->also) {
+			free(f->open.path);
+			f->open.path = cv_steal(&f->also);
+		} else {
 			f->open.gone = true;
+		}
+	}
+}
+
+/* The worker does so before it replaces an open file: by that name it can be opened again. */
+static void note_linked(struct sftp_engine *e, const char *path, const char *also)
+{
+	for (struct cv_file *f = e->files; f; f = f->next) {
+		if (f->open.gone || strcmp(f->open.path, path) != 0)
+			continue;
+		forget_other_name(f);
+		f->also = strdup(also);
 	}
 }
 
@@ -514,6 +540,8 @@ static void note_renamed(struct sftp_engine *e, const char *from, const char *to
 		const char *old = f->open.path;
 		char *path;
 
+		if (f->also && strncmp(f->also, from, n) == 0)
+			forget_other_name(f);
 		if (strncmp(old, from, n) != 0 || (old[n] && old[n] != '/'))
 			continue;
 		path = cv_sprintf("%s%s", to, old + n);
@@ -1106,10 +1134,13 @@ static void link_done(struct sftp_call *call)
 	const struct sftp_result *res = &call->res[0];
 	bool there = call->have_attrs[1];
 
+	if (there && (res->error == 0 || (failure(res) && res->retried))) {
+		note_linked(call->e, call->path2, call->path);
+		end_attr(call, &call->attrs[1]);
+		return;
+	}
 	if (sftp_broken_promise(call, SFTP_EXT_HARDLINK))
 		sftp_call_end(call, -EPERM);
-	else if ((res->error == 0 || (failure(res) && res->retried)) && there)
-		end_attr(call, &call->attrs[1]);
 	else if (res->error == 0) /* rclone says yes and makes none */
 		sftp_call_end(call, call->res[1].error == -ENOENT ? -EPERM
 				    : call->res[1].error	  ? call->res[1].error

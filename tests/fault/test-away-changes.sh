@@ -81,6 +81,14 @@ for engine in $(engines sftp nfs nfs4 nfs40); do
 		echo "old $name" >"$m/d/$name"
 	done
 
+	# What is replaced or removed here is open still.
+	echo "old over" >"$m/d/over"
+	echo "old removed here" >"$m/d/removed-here"
+	exec 7<"$m/d/over" 8<"$m/d/removed-here"
+	echo new >"$m/d/over.new"
+	mv "$m/d/over.new" "$m/d/over"
+	rm "$m/d/removed-here"
+
 	# ---- another address
 
 	rm -f "$T/tmp/go" "$T/tmp/open"
@@ -94,6 +102,11 @@ for engine in $(engines sftp nfs nfs4 nfs40); do
 	check "$engine: the server is back at another address: who wrote goes on" wait_gone 30 "$holder"
 	check_equal "$engine: without an error" "ok, ok" "$(cat "$T/tmp/said")"
 	check_equal "$engine: it is there" mine "$(head -n 1 "$SERVER_DIR/d/stays")"
+
+	check_equal "$engine: a file that was replaced here while it was open is read" "old over" "$(cat <&7)"
+	check_equal "$engine: and one that was removed" "old removed here" "$(cat <&8)"
+	exec 7<&- 8<&-
+	check_equal "$engine: the new one is another" new "$(cat "$m/d/over")"
 
 	# ---- other files
 
