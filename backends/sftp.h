@@ -121,7 +121,6 @@ struct cv_file {
 	struct cv_file **link;
 	uint32_t atime;		      /* as last seen */
 	uint64_t atime_ns;	      /* when that was; 0: never */
-	char *also;		      /* owned; another name of it, or NULL */
 	struct sftp_listing *listing; /* directories; owns this file */
 	struct sftp_first *first;     /* owned, or NULL */
 

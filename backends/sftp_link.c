@@ -1635,6 +1635,31 @@ static bool can_be_same(const struct sftp_open *open, const struct cv_sftp_attrs
 	return !(attrs->flags & CV_FXA_ACMODTIME) || attrs->mtime >= open->mtime_seen;
 }
 
+static void reopen_open_done(struct sftp_request *req, struct sftp_reply *reply);
+
+static const char *name_of(const struct sftp_open *open)
+{
+	return open->also ? open->also : open->path;
+}
+
+/* Its name has changed since the request was made: what that has found says nothing. */
+static bool reopen_again(struct reopening *r)
+{
+	char *path = strdup(name_of(r->open));
+
+	if (!path)
+		return false;
+	if (r->handle.size)
+		sftp_link_close_handle(r->link, &r->handle, r->generation);
+	r->handle.size = 0;
+	free(r->req.path);
+	r->req.path = path;
+	r->req.type = CV_FXP_OPEN;
+	r->req.done = reopen_open_done;
+	sftp_link_submit(r->link, &r->req);
+	return true;
+}
+
 static void reopen_stat_done(struct sftp_request *req, struct sftp_reply *reply)
 {
 	struct reopening *r = cv_container_of(req, struct reopening, req);
@@ -1651,6 +1676,8 @@ static void reopen_stat_done(struct sftp_request *req, struct sftp_reply *reply)
 		reopen_end(r, error);
 		return;
 	}
+	if (strcmp(req->path, name_of(open)) != 0 && reopen_again(r))
+		return;
 	if (error == 0) {
 		cv_sftp_get_attrs(&in, &attrs);
 		if (in.bad)
@@ -1681,6 +1708,14 @@ static void reopen_open_done(struct sftp_request *req, struct sftp_reply *reply)
 		memcpy(r->handle.data, reply->body, reply->size);
 		r->generation = r->link->generation;
 	}
+	if (open && reply->error == -ENOENT) {
+		if (open->also && strcmp(req->path, open->also) == 0) {
+			free(open->also);
+			open->also = NULL;
+		}
+		if (strcmp(req->path, name_of(open)) != 0 && reopen_again(r))
+			return;
+	}
 	if (!open || reply->error) {
 		int error = reply->error ? reply->error : -EBADF;
 
@@ -1709,7 +1744,7 @@ static void reopen_submit(struct sftp_link *link, struct sftp_open *open)
 		return;
 	r = calloc(1, sizeof(*r));
 	if (r)
-		r->req.path = strdup(open->path);
+		r->req.path = strdup(name_of(open));
 	if (!r || !r->req.path) {
 		struct sftp_request *req = open->waiting;
 

@@ -69,6 +69,7 @@ struct sftp_handle {
 /* An open file or directory as the link sees it: handles die with their connection. */
 struct sftp_open {
 	char *path;	 /* owned; full remote path, for opening it again */
+	char *also;	 /* owned; another name that it was given since, tried first; or NULL */
 	uint32_t pflags; /* enum cv_sftp_pflags, without CREAT, TRUNC and EXCL */
 	bool is_dir;	 /* not reopened by the link: its requests end with -ESTALE */
 	bool elsewhere;	 /* has a twin on another connection: ends with -ESTALE when this is lost */

@@ -443,7 +443,7 @@ void sftp_file_free(struct sftp_engine *e, struct cv_file *file)
 	sftp_bulk_forget(e, file);
 	sftp_first_drop(file->first);
 	sftp_open_release(&e->link, &file->open);
-	free(file->also);
+	free(file->open.also);
 	free(file);
 }
 
@@ -501,20 +501,20 @@ static void note_set(struct sftp_engine *e, const char *path, const struct cv_sf
 
 static void forget_other_name(struct cv_file *file)
 {
-	free(file->also);
-	file->also = NULL;
+	free(file->open.also);
+	file->open.also = NULL;
 }
 
 static void note_gone(struct sftp_engine *e, const char *path)
 {
 	for (struct cv_file *f = e->files; f; f = f->next) {
-		if (f->also && strcmp(f->also, path) == 0)
+		if (f->open.also && strcmp(f->open.also, path) == 0)
 			forget_other_name(f);
 		if (strcmp(f->open.path, path) != 0)
 			continue;
-		if (f->also) {
+		if (f->open.also) {
 			free(f->open.path);
-			f->open.path = cv_steal(&f->also);
+			f->open.path = cv_steal(&f->open.also);
 		} else {
 			f->open.gone = true;
 		}
@@ -528,7 +528,7 @@ static void note_linked(struct sftp_engine *e, const char *path, const char *als
 		if (f->open.gone || strcmp(f->open.path, path) != 0)
 			continue;
 		forget_other_name(f);
-		f->also = strdup(also);
+		f->open.also = strdup(also);
 	}
 }
 
@@ -540,7 +540,7 @@ static void note_renamed(struct sftp_engine *e, const char *from, const char *to
 		const char *old = f->open.path;
 		char *path;
 
-		if (f->also && strncmp(f->also, from, n) == 0)
+		if (f->open.also && strncmp(f->open.also, from, n) == 0)
 			forget_other_name(f);
 		if (strncmp(old, from, n) != 0 || (old[n] && old[n] != '/'))
 			continue;
