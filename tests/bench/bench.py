@@ -47,7 +47,7 @@ class Sizes:
 		self.files_p8 = 10000 if full else 800
 		self.tree = 5000 if full else 400
 		self.tree_p8 = 8000 if full else 640
-		self.rtt_mib = 512 if full else 96
+		self.rtt_mib = 512 if full else 384
 		self.rtt_4k_mib = 128 if full else 32
 		self.rtt_files = 50 if full else 10
 		self.rtt_tree = 300 if full else 25
