@@ -428,17 +428,23 @@ static int main_loop(struct daemon *d, const sigset_t *signals)
 	uint64_t watchdog = cv_systemd_watchdog_ms();
 	/* Three chances: systemd waits for one sign of life per period. */
 	uint64_t period_ms = watchdog ? watchdog / 3 + 1 : STATUS_S * 1000;
-	struct timespec period = { .tv_sec = (time_t)(period_ms / 1000),
-				   .tv_nsec = (long)(period_ms % 1000) * 1000000 };
+	uint64_t next = cv_clock_ms() + period_ms;
 
 	for (;;) {
-		int sig = sigtimedwait(signals, NULL, &period);
+		/* By the clock: signals that come more often must not keep it from reporting. */
+		int left_ms = cv_clock_left_ms(next);
+		struct timespec left = { .tv_sec = left_ms / 1000,
+					 .tv_nsec = (long)(left_ms % 1000) * 1000000 };
+		int sig = sigtimedwait(signals, NULL, &left);
 
+		if (sig > 0 && sig != SIGHUP)
+			return sig;
 		if (sig == SIGHUP)
 			reload(d);
-		else if (sig > 0)
-			return sig;
-		else if (!watchdog || is_healthy(d))
+		if (cv_clock_left_ms(next))
+			continue;
+		next = cv_clock_ms() + period_ms;
+		if (!watchdog || is_healthy(d))
 			report(d, watchdog ? "WATCHDOG=1\n" : "");
 	}
 }
