@@ -36,17 +36,19 @@
 #define SERVE_MS	5000 /* from mounted to serving: no server is involved */
 #define LOG_MS		2000
 #define ADOPT_MS	3000
-#define SETTLE_MS	1000 /* of a take-over, waited for by a sync */
+#define SETTLE_MS	1000 /* of a take-over, waited for by a sync, */
+#define SETTLE_AGAIN_MS 5000 /* and by one whose worker has just died: far servers take longer */
 #define SYNC_AGAIN_MS	50
 #define EXIT_WAIT_MS	2000 /* after unmounting */
 #define KILL_WAIT_MS	2000
 #define CONNECT_MS	15000 /* a successor's attempt to connect; it makes more */
 #define BACKOFF_MIN_MS	100
 #define BACKOFF_MAX_MS	30000
-#define HANG_DOUBLINGS	5   /* of the hang limit, for one that hangs again and again */
-#define LOOKS		6   /* for signs of life, in the time of the hang limit */
-#define FAREWELL_TRIES	20  /* to store what is left of a mount that nobody uses any more */
-#define GRACE_MS	500 /* for the text of a worker that ran into its own time limit */
+#define HANG_DOUBLINGS	5     /* of the hang limit, for one that hangs again and again */
+#define LOOKS		6     /* for signs of life, in the time of the hang limit */
+#define NO_LIMIT_MS	30000 /* in place of one, for what else is looked at */
+#define FAREWELL_TRIES	20    /* to store what is left of a mount that nobody uses any more */
+#define GRACE_MS	500   /* for the text of a worker that ran into its own time limit */
 
 enum worker_state {
 	WORKER_STARTING,
@@ -67,14 +69,16 @@ struct cv_worker {
 	uint64_t beat;		 /* its last sign of life; likewise */
 	uint64_t silent_ms;	 /* how long that has been the last; likewise */
 	bool hung;		 /* killed for that; likewise */
-	char *volume;		 /* owned */
-	char *mountpoint;	 /* owned */
-	struct cv_dict options;	 /* what a successor is told; protected by sup->lock */
+	bool unattended;  /* REPLACING, and no thread could be started; protected by sup->lock */
+	char *volume;	  /* owned */
+	char *mountpoint; /* owned */
+	struct cv_dict options; /* what a successor is told; protected by sup->lock */
 	char socket_name[SOCKET_NAME_MAX];
 	bool bare;
 	pid_t pid;	/* protected by sup->lock, as are the next two: a successor is another */
 	uint64_t start; /* process */
 	int pidfd;	/* owned; once it is watched, the watching thread may read it without */
+	int program; /* owned: what the one that served last ran; -1: unknown. Of who starts it */
 	uint64_t dev;
 	int fuse_fd; /* owned; protected by sup->lock once serving */
 	int shm_fd;  /* owned; likewise */
@@ -106,6 +110,7 @@ struct cv_supervisor {
 static void worker_free(struct cv_worker *w)
 {
 	cv_close_fd(&w->pidfd);
+	cv_close_fd(&w->program);
 	cv_close_fd(&w->fuse_fd);
 	cv_close_fd(&w->shm_fd);
 	cv_dict_release(&w->options);
@@ -145,7 +150,7 @@ static struct cv_worker *worker_new(struct cv_supervisor *sup, const char *volum
 		return NULL;
 	w->sup = sup;
 	w->refs = 1;
-	w->pidfd = w->fuse_fd = w->shm_fd = -1;
+	w->pidfd = w->program = w->fuse_fd = w->shm_fd = -1;
 	w->volume = strdup(volume);
 	w->mountpoint = strdup(mountpoint);
 	if (!w->volume || !w->mountpoint || cv_dict_copy(&w->options, options) < 0 ||
@@ -237,6 +242,7 @@ static bool read_header(int shm_fd, struct cv_shm_header *ret)
 }
 
 static void replace(struct cv_worker *w);
+static void replace_unattended(struct cv_supervisor *sup);
 
 /* Can another worker go on where this one ended, and has it something to do? Then header says where
  * it ended. */
@@ -388,13 +394,13 @@ static void look_for_life(struct cv_supervisor *sup, uint64_t passed_ms)
 static void *watch_thread(void *arg)
 {
 	struct cv_supervisor *sup = arg;
-	const uint64_t period_ms = sup->hang_limit_ms / LOOKS;
+	const uint64_t period_ms = (sup->hang_limit_ms ? sup->hang_limit_ms : NO_LIMIT_MS) / LOOKS;
 	uint64_t looked_ms = cv_clock_ms();
 	struct epoll_event events[16];
 
 	for (;;) {
-		int wait_ms = period_ms ? cv_clock_left_ms(looked_ms + period_ms) : -1;
-		int n = epoll_wait(sup->epoll, events, CV_ARRAY_SIZE(events), wait_ms);
+		int n = epoll_wait(sup->epoll, events, CV_ARRAY_SIZE(events),
+				   cv_clock_left_ms(looked_ms + period_ms));
 		uint64_t passed_ms = cv_clock_ms() - looked_ms;
 
 		if (n < 0 && errno != EINTR) {
@@ -406,10 +412,12 @@ static void *watch_thread(void *arg)
 				return NULL;
 			worker_ended(sup, events[i].data.ptr);
 		}
-		if (!period_ms || passed_ms < period_ms)
+		if (passed_ms < period_ms)
 			continue;
 		/* Whatever kept us from looking has kept the workers from working, too. */
-		look_for_life(sup, passed_ms < 2 * period_ms ? passed_ms : period_ms);
+		if (sup->hang_limit_ms)
+			look_for_life(sup, passed_ms < 2 * period_ms ? passed_ms : period_ms);
+		replace_unattended(sup);
 		looked_ms = cv_clock_ms();
 	}
 }
@@ -672,14 +680,21 @@ int cv_worker_counters(int dirfd, const char *name, unsigned timeout_ms, struct 
 	return r;
 }
 
-/* -EAGAIN: it is taking over. */
-static int sync_once(struct cv_worker *w, uint64_t deadline, struct cv_err *err)
+/* A worker that only does not answer still has requests in its hands: no second one may serve. */
+static bool is_nobody(int r)
+{
+	return r == -ECONNREFUSED || r == -ECONNRESET || r == -EPIPE || r == -ENOENT || r == -ESRCH;
+}
+
+/* -EAGAIN: it is taking over. *ret_died: it ended before it answered; there may be a successor. */
+static int sync_once(struct cv_worker *w, uint64_t deadline, bool *ret_died, struct cv_err *err)
 {
 	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
 	cv_cleanup_dict struct cv_dict args = CV_DICT_INIT;
 	cv_cleanup_close int sock = connect_socket(w->sup->socket_dir, w->socket_name);
 	int r, left_ms;
 
+	*ret_died = sock < 0 && is_nobody(sock);
 	if (sock < 0)
 		return cv_fail(err, -sock, "cannot connect to the worker: %s", cv_strerror(sock));
 	/* docker stop and kill wait for us. With the server away the data does not get there
@@ -690,29 +705,50 @@ static int sync_once(struct cv_worker *w, uint64_t deadline, struct cv_err *err)
 	left_ms = cv_clock_left_ms(deadline);
 	if (r == 0)
 		r = left_ms ? cv_handoff_recv(sock, left_ms, &msg) : -ETIMEDOUT;
+	*ret_died = is_nobody(r);
 	return take_answer(r, &msg, "synced", err);
 }
 
-int cv_worker_sync(struct cv_worker *w, unsigned timeout_ms, struct cv_err *err)
+static void sync_pause(void)
 {
 	const struct timespec pause = { .tv_nsec = SYNC_AGAIN_MS * 1000000L };
-	uint64_t deadline = cv_clock_ms() + timeout_ms, settled;
+
+	(void)nanosleep(&pause, NULL);
+}
+
+/* With the worker of the moment; *died: it is not the first one. */
+static int sync_now(struct cv_worker *w, uint64_t deadline, bool *died, struct cv_err *err)
+{
+	const unsigned settle_ms = *died ? SETTLE_AGAIN_MS : SETTLE_MS;
 	struct timespec until = cv_clock_timespec(deadline);
+	uint64_t settled;
 	int r = 0;
-	bool ended;
 
 	{
 		CV_SCOPED_LOCK(&w->sup->lock);
 		while (w->state == WORKER_REPLACING && r == 0)
 			r = pthread_cond_timedwait(&w->sup->ended, &w->sup->lock, &until);
-		ended = w->state == WORKER_ENDED;
+		*died = false;
+		if (w->state == WORKER_ENDED)
+			return cv_fail(err, EIO, "%s; what was written last may be missing",
+				       w->error);
 	}
-	if (ended)
-		return cv_fail(err, EIO, "%s; what was written last may be missing", w->error);
 	/* With the server there a successor has settled in a moment. */
-	settled = cv_clock_ms() + SETTLE_MS;
-	while ((r = sync_once(w, deadline, err)) == -EAGAIN && cv_clock_ms() < settled)
-		(void)nanosleep(&pause, NULL);
+	settled = cv_clock_ms() + settle_ms;
+	while ((r = sync_once(w, deadline, died, err)) == -EAGAIN && cv_clock_ms() < settled)
+		sync_pause();
+	return r;
+}
+
+int cv_worker_sync(struct cv_worker *w, unsigned timeout_ms, struct cv_err *err)
+{
+	uint64_t deadline = cv_clock_ms() + timeout_ms;
+	bool died = false;
+	int r;
+
+	/* What one that dies meanwhile (or hung, or is upgraded) had to store, the next one has. */
+	while ((r = sync_now(w, deadline, &died, err)) < 0 && died && cv_clock_left_ms(deadline))
+		sync_pause(); /* until we hear of its death, too */
 	return r;
 }
 
@@ -754,11 +790,36 @@ static pid_t pid_of(struct cv_worker *w)
 	return w->pid;
 }
 
-static int spawn(struct cv_worker *w, int sock, struct cv_err *err)
+/*
+ * What the worker that serves now runs. Installed may be another one by the time that it ends, or
+ * none: its package was upgraded or removed.
+ */
+static void note_program(struct cv_worker *w)
+{
+	cv_cleanup_close int fd = -1;
+	char path[32];
+
+	(void)snprintf(path, sizeof(path), "/proc/%d/exe", (int)w->pid);
+	fd = open(path, O_PATH | O_CLOEXEC);
+	if (fd < 0 || cv_wait_readable(w->pidfd, 0)) /* ended: the number may be another's */
+		return;
+	cv_close_fd(&w->program);
+	w->program = cv_steal_fd(&fd);
+}
+
+static bool is_same_file(int fd, const char *path)
+{
+	struct stat a, b;
+
+	return fstat(fd, &a) == 0 && stat(path, &b) == 0 && a.st_dev == b.st_dev &&
+	       a.st_ino == b.st_ino;
+}
+
+static int spawn(struct cv_worker *w, const char *program, int sock, struct cv_err *err)
 {
 	int out = w->sup->worker_stderr >= 0 ? w->sup->worker_stderr : STDERR_FILENO;
 	pid_t pid;
-	int r = cv_worker_spawn(w->sup->worker_path, w->volume, sock, out, &pid, err);
+	int r = cv_worker_spawn(program, w->volume, sock, out, &pid, err);
 	int pidfd;
 
 	if (r < 0)
@@ -890,7 +951,8 @@ static void worker_kill(struct cv_worker *w)
 }
 
 /* A process for w, and what it is talked to with. On failure the socket's name may be left. */
-static int launch(struct cv_worker *w, int *ret_sock, int *ret_listener, struct cv_err *err)
+static int launch(struct cv_worker *w, const char *program, int *ret_sock, int *ret_listener,
+		  struct cv_err *err)
 {
 	cv_cleanup_close int ours = -1;
 	cv_cleanup_close int theirs = -1;
@@ -906,7 +968,7 @@ static int launch(struct cv_worker *w, int *ret_sock, int *ret_listener, struct 
 	if (listener < 0)
 		return cv_fail(err, -listener, "cannot listen on %s: %s", w->socket_name,
 			       cv_strerror(listener));
-	r = spawn(w, theirs, err);
+	r = spawn(w, program, theirs, err);
 	if (r < 0)
 		return r;
 	*ret_sock = cv_steal_fd(&ours);
@@ -922,7 +984,7 @@ static int start(struct cv_worker *w, const struct cv_mount_spec *spec, uint64_t
 	int r = create_shm(&w->shm_fd, err);
 
 	if (r == 0)
-		r = launch(w, &sock, &listener, err);
+		r = launch(w, w->sup->worker_path, &sock, &listener, err);
 	if (r == 0)
 		r = worker_watch(w);
 	if (r < 0) {
@@ -949,6 +1011,7 @@ int cv_supervisor_mount(struct cv_supervisor *sup, const struct cv_mount_spec *s
 	r = start(w, spec, cv_clock_ms() + spec->timeout_ms, NULL, err);
 	if (r == 0) {
 		park(w); /* while the watching thread does not close them yet */
+		note_program(w);
 		CV_SCOPED_LOCK(&sup->lock);
 		ended = w->state == WORKER_ENDED;
 		if (!ended)
@@ -1005,7 +1068,7 @@ static void process_end(struct cv_worker *w)
 	close_pidfd(w);
 }
 
-static int start_successor(struct cv_worker *w, struct cv_err *err)
+static int start_program(struct cv_worker *w, const char *program, struct cv_err *err)
 {
 	cv_cleanup_handoff struct cv_handoff msg = CV_HANDOFF_INIT;
 	cv_cleanup_close int sock = -1;
@@ -1013,7 +1076,7 @@ static int start_successor(struct cv_worker *w, struct cv_err *err)
 	int r;
 
 	close_pidfd(w); /* the dead one's, which is reaped */
-	r = launch(w, &sock, &listener, err);
+	r = launch(w, program, &sock, &listener, err);
 	if (r == 0)
 		r = send_start(w, sock, CONNECT_MS, listener, err);
 	if (r == 0) {
@@ -1023,6 +1086,26 @@ static int start_successor(struct cv_worker *w, struct cv_err *err)
 	if (r < 0)
 		process_end(w);
 	return r;
+}
+
+/*
+ * The installed program, as after an upgrade. Where it cannot take over (it is not there, or cannot
+ * read this memory), the one that served last can: without either, programs would wait for ever.
+ */
+static int start_successor(struct cv_worker *w, struct cv_err *err)
+{
+	const char *installed = w->sup->worker_path;
+	char before[48]; /* our number: a child has its descriptors closed before it runs */
+	int r = start_program(w, installed, err);
+
+	if (r == 0 || w->program < 0 || is_same_file(w->program, installed))
+		return r;
+	(void)snprintf(before, sizeof(before), "/proc/%d/fd/%d", (int)getpid(), w->program);
+	if (start_program(w, before, NULL) < 0)
+		return r;
+	cv_warning("volume '%s': %s cannot take over: %s; the program that served it before does",
+		   w->volume, installed, err->text);
+	return 0;
 }
 
 /* False: the supervisor ends. */
@@ -1069,6 +1152,7 @@ static bool try_successor(struct cv_worker *w, unsigned tries)
 	int r = start_successor(w, &err);
 
 	if (r == 0) {
+		note_program(w);
 		r = hand_to_watcher(w);
 		if (r == 0)
 			return true;
@@ -1089,12 +1173,13 @@ static void *replace_thread(void *arg)
 	struct cv_worker *w = arg;
 	struct cv_supervisor *sup = w->sup;
 	unsigned deaths = w->idle_deaths;
+	bool last = false;
 
-	for (unsigned tries = 0;; tries++) {
+	for (unsigned tries = 0; !last; tries++) {
 		unsigned before = deaths + tries;
 
-		if (before && !pause_unless_stopping(sup, backoff_ms(before)))
-			break;
+		/* With us end the last descriptors, so there is no later. */
+		last = before && !pause_unless_stopping(sup, backoff_ms(before));
 		if (try_successor(w, tries)) {
 			if (sup->replaced)
 				sup->replaced(sup->arg, w);
@@ -1122,12 +1207,25 @@ static void replace(struct cv_worker *w)
 	(void)pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	r = pthread_create(&thread, &attr, replace_thread, w);
 	(void)pthread_attr_destroy(&attr);
-	if (r == 0)
-		return;
-	cv_error("volume '%s': cannot start a thread: %s", w->volume, cv_strerror(r));
-	w->sup->replacing--;
-	w->refs--;
-	end_locked(w);
+	if (r != 0) {
+		w->sup->replacing--;
+		w->refs--;
+	}
+	if (r != 0 && !w->unattended)
+		cv_error("volume '%s': no worker can take over: cannot start a thread: %s; trying "
+			 "again",
+			 w->volume, cv_strerror(r));
+	w->unattended = r != 0;
+}
+
+/* A host that has no room for a thread now has some later. */
+static void replace_unattended(struct cv_supervisor *sup)
+{
+	CV_SCOPED_LOCK(&sup->lock);
+	for (struct cv_worker *w = sup->workers; w; w = w->next) {
+		if (w->unattended)
+			replace(w);
+	}
 }
 
 /* ---- finding one again ---- */
@@ -1179,12 +1277,6 @@ static int take_descriptors(struct cv_worker *w, const struct cv_record *record,
 	return 0;
 }
 
-/* A worker that only does not answer still has requests in its hands: no second one may serve. */
-static bool is_nobody(int r)
-{
-	return r == -ECONNREFUSED || r == -ECONNRESET || r == -ENOENT || r == -ESRCH;
-}
-
 /* Its worker ended while there was no daemon: the service manager may have kept the mount. */
 static bool take_over_parked(struct cv_worker *w)
 {
@@ -1226,6 +1318,7 @@ int cv_supervisor_adopt(struct cv_supervisor *sup, const struct cv_record *recor
 	if (r == 0) {
 		w->state = WORKER_SERVING;
 		park(w);
+		note_program(w);
 		r = worker_watch(w);
 	} else if (is_nobody(r) && take_over_parked(w)) {
 		r = 0;
