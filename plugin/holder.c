@@ -132,6 +132,39 @@ static int take_from(int pidfd, pid_t pid, const char *volume, struct cv_holder 
 	return 0;
 }
 
+/* By the name that stays until the very end; the command line goes with the memory. */
+static bool is_worker(pid_t pid)
+{
+	char path[32], got[sizeof(CV_WORKER_PROGRAM)];
+	cv_cleanup_close int fd = -1;
+
+	(void)snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	return fd >= 0 && read(fd, got, sizeof(got)) == (ssize_t)sizeof(got) &&
+	       memcmp(got, CV_WORKER_PROGRAM "\n", sizeof(got)) == 0;
+}
+
+int cv_holder_find(int sock, const struct cv_record *record, struct cv_holder *ret)
+{
+	struct cv_holder h = { .pid = listening(sock), .fuse_fd = -1, .shm_fd = -1 };
+
+	h.pidfd = h.pid > 0 ? cv_pidfd_open(h.pid) : -ESRCH;
+	h.start = h.pidfd < 0 ? 0 : cv_process_start(h.pid);
+	if (h.pidfd >= 0 && !is_worker(h.pid)) {
+		cv_close_fd(&h.pidfd);
+		h.pidfd = -ESRCH;
+	}
+	if (h.pidfd < 0) {
+		h.pid = record->worker;
+		h.start = record->worker_start;
+		h.pidfd = cv_process_open(h.pid, h.start);
+	}
+	if (h.pidfd < 0)
+		return h.pidfd;
+	*ret = h;
+	return 0;
+}
+
 int cv_holder_take(int sock, const struct cv_record *record, struct cv_holder *ret)
 {
 	pid_t pid = listening(sock);

@@ -27,4 +27,11 @@ struct cv_holder {
  */
 int cv_holder_take(int sock, const struct cv_record *record, struct cv_holder *ret);
 
+/*
+ * The process alone, for who has the descriptors from elsewhere: one that is ending (SIGKILL ends
+ * no call of the kernel that waits for a disk) shows nothing else any more. 0, -ESRCH or another
+ * -errno.
+ */
+int cv_holder_find(int sock, const struct cv_record *record, struct cv_holder *ret);
+
 #endif

@@ -1250,12 +1250,32 @@ static int ask_for_descriptors(struct cv_worker *w, struct cv_holder *ret, struc
 	return 0;
 }
 
+/* Of a worker that they cannot be taken from: the service manager's copies. */
+static int take_parked(struct cv_worker *w, int sock, const struct cv_record *record,
+		       struct cv_holder *ret)
+{
+	char name[CV_PARKED_NAME_MAX];
+	struct cv_holder h;
+	int r = cv_holder_find(sock, record, &h);
+
+	if (r < 0)
+		return r;
+	parked_name(w, name);
+	if (!cv_systemd_take_parked(name, &h.fuse_fd, &h.shm_fd)) {
+		cv_close_fd(&h.pidfd);
+		return -ENOENT;
+	}
+	*ret = h;
+	return 0;
+}
+
 /*
  * The descriptors of the worker that serves the mount now, which need not be the recorded one. They
  * are taken rather than asked for: one that hangs would not answer, and is found to hang, and is
- * replaced, only by who has them.
+ * replaced, only by who has them. *ret_parked: the service manager has them already.
  */
-static int take_descriptors(struct cv_worker *w, const struct cv_record *record, struct cv_err *err)
+static int take_descriptors(struct cv_worker *w, const struct cv_record *record, bool *ret_parked,
+			    struct cv_err *err)
 {
 	cv_cleanup_close int sock = connect_socket(w->sup->socket_dir, w->socket_name);
 	struct cv_holder h = { .pidfd = -1, .fuse_fd = -1, .shm_fd = -1 };
@@ -1267,7 +1287,10 @@ static int take_descriptors(struct cv_worker *w, const struct cv_record *record,
 	if (r < 0) {
 		cv_debug("volume '%s': its worker's descriptors cannot be taken: %s", w->volume,
 			 cv_strerror(r));
-		r = ask_for_descriptors(w, &h, err);
+		r = take_parked(w, sock, record, &h);
+		*ret_parked = r == 0;
+		if (r < 0)
+			r = ask_for_descriptors(w, &h, err);
 	}
 	if (r < 0)
 		return r;
@@ -1303,6 +1326,7 @@ int cv_supervisor_adopt(struct cv_supervisor *sup, const struct cv_record *recor
 			struct cv_worker **ret, struct cv_err *err)
 {
 	struct cv_worker *w;
+	bool parked = false;
 	int r;
 
 	if (!cv_mountpoint_is(record->mountpoint, record->dev))
@@ -1314,10 +1338,11 @@ int cv_supervisor_adopt(struct cv_supervisor *sup, const struct cv_record *recor
 	w->bare = true;
 	w->dev = record->dev;
 	(void)cv_strcpy(w->server, sizeof(w->server), record->server);
-	r = take_descriptors(w, record, err);
+	r = take_descriptors(w, record, &parked, err);
 	if (r == 0) {
 		w->state = WORKER_SERVING;
-		park(w);
+		if (!parked)
+			park(w);
 		note_program(w);
 		r = worker_watch(w);
 	} else if (is_nobody(r) && take_over_parked(w)) {
