@@ -93,7 +93,8 @@ mkdir "$T/disk"
 timeout 40 "$CVOL" mount "dir://$SERVER_DIR/below" "$T/disk" || bail "mount"
 below=$(pgrep -xf "cvol-fuse $T/disk")
 supervisor=$(pgrep -f "^$CVOL mount dir://$SERVER_DIR/below")
-alive "$below" && alive "$supervisor" || bail "no worker below"
+alive "$below" || bail "no worker below"
+alive "$supervisor" || bail "nobody supervises it"
 kill -STOP "$supervisor" # or it would find that one hung, too
 mount_it disk "{\"source\":\"dir://$T/disk\"}"
 stay "$p"

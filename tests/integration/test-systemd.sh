@@ -37,6 +37,9 @@ else
 	skip "socket activation" "no systemd-socket-activate here"
 fi
 
+# What verify cannot know: whatever ends the daemon, it comes back.
+check "the unit: no limit to how often it is started again" grep -qx 'StartLimitIntervalSec=0' "$TOP/packaging/systemd/cvol.service"
+
 LOG=$T/manager.log
 said() {
 	grep -qE "^$1" "$LOG"
@@ -75,6 +78,11 @@ check "SIGHUP: READY again" wait_for 5 sh -c "[ \$(grep -c 'say READY=1' '$LOG')
 first=$(daemon_pid)
 sleep 5
 check_equal "watchdog: pings in time" 0 "$(told watchdog)"
+for ((i = 0; i < 20; i++)); do
+	kill -HUP "$first"
+	sleep 0.25
+done
+check_equal "watchdog: also while it is told to reload again and again" 0 "$(told watchdog)"
 READY=$(told 'say READY=1')
 kill -STOP "$first"
 check "watchdog: a daemon that hangs is noticed" wait_for 10 said "watchdog $first"
