@@ -9,8 +9,7 @@
 sandbox "$@"
 
 LIMIT=60
-PYTHON=/usr/bin/python3
-[ -x "$PYTHON" ] || bail_skip "no python3"
+need_slow_calls
 ID=$(printf 'a%.0s' {1..64})
 log=$T/log/cvol.log
 # Of our own, so that it can be taken away.
@@ -32,18 +31,26 @@ kill_worker() {
 	alive "$before" || bail "volume $1 has no worker: $before"
 	kill "-${2:-KILL}" "$before"
 }
-# written FILE: a process that has written $T/tmp/data to it, and has it open. The server has little of it.
-written() {
-	rm -f "$T/tmp/written"
+# opened FILE: a process that has it open, and writes $T/tmp/data to it when `write_it` says so.
+opened() {
+	rm -f "$T"/tmp/{opened,go,written}
 	spawn holder "$PYTHON" -c '
-import sys, time
+import os, sys, time
 t, path = sys.argv[1:]
 f = open(path, "wb", buffering=0)
-f.write(open(t + "/data", "rb").read())
+data = open(t + "/data", "rb").read()
+open(t + "/opened", "w").close()
+while not os.path.exists(t + "/go"):
+    time.sleep(0.02)
+f.write(data)
 open(t + "/written", "w").close()
 time.sleep(1000)' "$T/tmp" "$1"
 	HOLDER=$SPAWNED
-	wait_for 20 test -e "$T/tmp/written" || bail "nobody wrote $1"
+	wait_for 20 test -e "$T/tmp/opened" || bail "nobody opened $1"
+}
+write_it() { # returns when it is taken; the server has little of it
+	: >"$T/tmp/go"
+	wait_for 20 test -e "$T/tmp/written" || bail "nobody wrote"
 }
 unmount_in_background() { # VOLUME
 	rm -f "$T/tmp/unmounted"
@@ -84,7 +91,9 @@ head -c 3000000 /dev/urandom >"$T/tmp/data"
 # ---------------------------------------------------------------- while Unmount waits
 
 for engine in $(engines nfs nfs4 sftp); do
+	export LD_PRELOAD=$SLOW SLOW_CALLS=$T/slow SLOW_CALLS_IN=$SRV
 	start_engine "$engine"
+	unset LD_PRELOAD SLOW_CALLS SLOW_CALLS_IN
 	case $engine in
 	sftp)
 		start_proxy "$engine" "$SSH_PORT"
@@ -105,7 +114,8 @@ for engine in $(engines nfs nfs4 sftp); do
 	# A long line: there is something to wait for, and the server is there.
 	proxy_cmd "$engine" delay 150
 	mount_it "$engine" "$opts"
-	written "$p/data"
+	opened "$p/data-$engine"
+	write_it
 	unmount_in_background "$engine"
 	sleep 0.1
 	check_fails "$engine: Unmount waits" test -e "$T/tmp/unmounted"
@@ -113,14 +123,15 @@ for engine in $(engines nfs nfs4 sftp); do
 	check "$engine: its worker is killed: another takes over" wait_for 10 is_replaced "$engine" "$before"
 	check "$engine: Unmount is answered" wait_for 40 test -e "$T/tmp/unmounted"
 	check_equal "$engine: without an error" "" "$(jq -r '.Err // ""' "$T/tmp/unmounted")"
-	check "$engine: every byte is on the server" cmp "$T/tmp/data" "$SERVER_DIR/data"
+	check "$engine: every byte is on the server" cmp "$T/tmp/data" "$SERVER_DIR/data-$engine"
 	stop_pid "$HOLDER"
 	check "$engine: nothing is left" wait_nothing_left 30
 
 	# Nobody can say yet what is stored: the successor does not know, and must not call it nothing.
 	proxy_cmd "$engine" delay 0
 	mount_it "$engine" "$opts"
-	written "$p/later"
+	opened "$p/later-$engine"
+	write_it
 	proxy_cmd "$engine" hole
 	kill_worker "$engine"
 	wait_for 10 is_replaced "$engine" "$before"
@@ -128,7 +139,35 @@ for engine in $(engines nfs nfs4 sftp); do
 	check_match "$engine: and says what is with the data" "written data is not stored .*cvol goes on trying" "$OUT"
 	check "$engine: the mount stays" is_mounted "$p"
 	proxy_cmd "$engine" resume
-	check "$engine: the server is back: every byte gets there" wait_for 30 cmp "$T/tmp/data" "$SERVER_DIR/later"
+	check "$engine: the server is back: every byte gets there" wait_for 30 cmp "$T/tmp/data" "$SERVER_DIR/later-$engine"
+	stop_pid "$HOLDER"
+	check "$engine: then nothing is left" wait_nothing_left 40
+
+	# The same with a server that is there, and slow at what the successor asks of it (SFTP: repeats) first.
+	mount_it "$engine" "$opts"
+	opened "$p/third-$engine"
+	proxy_cmd "$engine" hole
+	mkdir "$p/slow-$engine" &
+	slow=$!
+	write_it
+	rm -f "$T/slow.begun"
+	echo 4000 >"$T/slow"
+	kill_worker "$engine"
+	proxy_cmd "$engine" resume
+	check "$engine: the server is slow" wait_for 10 test -s "$T/slow.begun"
+	if [ "$engine" = sftp ]; then # it waits for what it repeats before it goes on
+		check_fails "$engine: it is taking over: Unmount fails" raw_ok Unmount "{\"Name\":\"$engine\",\"ID\":\"$ID\"}"
+		check_match "$engine: and says why" "it is taking over, and does not know yet what is stored" "$OUT"
+		check "$engine: the mount stays" is_mounted "$p"
+	elif raw_ok Unmount "{\"Name\":\"$engine\",\"ID\":\"$ID\"}" >/dev/null; then
+		check "$engine: Unmount says that all is stored: it is" cmp "$T/tmp/data" "$SERVER_DIR/third-$engine"
+	else
+		check "$engine: Unmount says that it is not: the mount stays" is_mounted "$p"
+	fi
+	rm "$T/slow"
+	check "$engine: what it is slow at is done" wait_for 20 test -d "$SERVER_DIR/slow-$engine"
+	check "$engine: who asked for it goes on" wait_gone 20 "$slow"
+	check "$engine: and every byte gets there" wait_for 30 cmp "$T/tmp/data" "$SERVER_DIR/third-$engine"
 	stop_pid "$HOLDER"
 	check "$engine: then nothing is left" wait_nothing_left 40
 done
