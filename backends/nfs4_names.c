@@ -650,6 +650,10 @@ static void got_rename_noreplace(struct cv_nfs_req *q, int status, struct cv_xdr
 			cv_nfs_finish(q, 0);
 			return;
 		}
+		if (status == -ESTALE && q->resent) {
+			cv_nfs_finish(q, status); /* the old name may be gone: nfs_names.c */
+			return;
+		}
 		q->off = (uint64_t)(int64_t)status;
 		cv_nfs_step(q, send_undo, got_undo);
 	} else {

@@ -21,6 +21,7 @@
 #include "config/step.h"
 #include "config/str.h"
 
+#define BROKEN_MAX     5    /* connections that end while calls are sent again */
 #define MARK_NS_MAX    1000 /* coarser times are too few to tell creations apart */
 #define PATH_MAX_MOUNT CV_NFS_PATH_MAX
 #define TIMEOUT_MS     15000
@@ -634,19 +635,28 @@ static bool took(struct cv_replay *replay, int status, const uint8_t *reply, siz
 static int settle(struct cv_nfs_mount *m, uint16_t port)
 {
 	uint64_t start = cv_now_ns();
+	unsigned *broken = m->replays ? m->replays->broken : NULL;
 	int r;
 
 	if (!m->replays || !m->procs->took)
 		return 0;
+	if (broken && *broken >= BROKEN_MAX) {
+		cv_warning("%s ends each connection over which what was under way is sent again: "
+			   "it is repeated as something new",
+			   m->host);
+		return 0;
+	}
 	if (port && m->procs->known_by_port && cv_rpc_source_port(m->fd) != port) {
 		cv_warning("%s: source port %u cannot be had again: what was under way is repeated "
 			   "as something new",
 			   m->host, port);
 		return 0;
 	}
-	r = cv_rpc_replay_blocking(m->fd, m->replays, m->nfs->timeout_ms * UINT64_C(1000000),
-				   m->procs->took);
+	r = cv_rpc_replay_blocking(m->fd, m->procs->known_by_port ? port : 0, m->replays,
+				   m->nfs->timeout_ms * UINT64_C(1000000), m->procs->took);
 	m->deadline_ns += cv_now_ns() - start;
+	if (r < 0 && broken)
+		++*broken;
 	if (r < 0)
 		return cv_fail(m->err, r, "nfs: repeating what was under way on %s: %s", m->host,
 			       cv_nfs_why(r));

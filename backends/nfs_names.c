@@ -626,6 +626,15 @@ static void got_removed_old(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 		cv_nfs_finish(q, 0);
 		return;
 	}
+	/* The old name may be gone, or go yet: then the new one is all there is. */
+	if (status == -ESTALE && q->resent) {
+		look_whether_gone(q, cv_nfs_finish_ok);
+		return;
+	}
+	if (status == -ETIMEDOUT || status == -ECANCELED) {
+		cv_nfs_finish(q, status);
+		return;
+	}
 	q->off = (uint64_t)(int64_t)status;
 	cv_nfs_step(q, send_remove_new, got_removed_new);
 }

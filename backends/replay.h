@@ -58,6 +58,9 @@ struct cv_replays {
 	/* of a predecessor's operations that were begun and not answered; needed during connect */
 	const struct cv_left *list;
 	size_t count;
+	/* The engine's count of connections that have ended while these were sent again: what
+	 * breaks each of them must not keep the mount away for ever. */
+	unsigned *broken;
 	/* CV_PEERS numbers of the engine's own, as a predecessor has left them; at first 0. They
 	 * stay. */
 	uint64_t *peers;

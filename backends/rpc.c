@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -338,6 +339,7 @@ struct replays {
 	/* When the server has answered one, or taken something new: not only that it still is at
 	 * it, which could go on for ever. */
 	uint64_t life_ns;
+	int queued; /* bytes that it had not acknowledged then */
 };
 
 static uint32_t recorded_xid(const struct cv_replay *replay)
@@ -440,6 +442,18 @@ static void note_took(struct replays *rs, size_t i, bool took)
 	p->due_ns = now + REPLAY_BUSY_NS * ++p->busy;
 }
 
+/* On a slow line what is in the kernel's hands takes its time. */
+static bool is_taking(struct replays *rs)
+{
+	int queued = 0;
+
+	if (ioctl(rs->fd, SIOCOUTQ, &queued) < 0 || queued == 0 || queued >= rs->queued)
+		return false;
+	rs->queued = queued;
+	rs->life_ns = cv_now_ns();
+	return true;
+}
+
 static int replay_all(struct replays *rs, bool (*took)(struct cv_replay *replay, int status,
 						       const uint8_t *reply, size_t size))
 {
@@ -453,7 +467,8 @@ static int replay_all(struct replays *rs, bool (*took)(struct cv_replay *replay,
 
 		if (r == 0)
 			r = wait_for(rs->fd, POLLIN, next_ns);
-		if (r == -ETIMEDOUT && cv_now_ns() < rs->life_ns + rs->timeout_ns)
+		if (r == -ETIMEDOUT &&
+		    (cv_now_ns() < rs->life_ns + rs->timeout_ns || is_taking(rs)))
 			continue;
 		if (r == -ETIMEDOUT)
 			return (int)rs->count;
@@ -477,31 +492,54 @@ static int replay_all(struct replays *rs, bool (*took)(struct cv_replay *replay,
 	return 0;
 }
 
-int cv_rpc_replay_blocking(int fd, const struct cv_replays *replays, uint64_t timeout_ns,
+/* As it was built: the length that it begins with is that of all its parts. */
+static bool is_whole(const struct cv_left *left)
+{
+	const struct cv_replay *r = left->replay;
+	size_t data = r->data.size + (4 - r->data.size % 4) % 4;
+	uint32_t mark;
+
+	memcpy(&mark, r->call, 4);
+	return ntohl(mark) == (LAST_FRAGMENT | (uint32_t)(r->call_size - 4 + data));
+}
+
+int cv_rpc_replay_blocking(int fd, uint16_t port, const struct cv_replays *replays,
+			   uint64_t timeout_ns,
 			   bool (*took)(struct cv_replay *replay, int status, const uint8_t *reply,
 					size_t size))
 {
 	cv_cleanup_free struct replaying *list = calloc(replays->count + 1, sizeof(*list));
 	struct replays rs = { .fd = fd, .timeout_ns = timeout_ns, .list = list };
-	int r = 0;
+	int left_over = 0;
 
 	if (!list)
 		return -ENOMEM;
 	/* Data at last: a server remembers a limited number of calls, and that a name has been
 	 * changed must not be forgotten for writes that it has never seen. */
-	for (int data = 0; data < 2 && r == 0; data++) {
+	for (int data = 0; data < 2; data++) {
+		int r;
+
 		rs.life_ns = cv_now_ns();
+		rs.queued = INT_MAX;
+		rs.count = 0;
 		for (size_t i = 0; i < replays->count; i++) {
 			const struct cv_left *left = &replays->list[i];
 
-			if (cv_left_is_open(left) && (left->replay->data.size > 0) == data)
+			if (!cv_left_is_open(left) || (left->replay->data.size > 0) != data)
+				continue;
+			if (!is_whole(left) || (port && left->replay->port != port))
+				left_over++;
+			else
 				list[rs.count++] =
 					(struct replaying){ .left = left,
 							    .pause_ns = REPLAY_AGAIN_NS };
 		}
 		r = replay_all(&rs, took);
+		if (r < 0)
+			return r;
+		left_over += r;
 	}
-	return r;
+	return left_over;
 }
 
 const uint8_t *cv_rpc_replayed(const struct cv_rpc *rpc, const struct cv_replay *replay,

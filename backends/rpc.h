@@ -98,9 +98,11 @@ uint16_t cv_rpc_source_port(int fd);
  * answered, or for timeout_ns none was and there was no room for more. took() is given the results
  * of each; false: the server is at it, and the call is sent once more a little later. Returns the
  * number of calls without an answer, or -errno: the connection cannot be used any more
- * (-ECONNABORTED: the time ran out amid a record).
+ * (-ECONNABORTED: the time ran out amid a record). port: where the server knows calls by the port
+ * they come from, those of another one are not sent, and have no answer; 0: they are.
  */
-int cv_rpc_replay_blocking(int fd, const struct cv_replays *replays, uint64_t timeout_ns,
+int cv_rpc_replay_blocking(int fd, uint16_t port, const struct cv_replays *replays,
+			   uint64_t timeout_ns,
 			   bool (*took)(struct cv_replay *replay, int status, const uint8_t *reply,
 					size_t size));
 

@@ -173,9 +173,10 @@ struct cv_extent_record {
 	uint32_t size;
 	uint64_t off;
 	uint64_t sequence;
-	uint64_t verifier; /* while UNSTABLE */
-	uint64_t op_id;	   /* while SENT: cv_op.id */
-	uint8_t reserved[64 - 48];
+	uint64_t verifier;    /* while UNSTABLE */
+	uint64_t op_id;	      /* while SENT: cv_op.id, */
+	uint64_t op_sequence; /* of what: a worker that names nothing does not change these */
+	uint8_t reserved[64 - 56];
 };
 
 struct cv_shm {

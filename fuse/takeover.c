@@ -313,7 +313,7 @@ static size_t find_left(struct cv_fs *fs, struct cv_left list[LEFT_MAX])
 		if (r->state != CV_EXTENT_SENT)
 			continue;
 		/* With no record of it, it was not sent yet, or the engine keeps none. */
-		if (!r->op_id)
+		if (!r->op_id || r->op_sequence != r->sequence)
 			fs->takeover->unrecorded = true;
 		else if (replay->id == r->op_id && r->size <= CV_WB_BUFFER_SIZE)
 			list[count++] = (struct cv_left){ .replay = replay,
@@ -332,7 +332,9 @@ static void connect_until_done(struct cv_fs *fs, const struct cv_dict *given)
 	struct cv_err err = { 0 };
 	char said[sizeof(err.text)] = "";
 	struct cv_left list[LEFT_MAX];
+	unsigned broken = 0;
 	const struct cv_replays replays = { .list = list,
+					    .broken = &broken,
 					    .count = find_left(fs, list),
 					    .peers = fs->shm.state->peers };
 

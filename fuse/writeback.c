@@ -271,6 +271,7 @@ static void extent_send(struct extent *e, bool sync)
 	struct cv_wb_handle h;
 
 	r->op_id = ++wb->op_id;
+	r->op_sequence = r->sequence;
 	set_state(e, CV_EXTENT_SENT);
 	if (!wb->handle_fn(wb->handle_arg, r->handle, &h)) {
 		note_error(e->file, -EBADF);

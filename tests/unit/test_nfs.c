@@ -335,6 +335,15 @@ static void test_noreplace(void **state)
 	serve(CV_NFS_REMOVE, failed(ST_PERM));
 	serve(CV_NFS_REMOVE, failed(ST_OK));
 	expect(&r, -EPERM);
+	/* Where it is not known to stay, both do, rather than none. */
+	for (int gone = 0; gone < 2; gone++) {
+		engine->rename(nfs, op_of(&r), &dir, "a", &dir, "b", RENAME_NOREPLACE);
+		serve(CV_NFS_LOOKUP, found("FILE", TYPE_REG, 0600));
+		serve(CV_NFS_LINK, failed(ST_OK));
+		serve_second(CV_NFS_REMOVE, failed(ST_STALE));
+		serve(CV_NFS_LOOKUP, gone ? failed(ST_NOENT) : found("FILE", TYPE_REG, 0600));
+		expect(&r, gone ? 0 : -ESTALE);
+	}
 	engine->rename(nfs, op_of(&r), &dir, "a", &dir, "b", RENAME_NOREPLACE);
 	serve(CV_NFS_LOOKUP, found("DIR2", TYPE_DIR, 0700));
 	expect(&r, -EINVAL);

@@ -575,7 +575,7 @@ static void *successor_main(void *arg)
 	struct successor *s = arg;
 
 	s->result = cv_rpc_replay_blocking(
-		s->fd, &s->replays, s->timeout_ns ? s->timeout_ns : LIMIT_MS * 1000000ull, took);
+		s->fd, 0, &s->replays, s->timeout_ns ? s->timeout_ns : LIMIT_MS * 1000000ull, took);
 	return NULL;
 }
 
@@ -683,6 +683,11 @@ static void test_replay_data(void **state)
 
 	(void)state;
 	leave_write(&replay, data, 4, 7);
+	/* One that came from elsewhere is not known there, and is not sent. */
+	assert_int_equal(cv_rpc_replay_blocking(-1, (uint16_t)(replay.port + 1),
+						&(struct cv_replays){ .list = left, .count = 1 },
+						LIMIT_MS * 1000000ull, took),
+			 1);
 	assert_int_equal(replay.id, REPLAY_ID);
 	assert_true(cv_left_is_open(left));
 	left->data_size = 10; /* these are not the data it was sent with */
@@ -725,6 +730,7 @@ static void test_replay_slow_line(void **state)
 	(void)state;
 	assert_non_null(data);
 	assert_non_null(buffer);
+	(void)put_words(head, (const uint32_t[]){ 0x80000000u | (4 + PIECES * PIECE) }, 1);
 	cv_replay_keep_call(&replay, REPLAY_ID, 0, head, sizeof(head), &of_call);
 	assert_int_equal(setsockopt(server.listener, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small)),
 			 0);
@@ -763,11 +769,11 @@ static void test_replay_unanswered(void **state)
 	fd = cv_rpc_dial(&config, (uint16_t)replay.port, cv_now_ns() + LIMIT_MS * 1000000ull, NULL,
 			 &err);
 	assert_true(fd >= 0);
-	assert_int_equal(cv_rpc_replay_blocking(fd, &replays, 100000000, took), 1);
+	assert_int_equal(cv_rpc_replay_blocking(fd, 0, &replays, 100000000, took), 1);
 	assert_int_equal(replay.reply_size, 0);
 	server_accept();
 	server_drop();
-	assert_true(cv_rpc_replay_blocking(fd, &replays, LIMIT_MS * 1000000ull, took) < 0);
+	assert_true(cv_rpc_replay_blocking(fd, 0, &replays, LIMIT_MS * 1000000ull, took) < 0);
 	assert_int_equal(replay.reply_size, 0);
 }
 
@@ -792,7 +798,7 @@ static void test_replay_cut_off(void **state)
 		assert_true(fd >= 0);
 		server_accept();
 		server_write(reply, n);
-		assert_int_equal(cv_rpc_replay_blocking(fd, &replays, 100000000, took),
+		assert_int_equal(cv_rpc_replay_blocking(fd, 0, &replays, 100000000, took),
 				 -ECONNABORTED);
 		assert_int_equal(replay.reply_size, 0);
 	}
@@ -818,13 +824,14 @@ static void test_replay_not_read(void **state)
 	assert_non_null(replay);
 	assert_non_null(list);
 	replay->call_size = SIZE;
+	(void)put_words(replay->call, (const uint32_t[]){ 0x80000000u | (SIZE - 4) }, 1);
 	for (size_t i = 0; i < COUNT; i++)
 		list[i].replay = replay;
 	fd = cv_rpc_dial(&config, 0, cv_now_ns() + LIMIT_MS * 1000000ull, NULL, &err);
 	assert_true(fd >= 0);
 	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)), 0);
 	server_accept();
-	result = cv_rpc_replay_blocking(fd, &replays, 200000000, took);
+	result = cv_rpc_replay_blocking(fd, 0, &replays, 200000000, took);
 	assert_int_equal(shutdown(fd, SHUT_WR), 0);
 	while ((n = recv(server.fd, buffer, sizeof(buffer), 0)) > 0)
 		sum += (size_t)n;
