@@ -866,6 +866,19 @@ raw_ok() {
 	printf '%s' "$answer" | jq -e '(.Err // "") == ""' >/dev/null
 }
 
+# volume_status VOLUME FIELD: of what docker volume inspect shows.
+volume_status() {
+	raw_ok Get "{\"Name\":\"$1\"}" | jq -r ".Volume.Status.$2"
+}
+worker() { # VOLUME
+	volume_status "$1" worker
+}
+is_replaced() { # VOLUME WORKER
+	local now
+	now=$(worker "$1")
+	[ "$now" != null ] && [ "$now" != "$2" ] && alive "$now"
+}
+
 # raw_err CALL [JSON]: prints Err; succeeds only if there is one.
 raw_err() {
 	local answer
@@ -1028,6 +1041,48 @@ need_slow_calls() {
 	[ -x "$PYTHON" ] || bail_skip "no python3"
 	SLOW=$BUILD/tests/slow-calls.so
 	[ -e "$SLOW" ] || bail "$SLOW is not built"
+}
+
+# start_slow_engine ENGINE: with a server whose calls can be delayed, by $T/slow (tests/tools/slow-calls.c).
+start_slow_engine() {
+	export LD_PRELOAD=$SLOW SLOW_CALLS=$T/slow SLOW_CALLS_IN=$SRV
+	start_engine "$1"
+	unset LD_PRELOAD SLOW_CALLS SLOW_CALLS_IN
+}
+
+# start_beat DIR: a process that asks DIR's server something all the time, and counts. Sets BEAT.
+start_beat() {
+	: >"$T/tmp/failures"
+	: >"$T/tmp/count"
+	rm -f "$T/tmp/stop"
+	(
+		i=0
+		until [ -e "$T/tmp/stop" ]; do
+			echo "$i" >"$1/beat" || echo failed >>"$T/tmp/failures"
+			i=$((i + 1))
+			echo "$i" >"$T/tmp/count"
+		done
+	) &
+	BEAT=$!
+}
+stop_beat() {
+	touch "$T/tmp/stop"
+	wait_gone 40 "$BEAT"
+}
+beats() {
+	cat "$T/tmp/count" 2>/dev/null || echo 0
+}
+goes_on() { # BEATS
+	[ "$(beats)" -gt "$1" ]
+}
+# back_within NAME MS: the beat goes on; how long that took is said, and bounded with room for a loaded
+# machine.
+back_within() {
+	local start now=$(($(beats) + 1))
+	start=$(now_ms)
+	check "$1: the volume goes on" wait_for 30 goes_on "$now"
+	note "$1: after $(($(now_ms) - start)) ms"
+	check "$1: soon" test $(($(now_ms) - start)) -le "$2"
 }
 
 # number_writer NAME FILE STOP: writes numbers that tell whether one is missing, until STOP exists. Sets

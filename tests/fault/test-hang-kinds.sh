@@ -13,14 +13,6 @@ HANG_S=10 # the least that cvol takes
 ID=$(printf 'a%.0s' {1..64})
 log=$T/log/cvol.log
 
-worker() { # VOLUME
-	raw_ok Get "{\"Name\":\"$1\"}" | jq -r .Volume.Status.worker
-}
-is_replaced() { # VOLUME WORKER
-	local now
-	now=$(worker "$1")
-	[ "$now" != null ] && [ "$now" != "$2" ] && alive "$now"
-}
 # stay DIR: a process that uses it, as a container would, and has a file open.
 stayers=()
 stay() {

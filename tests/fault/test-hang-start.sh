@@ -11,15 +11,6 @@ HANG_S=10 # the least that cvol takes
 ID=$(printf 'a%.0s' {1..64})
 log=$T/log/cvol.log
 
-worker() { # VOLUME
-	raw_ok Get "{\"Name\":\"$1\"}" | jq -r .Volume.Status.worker
-}
-is_replaced() { # VOLUME WORKER
-	local now
-	now=$(worker "$1")
-	[ "$now" != null ] && [ "$now" != "$2" ] && alive "$now"
-}
-
 start_cvol --hang-limit "$HANG_S"
 declare -A before=()
 mount_with_writers dir nfs nfs4 sftp

@@ -11,16 +11,8 @@ HANG_S=10 # the least that cvol takes
 ID=$(printf 'a%.0s' {1..64})
 log=$T/log/cvol.log
 
-get() { # VOLUME FIELD: of what docker volume inspect shows
-	raw_ok Get "{\"Name\":\"$1\"}" | jq -r ".Volume.Status.$2"
-}
 is_state() { # VOLUME STATE
-	[ "$(get "$1" state)" = "$2" ]
-}
-is_replaced() { # VOLUME WORKER
-	local now
-	now=$(get "$1" worker)
-	[ "$now" != "$2" ] && alive "$now"
+	[ "$(volume_status "$1" state)" = "$2" ]
 }
 
 start_sshd
@@ -44,10 +36,10 @@ proxy_cmd nfs hole
 stat "$hole/not-known" >/dev/null 2>&1 &
 waiter=$!
 proxy_cmd ssh hole
-kill -KILL "$(get successor worker)"
+kill -KILL "$(worker successor)"
 sleep 1
 for v in hole successor idle dir nfs sftp; do
-	before[$v]=$(get "$v" worker)
+	before[$v]=$(worker "$v")
 done
 for engine in "${!writers[@]}"; do
 	kill -STOP "${before[$engine]}"
@@ -67,9 +59,9 @@ done
 # Longer than the limit by now, and then some.
 sleep $((HANG_S + 2))
 check "a worker that waits for its server has waited" alive "$waiter"
-check_equal "it goes on" "${before[hole]}" "$(get hole worker)"
-check_equal "so does one that is not connected yet" "${before[successor]}" "$(get successor worker)"
-check_equal "and one that nobody uses" "${before[idle]}" "$(get idle worker)"
+check_equal "it goes on" "${before[hole]}" "$(worker hole)"
+check_equal "so does one that is not connected yet" "${before[successor]}" "$(worker successor)"
+check_equal "and one that nobody uses" "${before[idle]}" "$(worker idle)"
 check "what waits for a server is shown to wait" is_state hole waiting
 proxy_cmd nfs resume
 proxy_cmd ssh resume
@@ -83,7 +75,7 @@ kill -CONT "$CVOL_PID"
 sleep 1
 kill -CONT "${before[idle]}"
 sleep 2
-check_equal "suspended together with the daemon: not replaced" "${before[idle]}" "$(get idle worker)"
+check_equal "suspended together with the daemon: not replaced" "${before[idle]}" "$(worker idle)"
 
 # Shown while it hangs: with no limit it does so for ever.
 stop_cvol

@@ -12,11 +12,6 @@ sandbox "$@"
 LIMIT=60
 need_slow_calls
 DELAY_MS=3000
-start_slow_engine() {
-	export LD_PRELOAD=$SLOW SLOW_CALLS=$T/slow SLOW_CALLS_IN=$SRV
-	start_engine "$1"
-	unset LD_PRELOAD SLOW_CALLS SLOW_CALLS_IN
-}
 start_slow_engine sftp-far
 m=$T/mnt
 

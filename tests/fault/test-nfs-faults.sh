@@ -9,45 +9,17 @@
 sandbox "$@"
 LIMIT=60
 
-# A process that asks the server something all the time, and counts.
-start_beat() {
-	: >"$T/tmp/failures"
-	rm -f "$T/tmp/stop"
-	(
-		i=0
-		until [ -e "$T/tmp/stop" ]; do
-			echo "$i" >"$m/beat" || echo failed >>"$T/tmp/failures"
-			i=$((i + 1))
-			echo "$i" >"$T/tmp/count"
-		done
-	) &
-	BEAT=$!
-}
-count() {
-	cat "$T/tmp/count" 2>/dev/null || echo 0
-}
-goes_on() {
-	[ "$(count)" -gt "$1" ]
-}
-# back_within NAME MS: how long it takes is said, and bounded with room for a loaded machine.
-back_within() {
-	local start now=$(($(count) + 1))
-	start=$(now_ms)
-	check "$engine: $1: the volume goes on" wait_for 30 goes_on "$now"
-	note "$engine: $1: after $(($(now_ms) - start)) ms"
-	check "$engine: $1: soon" test $(($(now_ms) - start)) -le "$2"
-}
 # is_away NAME SECONDS: and nothing goes on meanwhile.
 is_away() {
 	local before
 	sleep 1
-	before=$(count)
+	before=$(beats)
 	sleep "$2"
-	check "$engine: $1: nothing gets through" test "$(count)" -eq "$before"
+	check "$engine: $1: nothing gets through" test "$(beats)" -eq "$before"
 }
 
 faults() {
-	start_beat
+	start_beat "$m"
 	check "$engine: it runs" wait_for 10 goes_on 5
 	timeout 100 fio --name=faults --verify_state_save=0 --directory="$m" --rw=randrw --bsrange=4k-256k --size=16m --numjobs=2 \
 		--verify=crc32c --verify_fatal=1 --verify_dump=0 --do_verify=1 --verify_backlog=64 --time_based --runtime=40 \
@@ -56,40 +28,39 @@ faults() {
 	sleep 1
 
 	proxy_cmd "$engine" reset
-	back_within "connection reset" 4000
+	back_within "$engine: connection reset" 4000
 	proxy_cmd "$engine" close
-	back_within "connection closed" 4000
+	back_within "$engine: connection closed" 4000
 
 	proxy_cmd "$engine" refuse
 	proxy_cmd "$engine" reset
 	is_away "port closed" 4
 	proxy_cmd "$engine" accept
-	back_within "port closed" 4000
+	back_within "$engine: port closed" 4000
 
 	proxy_cmd "$engine" swallow
 	is_away "black hole" 6
 	proxy_cmd "$engine" resume
-	back_within "black hole" 6000
+	back_within "$engine: black hole" 6000
 
 	# The kernel goes on acknowledging what the server does not read any more.
 	kill -STOP "$(cat "$T/ganesha.pid")"
 	is_away "server stopped" 5
 	kill -CONT "$(cat "$T/ganesha.pid")"
-	back_within "server stopped" 6000
+	back_within "$engine: server stopped" 6000
 
 	kill_ganesha || bail "kill"
 	is_away "server killed" 3
 	spawn_ganesha
-	back_within "server killed" 6000
+	back_within "$engine: server killed" 6000
 
 	check "$engine: fio was under way all the time" alive "$fio"
 	check "$engine: fio ends" wait_gone 80 "$fio"
 	wait "$fio"
 	check_equal "$engine: without an error or a wrong byte" 0 "$?"
-	touch "$T/tmp/stop"
-	check "$engine: who asked all the time ends" wait_gone 40 "$BEAT"
+	check "$engine: who asked all the time ends" stop_beat
 	check_equal "$engine: without an error" "" "$(cat "$T/tmp/failures")"
-	check_equal "$engine: what was written last is there" "$(($(count) - 1))" "$(cat "$SERVER_DIR/beat")"
+	check_equal "$engine: what was written last is there" "$(($(beats) - 1))" "$(cat "$SERVER_DIR/beat")"
 }
 
 soft() {

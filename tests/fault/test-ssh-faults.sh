@@ -14,43 +14,8 @@ SOURCE=sftp://root@127.0.0.1:$PROXY_PORT$SSH_ROOT
 OPTIONS="key_file=$SSH_KEY,known_hosts=$T/ssh/known_proxy,cache=strict"
 m=$T/mnt
 
-# reader: a process that asks the server something all the time, and counts.
-start_reader() {
-	: >"$T/tmp/count"
-	rm -f "$T/tmp/stop"
-	(
-		i=0
-		until [ -e "$T/tmp/stop" ]; do
-			echo "$i" >"$m/beat" || echo "failed" >>"$T/tmp/failures"
-			i=$((i + 1))
-			echo "$i" >"$T/tmp/count"
-		done
-	) &
-	READER=$!
-}
-stop_reader() {
-	touch "$T/tmp/stop"
-	wait_gone 40 "$READER"
-}
-count() {
-	cat "$T/tmp/count" 2>/dev/null || echo 0
-}
-goes_on() {
-	[ "$(count)" -gt "$1" ]
-}
-# back_within NAME MS: the reader makes progress again; how long that took is said, and bounded with
-# room for a loaded machine.
-back_within() {
-	local start now=$(($(count) + 1))
-	start=$(now_ms)
-	check "$1: the volume goes on" wait_for 30 goes_on "$now"
-	note "$1: after $(($(now_ms) - start)) ms"
-	check "$1: soon" test $(($(now_ms) - start)) -le "$2"
-}
-: >"$T/tmp/failures"
-
 check "mount" mount_volume "$SOURCE" "$m" "$OPTIONS,timeout=3" || finish
-start_reader
+start_beat "$m"
 check "it runs" wait_for 10 goes_on 5
 
 kill_ssh_sessions
@@ -73,8 +38,8 @@ back_within "server away for 5 s" 5000
 
 proxy_cmd ssh swallow
 sleep 9
-before=$(count)
-check "black hole: nothing gets through" test "$before" -eq "$(count)"
+before=$(beats)
+check "black hole: nothing gets through" test "$before" -eq "$(beats)"
 proxy_cmd ssh resume
 back_within "black hole for 9 s" 6000
 
@@ -85,9 +50,9 @@ back_within "sessions stopped" 10000
 kill_ssh_sessions
 back_within "and killed" 5000
 
-check "the reader ends" stop_reader
+check "the reader ends" stop_beat
 check_equal "no operation failed" "" "$(cat "$T/tmp/failures")"
-check_equal "what was written last is there" "$(($(count) - 1))" "$(cat "$SSH_ROOT/beat")"
+check_equal "what was written last is there" "$(($(beats) - 1))" "$(cat "$SSH_ROOT/beat")"
 check "unmount" unmount_volume "$m"
 
 note "soft: an error, in time"

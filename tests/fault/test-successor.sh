@@ -17,14 +17,6 @@ mkdir "$T/bin"
 cp "$BUILD/cvol-fuse" "$T/bin/cvol-fuse"
 start_cvol --worker "$T/bin/cvol-fuse"
 
-worker() { # VOLUME
-	raw_ok Get "{\"Name\":\"$1\"}" | jq -r .Volume.Status.worker
-}
-is_replaced() { # VOLUME WORKER
-	local now
-	now=$(worker "$1")
-	[ "$now" != null ] && [ "$now" != "$2" ] && alive "$now"
-}
 # kill_worker VOLUME [SIGNAL]: sets before.
 kill_worker() {
 	before=$(worker "$1")
@@ -91,9 +83,7 @@ head -c 3000000 /dev/urandom >"$T/tmp/data"
 # ---------------------------------------------------------------- while Unmount waits
 
 for engine in $(engines nfs nfs4 sftp); do
-	export LD_PRELOAD=$SLOW SLOW_CALLS=$T/slow SLOW_CALLS_IN=$SRV
-	start_engine "$engine"
-	unset LD_PRELOAD SLOW_CALLS SLOW_CALLS_IN
+	start_slow_engine "$engine"
 	case $engine in
 	sftp)
 		start_proxy "$engine" "$SSH_PORT"

@@ -112,9 +112,7 @@ slow_round() {
 }
 
 for engine in $(engines nfs nfs4 sftp); do
-	export LD_PRELOAD=$SLOW SLOW_CALLS=$T/slow SLOW_CALLS_IN=$SRV
-	start_engine "$engine"
-	unset LD_PRELOAD SLOW_CALLS SLOW_CALLS_IN
+	start_slow_engine "$engine"
 	mount_it "v-$engine" "$(raw_options)"
 	mkdir "$p/$engine"
 	for op in $OPS; do
