@@ -258,7 +258,7 @@ const struct cv_cred *cv_nfs_cred(struct cv_nfs_req *q)
 static bool changes(uint32_t procedure)
 {
 	return procedure == CV_NFS_SETATTR ||
-	       (procedure >= CV_NFS_CREATE && procedure <= CV_NFS_LINK);
+	       (procedure >= CV_NFS_WRITE && procedure <= CV_NFS_LINK);
 }
 
 const uint8_t *cv_nfs_replayed(struct cv_nfs_req *q, uint32_t procedure,
@@ -285,7 +285,7 @@ void cv_nfs_submit(struct cv_nfs_req *q, uint32_t procedure, const struct cv_nfs
 		return;
 	}
 	q->call.done = answered;
-	q->call.replay = changes(procedure) || procedure == CV_NFS_WRITE ? op->replay : NULL;
+	q->call.replay = changes(procedure) ? op->replay : NULL;
 	q->call.replay_id = op->id;
 	reply = cv_nfs_replayed(q, procedure, args, &size);
 	if (reply) {

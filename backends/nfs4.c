@@ -148,13 +148,13 @@ void cv_nfs4_fail_waiting(struct cv_nfs4 *v4, int result)
  */
 static bool lasts(const struct cv_nfs_req *q)
 {
-	const unsigned names = 1u << CV_CALL_SETATTR | 1u << CV_CALL_MKNOD | 1u << CV_CALL_MKDIR |
-			       1u << CV_CALL_SYMLINK | 1u << CV_CALL_LINK | 1u << CV_CALL_UNLINK |
-			       1u << CV_CALL_RMDIR | 1u << CV_CALL_RENAME | 1u << CV_CALL_CREATE;
+	const unsigned changes = 1u << CV_CALL_SETATTR | 1u << CV_CALL_MKNOD | 1u << CV_CALL_MKDIR |
+				 1u << CV_CALL_SYMLINK | 1u << CV_CALL_LINK | 1u << CV_CALL_UNLINK |
+				 1u << CV_CALL_RMDIR | 1u << CV_CALL_RENAME | 1u << CV_CALL_CREATE |
+				 1u << CV_CALL_WRITE;
 	unsigned call = 1u << q->op->call;
 
-	return call & names || q->op->call == CV_CALL_WRITE ||
-	       (call & 1u << CV_CALL_OPEN && q->flags & O_TRUNC);
+	return call & changes || (call & 1u << CV_CALL_OPEN && q->flags & O_TRUNC);
 }
 
 bool cv_nfs4_start(struct cv_nfs_req *q, struct cv_nfs4_call *c, bool cache)

@@ -655,11 +655,12 @@ static int settle(struct cv_nfs_mount *m, uint16_t port)
 	r = cv_rpc_replay_blocking(m->fd, m->procs->known_by_port ? port : 0, m->replays,
 				   m->nfs->timeout_ms * UINT64_C(1000000), m->procs->took);
 	m->deadline_ns += cv_now_ns() - start;
-	if (r < 0 && broken)
-		++*broken;
-	if (r < 0)
+	if (r < 0) {
+		if (broken)
+			++*broken;
 		return cv_fail(m->err, r, "nfs: repeating what was under way on %s: %s", m->host,
 			       cv_nfs_why(r));
+	}
 	if (r > 0)
 		cv_warning("%s still works on %d operations that were under way: they are repeated "
 			   "as new ones",

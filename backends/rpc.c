@@ -122,6 +122,12 @@ static uint8_t *put_u32(uint8_t *p, uint32_t v)
 	return p + 4;
 }
 
+/* What follows data in XDR. */
+static size_t padding(size_t data_size)
+{
+	return (4 - data_size % 4) % 4;
+}
+
 /* Everything before the arguments, record mark included (filled in by the caller). */
 static size_t put_header(uint8_t *start, uint32_t xid, uint32_t program, uint32_t version,
 			 uint32_t procedure, const struct cv_cred *cred)
@@ -219,7 +225,9 @@ static int wait_for(int fd, short events, uint64_t deadline_ns)
 	}
 }
 
-static int transfer(int fd, bool out, void *buf, size_t size, uint64_t deadline_ns)
+/* idle_ns: each bit of progress moves the deadline to so much from then; 0: nothing does. */
+static int transfer(int fd, bool out, void *buf, size_t size, uint64_t deadline_ns,
+		    uint64_t idle_ns)
 {
 	uint8_t *p = buf;
 
@@ -232,6 +240,8 @@ static int transfer(int fd, bool out, void *buf, size_t size, uint64_t deadline_
 		if (n > 0) {
 			p += n;
 			size -= (size_t)n;
+			if (idle_ns)
+				deadline_ns = cv_now_ns() + idle_ns;
 			continue;
 		}
 		if (errno == EINTR)
@@ -262,7 +272,7 @@ static int receive_record(int fd, uint64_t deadline_ns, uint8_t **ret_record, si
 				 deadline_ns); /* also of one that never stops sending */
 
 		if (r == 0)
-			r = transfer(fd, false, word, 4, deadline_ns);
+			r = transfer(fd, false, word, 4, deadline_ns, 0);
 		if (r < 0)
 			return r;
 		memcpy(&mark, word, 4);
@@ -274,7 +284,7 @@ static int receive_record(int fd, uint64_t deadline_ns, uint8_t **ret_record, si
 		if (!more)
 			return -ENOMEM;
 		record = more;
-		r = transfer(fd, false, record + size, add, deadline_ns);
+		r = transfer(fd, false, record + size, add, deadline_ns, 0);
 		if (r < 0)
 			return r;
 		size += add;
@@ -303,7 +313,7 @@ int cv_rpc_call_blocking(int fd, uint32_t program, uint32_t version, uint32_t pr
 	memcpy(call + n, args, args_size);
 	n += args_size;
 	(void)put_u32(call, LAST_FRAGMENT | (uint32_t)(n - 4));
-	r = transfer(fd, true, call, n, deadline_ns);
+	r = transfer(fd, true, call, n, deadline_ns, 0);
 	if (r < 0)
 		return r;
 	/* A call that was replayed several times may be answered as often. */
@@ -359,30 +369,14 @@ static int amid_record(int r)
 	return r == -ETIMEDOUT ? -ECONNABORTED : r;
 }
 
-/* Of a long one to a slow server each bit is progress. */
-static int send_piece(struct replays *rs, const void *data, size_t size)
+/* A long one takes its time on a slow line. */
+static int send_piece(const struct replays *rs, const void *data, size_t size)
 {
-	const uint8_t *p = data;
-
-	while (size) {
-		ssize_t n = send(rs->fd, p, size, MSG_NOSIGNAL | MSG_DONTWAIT);
-		int r = 0;
-
-		if (n >= 0) {
-			p += n;
-			size -= (size_t)n;
-		} else if (errno == EAGAIN) {
-			r = wait_for(rs->fd, POLLOUT, cv_now_ns() + rs->timeout_ns);
-		} else if (errno != EINTR) {
-			r = -errno;
-		}
-		if (r < 0)
-			return r;
-	}
-	return 0;
+	return transfer(rs->fd, true, (void *)(uintptr_t)data, size, cv_now_ns() + rs->timeout_ns,
+			rs->timeout_ns);
 }
 
-static int send_recorded(struct replays *rs, const struct cv_left *left)
+static int send_recorded(const struct replays *rs, const struct cv_left *left)
 {
 	static const uint8_t zero[4];
 	const struct cv_replay *call = left->replay;
@@ -395,7 +389,7 @@ static int send_recorded(struct replays *rs, const struct cv_left *left)
 	if (r == 0 && data->size)
 		r = send_piece(rs, left->data + data->at, data->size);
 	if (r == 0)
-		r = send_piece(rs, zero, (4 - data->size % 4) % 4);
+		r = send_piece(rs, zero, padding(data->size));
 	if (r == 0)
 		r = send_piece(rs, call->call + call->call_size - data->tail, data->tail);
 	return amid_record(r);
@@ -496,7 +490,7 @@ static int replay_all(struct replays *rs, bool (*took)(struct cv_replay *replay,
 static bool is_whole(const struct cv_left *left)
 {
 	const struct cv_replay *r = left->replay;
-	size_t data = r->data.size + (4 - r->data.size % 4) % 4;
+	size_t data = r->data.size + padding(r->data.size);
 	uint32_t mark;
 
 	memcpy(&mark, r->call, 4);
@@ -924,7 +918,7 @@ static void insert_next(struct cv_rpc *rpc, struct cv_rpc_call *call)
 int cv_rpc_submit(struct cv_rpc *rpc, struct cv_rpc_call *call, uint32_t procedure,
 		  const struct cv_cred *cred, const void *args, size_t args_size)
 {
-	size_t pad = (4 - call->data_size % 4) % 4;
+	size_t pad = padding(call->data_size);
 	size_t n;
 
 	call->head = malloc(HEAD_MAX + args_size);
@@ -1170,14 +1164,14 @@ static void retry_fire(struct cv_timer *timer)
 
 static size_t call_size(const struct cv_rpc_call *c)
 {
-	return c->head_size + c->data_size + (4 - c->data_size % 4) % 4 + c->tail_size;
+	return c->head_size + c->data_size + padding(c->data_size) + c->tail_size;
 }
 
 /* Appends what is left of the call. Returns the number of iovecs used. */
 static int gather(const struct cv_rpc_call *c, struct iovec *iov)
 {
 	static const uint8_t zero[4];
-	size_t skip = c->sent, pad = (4 - c->data_size % 4) % 4;
+	size_t skip = c->sent, pad = padding(c->data_size);
 	const struct iovec parts[PARTS] = {
 		{ .iov_base = c->head, .iov_len = c->head_size },
 		{ .iov_base = (void *)(uintptr_t)c->data, .iov_len = c->data_size },

@@ -1775,7 +1775,8 @@ void sftp_open_release(struct sftp_link *link, struct sftp_open *open)
 		cv_container_of(open->reopen, struct reopening, req)->open = NULL;
 	sftp_link_close_handle(link, &open->handle, open->generation);
 	free(open->path);
-	open->path = NULL;
+	free(open->also);
+	open->path = open->also = NULL;
 }
 
 /* ---- life ---- */

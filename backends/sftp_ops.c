@@ -443,7 +443,6 @@ void sftp_file_free(struct sftp_engine *e, struct cv_file *file)
 	sftp_bulk_forget(e, file);
 	sftp_first_drop(file->first);
 	sftp_open_release(&e->link, &file->open);
-	free(file->open.also);
 	free(file);
 }
 

@@ -73,12 +73,17 @@ static int make_resident(struct cv_shm *shm, void *start, size_t size)
 	return 0;
 }
 
-static void drop_pages(struct cv_shm *shm, uint8_t *start, size_t size)
+static void free_pages(struct cv_shm *shm, void *start, size_t size)
+{
+	(void)fallocate(shm->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			(uint8_t *)start - shm->base, (off_t)size);
+}
+
+static void drop_pages(struct cv_shm *shm, void *start, size_t size)
 {
 	if (shm->can_lock)
 		(void)munlock(start, size);
-	(void)fallocate(shm->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start - shm->base,
-			(off_t)size);
+	free_pages(shm, start, size);
 }
 
 /* Slots become resident in chunks; a slot's record and small buffer go together. */
@@ -420,13 +425,8 @@ void cv_shm_wb_populate(struct cv_shm *shm, uint32_t index, size_t size_bytes)
 
 void cv_shm_wb_trim(struct cv_shm *shm, uint32_t index)
 {
-	uint8_t *buf = cv_shm_wb_buffer(shm, index);
-
-	(void)fallocate(shm->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, buf - shm->base,
-			CV_WB_BUFFER_SIZE);
-	(void)fallocate(shm->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-			(uint8_t *)cv_shm_extent_replay(shm, index) - shm->base,
-			sizeof(struct cv_replay));
+	free_pages(shm, cv_shm_wb_buffer(shm, index), CV_WB_BUFFER_SIZE);
+	free_pages(shm, cv_shm_extent_replay(shm, index), sizeof(struct cv_replay));
 }
 
 void cv_shm_trim(struct cv_shm *shm)
@@ -446,8 +446,7 @@ void cv_shm_trim(struct cv_shm *shm)
 		}
 		drop_pages(shm, shm->small + (size_t)first * CV_SMALL_SIZE,
 			   (size_t)CV_SLOTS_IDLE * CV_SMALL_SIZE);
-		drop_pages(shm, (uint8_t *)&shm->replays[first],
-			   CV_SLOTS_IDLE * sizeof(struct cv_replay));
+		drop_pages(shm, &shm->replays[first], CV_SLOTS_IDLE * sizeof(struct cv_replay));
 		shm->slots_ready = shm->state->slots_ready = first;
 		shm->slot_hint = 0;
 	}

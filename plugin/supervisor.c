@@ -1210,11 +1210,11 @@ static void replace(struct cv_worker *w)
 	if (r != 0) {
 		w->sup->replacing--;
 		w->refs--;
+		if (!w->unattended)
+			cv_error("volume '%s': no worker can take over: cannot start a thread: %s; "
+				 "trying again",
+				 w->volume, cv_strerror(r));
 	}
-	if (r != 0 && !w->unattended)
-		cv_error("volume '%s': no worker can take over: cannot start a thread: %s; trying "
-			 "again",
-			 w->volume, cv_strerror(r));
 	w->unattended = r != 0;
 }
 

@@ -269,7 +269,6 @@ static void truncate_sizes(void)
 	NEED_ERROR(truncate("d", 0), EISDIR);
 }
 
-/* Data still in a write-behind buffer must not come back after a truncation. */
 /* More than most file systems allow: those that do not say so. */
 static void truncate_huge(void)
 {
@@ -287,6 +286,7 @@ static void truncate_huge(void)
 	expect_content("a", "0123456789");
 }
 
+/* Data still in a write-behind buffer must not come back after a truncation. */
 static void truncate_after_write(void)
 {
 	uint8_t *data = malloc(300000), *got = malloc(300000);
