@@ -79,10 +79,12 @@ struct sftp_open {
 	uint64_t generation;	   /* ready for use on that connection; 0: none */
 	unsigned writes;	   /* not answered so far */
 	uint64_t size_seen;	   /* smallest size the file can have, as far as we know */
-	uint32_t mtime_seen;
+	uint32_t mtime_seen;	   /* likewise the oldest mtime */
 	/* Open for writing, and not changed by us before the connection was lost: it is as it was
 	 * seen last, or another. */
 	bool untouched;
+	uint64_t size_untouched;
+	uint32_t mtime_untouched;
 	struct sftp_request *waiting; /* until it is open again */
 	struct sftp_request *reopen;  /* in progress; the link's */
 };

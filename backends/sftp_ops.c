@@ -448,10 +448,13 @@ void sftp_file_free(struct sftp_engine *e, struct cv_file *file)
 
 static void note_attrs(struct cv_file *file, const struct cv_sftp_attrs *attrs)
 {
-	if (attrs->flags & CV_FXA_SIZE)
+	if (attrs->flags & CV_FXA_SIZE) {
 		file->open.size_seen = attrs->size;
+		file->open.size_untouched = attrs->size;
+	}
 	if (attrs->flags & CV_FXA_ACMODTIME) {
 		file->open.mtime_seen = attrs->mtime;
+		file->open.mtime_untouched = attrs->mtime;
 		file->atime = attrs->atime;
 		file->atime_ns = cv_now_ns();
 	}

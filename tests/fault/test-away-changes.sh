@@ -63,6 +63,22 @@ for fd in fds:
 print(", ".join(said))
 END_PY
 
+# changer GO DONE TRUNCATED TIMED BOTH: a process that has them open and changes them when told.
+cat >"$T/changer.py" <<'END_PY'
+import os, sys, time
+go, done = sys.argv[1:3]
+fds = [os.open(p, os.O_RDWR) for p in sys.argv[3:]]
+open(done, "w").close()
+while not os.path.exists(go):
+    time.sleep(0.05)
+os.truncate(fds[0], 2)
+os.utime(fds[1], (1500000000, 1500000000))
+os.pwrite(fds[2], b"mine\n", 0)
+os.utime(fds[2], (1500000000, 1500000001))
+for fd in fds:
+    os.fsync(fd)
+END_PY
+
 for engine in $(engines sftp nfs nfs4 nfs40); do
 	start_engine "$engine"
 	m=$T/mnt-$engine
@@ -107,6 +123,25 @@ for engine in $(engines sftp nfs nfs4 nfs40); do
 	check_equal "$engine: and one that was removed" "old removed here" "$(cat <&8)"
 	exec 7<&- 8<&-
 	check_equal "$engine: the new one is another" new "$(cat "$m/d/over")"
+
+	# ---- the same files, changed before they are open again
+
+	for name in truncated timed both; do
+		echo "old $name" >"$m/d/$name"
+	done
+	rm -f "$T/tmp/go" "$T/tmp/open"
+	python3 "$T/changer.py" "$T/tmp/go" "$T/tmp/open" "$m/d/truncated" "$m/d/timed" "$m/d/both" >"$T/tmp/said" 2>&1 &
+	changer=$!
+	check "$engine: files are open that will be changed" wait_for 10 test -e "$T/tmp/open"
+	away
+	touch "$T/tmp/go"
+	sleep 1
+	back 192.0.2.1
+	check "$engine: the server is back: who changed them goes on" wait_gone 30 "$changer"
+	check_equal "$engine: the changes are without an error" "" "$(cat "$T/tmp/said")"
+	check_equal "$engine: they were carried out" "2 1500000000 1500000001" \
+		"$(cd "$SERVER_DIR/d" && stat -c %s truncated) $(cd "$SERVER_DIR/d" && stat -c %Y timed both | tr '\n' ' ' | sed 's/ $//')"
+	check_equal "$engine: with what was written" mine "$(head -n 1 "$SERVER_DIR/d/both")"
 
 	# ---- other files
 
