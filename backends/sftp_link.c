@@ -1629,7 +1629,8 @@ static bool can_be_same(const struct sftp_open *open, const struct cv_sftp_attrs
 		return false;
 	if (open->untouched)
 		return (!(attrs->flags & CV_FXA_SIZE) || attrs->size == open->size_untouched) &&
-		       (!(attrs->flags & CV_FXA_ACMODTIME) || attrs->mtime == open->mtime_untouched);
+		       (!(attrs->flags & CV_FXA_ACMODTIME) ||
+			attrs->mtime == open->mtime_untouched);
 	if ((attrs->flags & CV_FXA_SIZE) && attrs->size < open->size_seen)
 		return false;
 	return !(attrs->flags & CV_FXA_ACMODTIME) || attrs->mtime >= open->mtime_seen;
