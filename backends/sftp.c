@@ -111,6 +111,7 @@ static int sftp_connect(const struct cv_dict *options, struct cv_loop *loop, voi
 		return r;
 	}
 	e->link.same = sftp_file_same;
+	e->link.moves = sftp_file_moves;
 	sftp_ahead_init(e);
 	sftp_bulk_init(e);
 	e->root = strdup(e->link.session.root);

@@ -105,8 +105,9 @@ struct sftp_engine {
 	bool said_no_rename;
 	bool said_no_update;
 	bool said_no_owner;
-	bool keeps_owner;      /* the server refused to give what we made to whom it belongs */
-	struct cv_file *files; /* open ones */
+	bool keeps_owner;	   /* the server refused to give what we made to whom it belongs */
+	struct cv_file *files;	   /* open ones */
+	struct sftp_call *renames; /* under way */
 	struct sftp_seen seen[SFTP_SEEN];
 	unsigned refused;      /* enum sftp_ext: offered, and then not known or not allowed */
 	unsigned copies;       /* by the server, under way */
@@ -205,6 +206,7 @@ struct sftp_call {
 	unsigned pending;
 	void (*then)(struct sftp_call *call);
 	struct sftp_call *next_parked;
+	struct sftp_call *next_rename; /* of the engine's */
 
 	char *path; /* owned; full remote paths */
 	char *path2;
@@ -334,7 +336,8 @@ void sftp_file_grown(struct sftp_engine *e, struct cv_file *file, uint64_t end);
 /* What is at path is about to be changed, through that open file or, NULL, by name: how it was says
  * nothing any more (see can_be_same()). */
 void sftp_files_touched(struct sftp_engine *e, const struct cv_file *file, const char *path);
-void sftp_file_same(struct sftp_link *link, const struct sftp_open *open); /* for the link */
+void sftp_file_same(struct sftp_link *link, const struct sftp_open *open);  /* for the link */
+bool sftp_file_moves(struct sftp_link *link, const struct sftp_open *open); /* likewise */
 
 /* Sends what the connections have room for, in order for each of them. */
 void sftp_backlog_go(struct sftp_engine *e);

@@ -1096,6 +1096,11 @@ static struct sftp_request *next_request(struct sftp_link *link)
 	return w ? queue_pop(&link->writes) : NULL;
 }
 
+static bool moves(struct sftp_link *link, const struct sftp_open *open)
+{
+	return link->moves && link->moves(link, open);
+}
+
 /* Is the handle there? If not, req has been put aside or answered. */
 static bool handle_ready(struct sftp_link *link, struct sftp_request *req, struct sftp_open *open)
 {
@@ -1109,7 +1114,8 @@ static bool handle_ready(struct sftp_link *link, struct sftp_request *req, struc
 	}
 	req->next = open->waiting;
 	open->waiting = req;
-	reopen_submit(link, open);
+	if (!moves(link, open))
+		reopen_submit(link, open);
 	return false;
 }
 
@@ -1593,6 +1599,12 @@ void sftp_link_close_handle(struct sftp_link *link, const struct sftp_handle *ha
 	sftp_link_submit(link, req);
 }
 
+static void reopening_free(struct reopening *r)
+{
+	free(r->req.path);
+	free(r);
+}
+
 /* Lets go of those who waited: to the queue, or with an error. */
 static void reopen_end(struct reopening *r, int error)
 {
@@ -1613,10 +1625,18 @@ static void reopen_end(struct reopening *r, int error)
 	}
 	if (error && r->handle.size)
 		sftp_link_close_handle(link, &r->handle, r->generation);
-	free(r->req.path);
-	free(r);
+	reopening_free(r);
 	if (link->state == SFTP_LINK_UP)
 		cv_loop_defer(link->loop, &link->flush);
+}
+
+/* Its name may be another one by now: those who wait go on waiting. */
+static void reopen_later(struct reopening *r)
+{
+	r->open->reopen = NULL;
+	if (r->handle.size)
+		sftp_link_close_handle(r->link, &r->handle, r->generation);
+	reopening_free(r);
 }
 
 /*
@@ -1686,6 +1706,10 @@ static void reopen_stat_done(struct sftp_request *req, struct sftp_reply *reply)
 		else if (!can_be_same(open, &attrs))
 			error = -ESTALE;
 	}
+	if ((error == -ENOENT || error == -ESTALE) && moves(r->link, open)) {
+		reopen_later(r);
+		return;
+	}
 	if (error) {
 		open->failed = error == -ESTALE ? error : 0;
 		cv_debug("sftp: '%s' cannot be opened again: %s", open->path, cv_strerror(error));
@@ -1716,6 +1740,10 @@ static void reopen_open_done(struct sftp_request *req, struct sftp_reply *reply)
 		}
 		if (strcmp(req->path, name_of(open)) != 0 && reopen_again(r))
 			return;
+		if (moves(r->link, open)) {
+			reopen_later(r);
+			return;
+		}
 	}
 	if (!open || reply->error) {
 		int error = reply->error ? reply->error : -EBADF;
@@ -1761,6 +1789,12 @@ static void reopen_submit(struct sftp_link *link, struct sftp_open *open)
 	r->req.done = reopen_open_done;
 	open->reopen = &r->req;
 	sftp_link_submit(link, &r->req);
+}
+
+void sftp_open_moved(struct sftp_link *link, struct sftp_open *open)
+{
+	if (open->waiting && !open->reopen && !moves(link, open))
+		reopen_submit(link, open);
 }
 
 void sftp_open_take(struct sftp_open *open, const struct sftp_reply *reply, uint64_t generation)

@@ -191,6 +191,9 @@ struct sftp_link {
 	void (*changed)(struct sftp_link *link); /* further: came up, did not, or is lost */
 	/* The owner's, or NULL: an untouched file was opened again and is what it was. */
 	void (*same)(struct sftp_link *link, const struct sftp_open *open);
+	/* The owner's, or NULL: is its name being changed? It is opened again when that is known,
+	 * which sftp_open_moved() tells. */
+	bool (*moves)(struct sftp_link *link, const struct sftp_open *open);
 	struct cv_loop *loop;
 	const struct cv_dict *options;
 	bool soft;
@@ -291,6 +294,8 @@ bool sftp_link_foresees(const struct sftp_link *link);
 bool sftp_open_same(const struct sftp_open *foreseen, const struct sftp_open *open);
 /* The handle of an OPEN's or OPENDIR's successful answer. */
 void sftp_open_take(struct sftp_open *open, const struct sftp_reply *reply, uint64_t generation);
+/* Its name was being changed, and is no longer. */
+void sftp_open_moved(struct sftp_link *link, struct sftp_open *open);
 /* Frees what open owns, closing its handle. Nobody waits for it. */
 void sftp_open_release(struct sftp_link *link, struct sftp_open *open);
 

@@ -143,10 +143,49 @@ static void drop_opened(struct sftp_call *call)
 		sftp_file_free(call->e, file);
 }
 
+static bool is_below(const char *path, const char *dir)
+{
+	size_t n = strlen(dir);
+
+	return strncmp(path, dir, n) == 0 && (path[n] == '\0' || path[n] == '/');
+}
+
+bool sftp_file_moves(struct sftp_link *link, const struct sftp_open *open)
+{
+	const struct sftp_engine *e = cv_container_of(link, struct sftp_engine, link);
+
+	for (const struct sftp_call *call = e->renames; call; call = call->next_rename) {
+		if (is_below(open->path, call->path) ||
+		    (open->also && is_below(open->also, call->path)))
+			return true;
+	}
+	return false;
+}
+
+static void rename_begins(struct sftp_call *call)
+{
+	call->renames = true;
+	call->next_rename = call->e->renames;
+	call->e->renames = call;
+}
+
+static void rename_ends(struct sftp_call *call)
+{
+	struct sftp_call **at = &call->e->renames;
+
+	while (*at != call)
+		at = &(*at)->next_rename;
+	*at = call->next_rename;
+	for (struct cv_file *f = call->e->files; f; f = f->next)
+		sftp_open_moved(&call->e->link, &f->open);
+}
+
 void sftp_call_end(struct sftp_call *call, ssize_t result)
 {
 	struct cv_op *op = call->op;
 
+	if (call->renames)
+		rename_ends(call);
 	note_changes(call);
 	end_dir(call, SFTP_CALL_DIR, &op->dir);
 	end_dir(call, SFTP_CALL_NEWDIR, &op->newdir);
@@ -536,17 +575,14 @@ static void note_linked(struct sftp_engine *e, const char *path, const char *als
 
 static void note_renamed(struct sftp_engine *e, const char *from, const char *to)
 {
-	size_t n = strlen(from);
-
 	for (struct cv_file *f = e->files; f; f = f->next) {
-		const char *old = f->open.path;
 		char *path;
 
-		if (f->open.also && strncmp(f->open.also, from, n) == 0)
+		if (f->open.also && is_below(f->open.also, from))
 			forget_other_name(f);
-		if (strncmp(old, from, n) != 0 || (old[n] && old[n] != '/'))
+		if (!is_below(f->open.path, from))
 			continue;
-		path = cv_sprintf("%s%s", to, old + n);
+		path = cv_sprintf("%s%s", to, f->open.path + strlen(from));
 		if (path) {
 			free(f->open.path);
 			f->open.path = path;
@@ -1413,7 +1449,7 @@ void sftp_op_rename(void *conn, struct cv_op *op, const struct cv_object *dir, c
 		sftp_call_end(call, -ENOMEM);
 		return;
 	}
-	call->renames = true;
+	rename_begins(call);
 	sftp_call_changes(call, SFTP_CHANGES_PATH | SFTP_CHANGES_PATH2 | SFTP_CHANGES_NAMES);
 	rename_send(call);
 }
