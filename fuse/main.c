@@ -327,8 +327,8 @@ int main(int argc, char **argv)
 		abandon(&w->fs);
 	}
 	finished(&w->fs);
+	cv_mount_disconnect(&w->fs.mount); /* the engine's records are in the shared memory */
 	cv_fs_release(&w->fs);
-	cv_mount_disconnect(&w->fs.mount);
 	cv_loop_free(w->fs.loop);
 	free(w);
 	return 0;

@@ -259,15 +259,22 @@ static void count_death(struct cv_worker *w, const struct cv_shm_header *header)
 	w->answered = header->answered;
 }
 
-/* A fault of its own, or somebody's kill: the successor suspects the requests that were under way.
- */
-static void tell_crash(const struct cv_worker *w, const siginfo_t *info, bool known)
+/* A fault of its own, or somebody's kill? */
+static bool is_crash(const siginfo_t *info, bool known)
 {
 	static const int faults[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGSYS, SIGTRAP };
-	uint32_t crashed = 0;
+	bool crash = false;
 
 	for (size_t i = 0; i < CV_ARRAY_SIZE(faults); i++)
-		crashed |= known && info->si_code != CLD_EXITED && info->si_status == faults[i];
+		crash |= known && info->si_code != CLD_EXITED && info->si_status == faults[i];
+	return crash;
+}
+
+/* The successor suspects the requests that were under way. */
+static void tell_crash(const struct cv_worker *w, const siginfo_t *info, bool known)
+{
+	uint32_t crashed = is_crash(info, known);
+
 	(void)!pwrite(w->shm_fd, &crashed, sizeof(crashed),
 		      offsetof(struct cv_shm_header, crashed));
 }
@@ -315,7 +322,10 @@ static void worker_ended(struct cv_supervisor *sup, struct cv_worker *w)
 		replace(w);
 		return;
 	}
-	if (w->end_expected || w->state == WORKER_STARTING)
+	if (w->end_expected && is_crash(&info, known))
+		cv_error("volume '%s': %s while it was ending; please report it", w->volume,
+			 w->error);
+	else if (w->end_expected || w->state == WORKER_STARTING)
 		cv_debug("volume '%s': %s", w->volume, w->error);
 	else if (known && info.si_code == CLD_EXITED && info.si_status == 0)
 		/* It ends by itself only when the kernel says that the mount is gone. */

@@ -162,6 +162,10 @@ cleanup() {
 	for ((i = ${#CLEANUP[@]} - 1; i >= 0; i--)); do
 		eval "${CLEANUP[i]}" >>"$T/log/cleanup.log" 2>&1
 	done
+	if [ -z "${CRASHES_MEANT:-}" ] && grep -hE 'killed by signal (4|5|6|7|8|11) ' "$T"/log/cvol*.log 2>/dev/null; then
+		echo "# a worker crashed"
+		[ "$status" -ne 0 ] || status=1
+	fi
 	exit "$status"
 }
 

@@ -7,6 +7,7 @@
 # shellcheck source=tests/lib.sh
 . "$(dirname "$0")/../lib.sh"
 sandbox "$@"
+CRASHES_MEANT=1
 
 LIMIT=60
 PYTHON=/usr/bin/python3
