@@ -1645,6 +1645,11 @@ static void reopen_later(struct reopening *r)
  */
 static bool can_be_same(const struct sftp_open *open, const struct cv_sftp_attrs *attrs)
 {
+	/* What had a time from the future, as touch and tar set it, has an older one when written.
+	 */
+	uint32_t oldest =
+		open->mtime_seen < open->mtime_changed ? open->mtime_seen : open->mtime_changed;
+
 	if ((attrs->flags & CV_FXA_PERMISSIONS) && !S_ISREG(attrs->permissions))
 		return false;
 	if (open->untouched)
@@ -1653,7 +1658,7 @@ static bool can_be_same(const struct sftp_open *open, const struct cv_sftp_attrs
 			attrs->mtime == open->mtime_untouched);
 	if ((attrs->flags & CV_FXA_SIZE) && attrs->size < open->size_seen)
 		return false;
-	return !(attrs->flags & CV_FXA_ACMODTIME) || attrs->mtime >= open->mtime_seen;
+	return !(attrs->flags & CV_FXA_ACMODTIME) || attrs->mtime >= oldest;
 }
 
 static void reopen_open_done(struct sftp_request *req, struct sftp_reply *reply);

@@ -79,7 +79,8 @@ struct sftp_open {
 	uint64_t generation;	   /* ready for use on that connection; 0: none */
 	unsigned writes;	   /* not answered so far */
 	uint64_t size_seen;	   /* smallest size the file can have, as far as we know */
-	uint32_t mtime_seen;	   /* likewise the oldest mtime */
+	uint32_t mtime_seen;	   /* likewise the oldest mtime, */
+	uint32_t mtime_changed;	   /* and the oldest that a change since it was opened can give */
 	/* Open for writing, and not changed by us before the connection was lost: it is as it was
 	 * seen last, or another. */
 	bool untouched;

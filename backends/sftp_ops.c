@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "config/cleanup.h"
 #include "config/log.h"
@@ -22,7 +23,8 @@
 #define BLOCK_SIZE_SHOWN 65536
 #define HANDLE_RESERVE	 8
 #define ATIME_GOOD_NS	 3000000000ull
-#define STATVFS_RDONLY	 1 /* f_flag, PROTOCOL 4.4 */
+#define CLOCK_SKEW_S	 3600 /* between the server and us, at most */
+#define STATVFS_RDONLY	 1    /* f_flag, PROTOCOL 4.4 */
 
 /* ---- names and attributes ---- */
 
@@ -464,6 +466,7 @@ struct cv_file *sftp_file_new(struct sftp_engine *e, const char *path, uint32_t 
 		return NULL;
 	}
 	file->open.pflags = pflags;
+	file->open.mtime_changed = (uint32_t)(time(NULL) - CLOCK_SKEW_S);
 	file->open.handle = *handle;
 	file->open.generation = generation;
 	file->next = e->files;
@@ -1250,17 +1253,25 @@ void sftp_op_unlink(void *conn, struct cv_op *op, const struct cv_object *dir, c
 	sftp_call_send(call, 1, unlink_done);
 }
 
+static void rmdir_open(struct sftp_call *call);
+
 static void rmdir_listed(struct sftp_call *call)
 {
 	bool entries = call->res[0].error == 0 && call->have_entries;
 	/* "." and ".." may come alone, the rest with the next answer. */
 	bool more = call->res[0].error == 0 && !entries;
+	bool lost = call->res[0].error == -ESTALE; /* the directory's handle, with its connection */
 
 	if (more) {
 		sftp_call_send(call, 1, rmdir_listed);
 		return;
 	}
 	sftp_file_free(call->e, call->file);
+	call->file = NULL;
+	if (lost) {
+		rmdir_open(call);
+		return;
+	}
 	if (entries)
 		sftp_call_end(call, -ENOTEMPTY);
 	else
@@ -1283,6 +1294,13 @@ static void rmdir_opened(struct sftp_call *call)
 	sftp_call_send(call, 1, rmdir_listed);
 }
 
+/* Refused: is it because of what is in it? */
+static void rmdir_open(struct sftp_call *call)
+{
+	(void)sftp_call_request(call, 0, CV_FXP_OPENDIR);
+	sftp_call_send(call, 1, rmdir_opened);
+}
+
 /* OpenSSH has no ENOTDIR: it says "no such file". */
 static void rmdir_looked(struct sftp_call *call)
 {
@@ -1302,8 +1320,7 @@ static void rmdir_done(struct sftp_call *call)
 		(void)sftp_call_request(call, 0, CV_FXP_LSTAT);
 		sftp_call_send(call, 1, rmdir_looked);
 	} else if (failure(res)) {
-		(void)sftp_call_request(call, 0, CV_FXP_OPENDIR);
-		sftp_call_send(call, 1, rmdir_opened);
+		rmdir_open(call);
 	} else {
 		sftp_call_end(call, res->error);
 	}
