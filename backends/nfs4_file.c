@@ -143,14 +143,33 @@ static void send_open(struct cv_nfs_req *q)
 }
 
 /*
- * A successor opens what was open before and may not be opened in this way any more, like a file
- * that was made without the right to write. It goes on without state at the server, which lets the
- * owner read and write: that it is there is all that is asked.
+ * What cannot be opened is used without state at the server, which lets the owner read and write: a
+ * file that a successor may not open as it was opened before, like one that was made without the
+ * right to write; in minor version 0 also one of which no name is known at the moment. That it is
+ * there is all that is asked.
  */
+static void send_look(struct cv_nfs_req *q)
+{
+	bool truncates = cv_nfs4_truncates(q->flags);
+	struct cv_nfs4_call c;
+
+	if (!cv_nfs4_start(q, &c, truncates))
+		return;
+	cv_nfs4_put_fh(&c, &q->obj);
+	if (truncates)
+		cv_nfs4_put_truncate(&c, &cv_nfs4_anonymous);
+	cv_nfs4_put_getattr(&c);
+	cv_nfs4_submit(q, &c);
+}
+
 static void got_look(struct cv_nfs_req *q, int status, struct cv_xdr *x)
 {
-	if (status == 0 &&
-	    !(cv_nfs4_skip(x, CV_NFS4_PUTFH) && cv_nfs4_take_attr(q, x, &q->op->attr)))
+	(void)cv_nfs4_skip(x, CV_NFS4_PUTFH);
+	if (status == 0 && cv_nfs4_truncates(q->flags)) {
+		(void)cv_nfs4_skip(x, CV_NFS4_SETATTR);
+		cv_nfs4_skip_bitmap(x);
+	}
+	if (status == 0 && !cv_nfs4_take_attr(q, x, &q->op->attr))
 		status = -EIO;
 	if (status < 0) {
 		cv_nfs_finish(q, status);
@@ -165,7 +184,7 @@ void cv_nfs4_open_stateless(struct cv_nfs_req *q)
 	cv_nfs4_open_free(q->nfs->v4, cv_steal(&q->v4.made));
 	/* Perhaps of another file, which has the name now. */
 	cv_nfs_first_forget(q);
-	cv_nfs_step(q, cv_nfs4_send_getattr, got_look);
+	cv_nfs_step(q, send_look, got_look);
 }
 
 static void got_open(struct cv_nfs_req *q, int status, struct cv_xdr *x)

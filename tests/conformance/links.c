@@ -116,6 +116,28 @@ static void hard_link_errors(void)
 	NEED_ERROR(link("d", "e"), EPERM);
 }
 
+/* Emptied by the name that is left, whichever was the first. */
+static void hard_link_truncate(void)
+{
+	static const char *const names[][3] = { { "a", "b", "a" }, { "c", "d", "d" } };
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		const char *left = names[i][2] == names[i][0] ? names[i][1] : names[i][0];
+		int fd;
+
+		put_file(names[i][0], "content");
+		try_link(names[i][0], names[i][1]);
+		expect_content(left, "content");
+		NEED(unlink(names[i][2]) == 0);
+		fd = open(left, O_RDWR | O_TRUNC);
+		NEED(fd >= 0);
+		NEED(stat_of(left).st_size == 0);
+		write_all(fd, "new", 3, 0);
+		NEED(close(fd) == 0);
+		expect_content(left, "new");
+	}
+}
+
 static void hard_link_rename(void)
 {
 	put_file("a", "x");
@@ -243,6 +265,7 @@ const struct check link_checks[] = {
 	{ "hard_link_coherent", hard_link_coherent },
 	{ "hard_link_open", hard_link_open },
 	{ "hard_link_errors", hard_link_errors },
+	{ "hard_link_truncate", hard_link_truncate },
 	{ "hard_link_rename", hard_link_rename },
 	{ "hard_link_symlink", hard_link_symlink },
 	{ "symlink_targets", symlink_targets },
