@@ -865,51 +865,101 @@ static bool handle_number(const uint8_t *p, size_t size, uint32_t *ret_number)
 	return !in.bad && in.left == 0;
 }
 
+static uint32_t take_number(struct sftp_numbers *n)
+{
+	return n->nfree ? n->free[--n->nfree] : n->next++;
+}
+
+static void give_number(struct sftp_numbers *n, uint32_t number)
+{
+	if (n->nfree == SFTP_FREE_MAX)
+		memmove(n->free, n->free + 1, --n->nfree * sizeof(n->free[0]));
+	n->free[n->nfree++] = number;
+}
+
+static struct sftp_number_use *use_at(struct sftp_foresight *f, unsigned i)
+{
+	return &f->uses[(f->first + i) % CV_ARRAY_SIZE(f->uses)];
+}
+
 static void foresee(struct sftp_link *link, struct sftp_request *req)
 {
 	struct sftp_foresight *f = &link->foresight;
-	uint32_t number = f->nfree ? f->free[--f->nfree] : f->next++;
 	struct sftp_open *open = req->foreseen;
 
-	req->expected = number;
+	if (open) {
+		open->generation = 0;
+		open->elsewhere = true; /* not to be opened again by its path */
+	}
+	if (f->count == CV_ARRAY_SIZE(f->uses))
+		f->trusted = false;
+	if (!f->trusted)
+		return;
+	*use_at(f, f->count++) = (struct sftp_number_use){ .id = req->id };
+	req->expected = take_number(&f->coming);
 	if (!open)
 		return;
 	for (unsigned i = 0; i < 4; i++)
-		open->handle.data[i] = (uint8_t)(number >> (24 - 8 * i));
+		open->handle.data[i] = (uint8_t)(req->expected >> (24 - 8 * i));
 	open->handle.size = 4;
-	open->generation = f->trusted ? link->generation : 0;
-	open->elsewhere = true; /* not to be opened again by its path */
+	open->generation = link->generation;
 }
 
 static void given_back(struct sftp_foresight *f, uint32_t number)
 {
-	if (f->nfree == SFTP_FREE_MAX)
-		memmove(f->free, f->free + 1, --f->nfree * sizeof(f->free[0]));
-	f->free[f->nfree++] = number;
+	if (f->count == CV_ARRAY_SIZE(f->uses))
+		f->trusted = false;
+	if (!f->trusted)
+		return;
+	give_number(&f->coming, number);
+	if (f->count == 0)
+		give_number(&f->known, number);
+	else
+		*use_at(f, f->count++) =
+			(struct sftp_number_use){ .number = number, .is_close = true };
 }
 
-/* An OPEN is answered. */
-static void learn(struct sftp_link *link, struct sftp_request *req, const struct sftp_reply *reply)
+/* An OPEN failed: those behind it may get other numbers than they were expected to. */
+static void foresee_again(struct sftp_link *link)
+{
+	struct sftp_foresight *f = &link->foresight;
+
+	f->coming = f->known;
+	for (unsigned i = 0; i < f->count; i++) {
+		const struct sftp_number_use *use = use_at(f, i);
+		struct sftp_request *req = use->is_close ? NULL : link->table[ID_SLOT(use->id)];
+
+		if (use->is_close)
+			give_number(&f->coming, use->number);
+		else if (take_number(&f->coming) != req->expected && req->foreseen)
+			req->foreseen->generation = 0; /* what has not been asked so far is not */
+	}
+}
+
+/* An OPEN is answered. Returns whether it has what was expected. */
+static bool learn(struct sftp_link *link, const struct sftp_request *req,
+		  const struct sftp_reply *reply)
 {
 	struct sftp_foresight *f = &link->foresight;
 	bool given = reply->type == CV_FXP_HANDLE;
 	uint32_t number = 0;
-	bool known = given && handle_number(reply->body, reply->size, &number);
 
-	if (known && number == req->expected) {
-		f->trusted = link->session.openssh;
-		return;
+	if (!f->trusted)
+		return false;
+	f->trusted = f->count > 0 && !use_at(f, 0)->is_close && use_at(f, 0)->id == req->id &&
+		     (!given || (handle_number(reply->body, reply->size, &number) &&
+				 number == take_number(&f->known)));
+	if (!f->trusted) {
+		cv_debug("sftp: handle %u is not what was expected: no more is foreseen", number);
+		return false;
 	}
-	if (req->foreseen)
-		req->foreseen->generation = 0;
-	if (!given) {
-		given_back(f, req->expected);
-		return;
-	}
-	/* Whatever the reason: what is given back from now on is known again. */
-	f->trusted = false;
-	f->nfree = 0;
-	f->next = number + 1;
+	f->first++;
+	f->count--;
+	if (!given)
+		foresee_again(link);
+	for (; f->count > 0 && use_at(f, 0)->is_close; f->first++, f->count--)
+		give_number(&f->known, use_at(f, 0)->number);
+	return given && number == req->expected;
 }
 
 bool sftp_link_foresees(const struct sftp_link *link)
@@ -1409,6 +1459,7 @@ static int on_reply(void *user, uint8_t type, uint32_t id, uint8_t *body, size_t
 	struct sftp_request *req = find_request(link, id);
 	struct cv_sftp_in in = { body, body ? size : 0, false };
 	struct sftp_reply reply = { .type = type, .body = body, .size = size };
+	bool foreseen = false;
 
 	if (!req)
 		return protocol_error(link, "the server answered what nobody asked");
@@ -1430,7 +1481,9 @@ static int on_reply(void *user, uint8_t type, uint32_t id, uint8_t *body, size_t
 	if (in.bad)
 		return protocol_error(link, "the server sent a damaged answer");
 	if (req->type == CV_FXP_OPEN || req->type == CV_FXP_OPENDIR)
-		learn(link, req, &reply);
+		foreseen = learn(link, req, &reply);
+	if (req->foreseen && !foreseen)
+		req->foreseen->generation = 0;
 	release_slot(link, req);
 	measure(link, req, size);
 	if (type == CV_FXP_DATA)

@@ -27,7 +27,7 @@
 #define SFTP_PROC_SIZE	  48 /* of such a path, with its end */
 
 #define SFTP_IN_FLIGHT_MAX 128 /* a power of two: slots are the low bits of an id */
-#define SFTP_FREE_MAX	   64
+#define SFTP_FREE_MAX	   256
 
 enum sftp_ext {
 	SFTP_EXT_POSIX_RENAME = 1 << 0,
@@ -146,13 +146,32 @@ enum { SFTP_READS, SFTP_WRITES }; /* kinds of bulk */
  * back last is the first to be used again. So what needs the handle can be asked in the same round
  * trip: the OPEN's `foreseen` gets the handle when the OPEN is encoded, and whatever was submitted
  * behind it with that as its `open` goes along. Only the OPEN's answer tells whether it was right;
- * if not, the rest has been asked of another handle, or of none, and is to be asked again.
+ * if not, the rest has been asked of no handle, and is to be asked again.
+ *
+ * Of no handle: never of another one, since a READDIR would take entries from whoever lists that
+ * directory. So the server's bookkeeping is followed exactly, or not at all: at the first surprise
+ * it is given up for the connection. What an OPEN that failed did not take is known when that is
+ * heard; what was foreseen meanwhile is free then, as fewer handles were taken than expected.
  */
-struct sftp_foresight {
-	bool trusted; /* it was right the last time */
+struct sftp_numbers {
 	uint32_t next;
 	uint32_t free[SFTP_FREE_MAX]; /* given back, the last one first to be used */
 	unsigned nfree;
+};
+
+struct sftp_number_use {
+	uint32_t id;	 /* of an OPEN; */
+	uint32_t number; /* or what a CLOSE gives back */
+	bool is_close;
+};
+
+struct sftp_foresight {
+	bool trusted;
+	struct sftp_numbers known;  /* before the first OPEN in flight */
+	struct sftp_numbers coming; /* if all in flight succeed */
+	/* From the first OPEN in flight on; no more than there can be in flight. */
+	struct sftp_number_use uses[SFTP_IN_FLIGHT_MAX];
+	unsigned first, count;
 };
 
 enum sftp_link_state {

@@ -25,6 +25,7 @@
 #define LIMIT_NS   10000000000ull
 #define FIRST_PID  1000
 #define PIDS	   16
+#define HANDLES	   8
 #define TIMEOUT_MS "500" /* the shortest there is */
 
 /* ---- the transport, and the server behind it ----
@@ -60,6 +61,14 @@ static struct {
 	struct cv_ssh *kept; /* whose keep_self it was, */
 	uint32_t kept_id;
 	uint64_t *peers;
+	/* Directories open in the first process, by handle: what was given back last is used first.
+	 */
+	char dirs[HANDLES][256];
+	unsigned lists[HANDLES]; /* READDIRs */
+	unsigned free[HANDLES], nfree, next;
+	unsigned opens;	 /* OPENDIRs */
+	bool hold;	 /* answers wait, */
+	unsigned passed; /* but for so many */
 } server;
 
 static struct cv_ssh *connection(struct cv_ssh *ssh)
@@ -156,6 +165,42 @@ static bool is_noted(const struct cv_ssh *ssh)
 	return false;
 }
 
+/* As OpenSSH does it. */
+static void open_dir(struct cv_ssh *ssh, uint32_t id, const char *path)
+{
+	unsigned number;
+	size_t at;
+
+	server.opens++;
+	if (strcmp(path, "absent") == 0) {
+		say_status(ssh, id, CV_FX_NO_SUCH_FILE);
+		return;
+	}
+	number = server.nfree ? server.free[--server.nfree] : server.next++;
+	assert_true(number < HANDLES);
+	(void)snprintf(server.dirs[number], sizeof(server.dirs[number]), "%s", path);
+	server.lists[number] = 0;
+	at = cv_sftp_begin(&ssh->answers, CV_FXP_HANDLE, id);
+	cv_sftp_put_string(&ssh->answers, (const uint8_t[]){ 0, 0, 0, (uint8_t)number }, 4);
+	cv_sftp_end(&ssh->answers, at, 0);
+}
+
+static void use_dir(struct cv_ssh *ssh, uint32_t id, uint8_t type, const uint8_t *handle)
+{
+	unsigned number = handle[3];
+
+	if (number >= HANDLES || !server.dirs[number][0]) {
+		say_status(ssh, id, CV_FX_FAILURE);
+	} else if (type == CV_FXP_READDIR) {
+		server.lists[number]++;
+		say_name(ssh, id, server.dirs[number]);
+	} else {
+		server.dirs[number][0] = '\0';
+		server.free[server.nfree++] = number;
+		say_status(ssh, id, CV_FX_OK);
+	}
+}
+
 static void serve(struct cv_ssh *ssh, const uint8_t *p, size_t size)
 {
 	struct cv_sftp_in in = { p + 1, size - 1, false };
@@ -174,6 +219,16 @@ static void serve(struct cv_ssh *ssh, const uint8_t *p, size_t size)
 		server.writes[ssh->pid]++;
 		if (!server.keep_writes)
 			say_status(ssh, id, CV_FX_OK);
+		break;
+	case CV_FXP_OPENDIR:
+		p = cv_sftp_get_string(&in, &n);
+		assert_true(n < sizeof(path));
+		memcpy(path, p, n);
+		open_dir(ssh, id, path);
+		break;
+	case CV_FXP_READDIR:
+	case CV_FXP_CLOSE:
+		use_dir(ssh, id, p[0], cv_sftp_get_string(&in, &n));
 		break;
 	case CV_FXP_READLINK:
 	case CV_FXP_REALPATH:
@@ -267,6 +322,16 @@ static void deliver(struct cv_ssh *ssh)
 	struct cv_sftp_out out = ssh->answers;
 
 	memset(&ssh->answers, 0, sizeof(ssh->answers));
+	if (server.hold && out.size > 0) {
+		size_t size = 4 + out.data[3]; /* none is long */
+
+		if (server.passed == 0)
+			size = 0;
+		else
+			server.passed--;
+		cv_sftp_put_bytes(&ssh->answers, out.data + size, out.size - size);
+		out.size = size;
+	}
 	if (out.size > 0 && ssh->data)
 		ssh->data(ssh->user, out.data, out.size);
 	cv_sftp_out_release(&out);
@@ -711,6 +776,72 @@ static void a_lost_connection_is_waited_for(void **state)
 	test_end(&t);
 }
 
+static void ask_dir(struct sftp_link *link, struct request *r, const char *path,
+		    struct sftp_open *foreseen)
+{
+	memset(r, 0, sizeof(*r));
+	r->req.type = CV_FXP_OPENDIR;
+	r->req.path = (char *)(uintptr_t)path;
+	r->req.foreseen = foreseen;
+	r->req.done = done;
+	sftp_link_submit(link, &r->req);
+}
+
+static void list(struct sftp_link *link, struct request *r, struct sftp_open *open)
+{
+	memset(r, 0, sizeof(*r));
+	r->req.type = CV_FXP_READDIR;
+	r->req.open = open;
+	r->req.done = done;
+	sftp_link_submit(link, &r->req);
+}
+
+/*
+ * An OPENDIR fails, and that is heard before the answer to the next, which has the number that it
+ * did not take. What comes then must not read from that one's directory: it would miss the entries.
+ */
+static void nobody_lists_the_directory_of_another(void **state)
+{
+	struct request absent, mine, other, listing, again;
+	struct sftp_open foreseen = { 0 };
+	struct test t;
+
+	(void)state;
+	test_begin(&t);
+	start(&t);
+	t.link.session.openssh = t.link.foresight.trusted = true;
+	server.hold = true;
+	ask_dir(&t.link, &absent, "absent", NULL);
+	ask_dir(&t.link, &mine, "mine", NULL);
+	TURN_UNTIL(&t, server.opens == 2);
+	server.passed = 1;
+	answered(t.link.session.ssh);
+	TURN_UNTIL(&t, absent.count);
+	assert_int_equal(mine.count, 0);
+	ask_dir(&t.link, &other, "other", &foreseen);
+	list(&t.link, &listing, &foreseen);
+	TURN_UNTIL(&t, server.opens == 3);
+	turns(&t, 2);
+	assert_string_equal(server.dirs[0], "mine");
+	assert_int_equal(server.lists[0], 0);
+	server.hold = false;
+	answered(t.link.session.ssh);
+	TURN_UNTIL(&t, mine.count && other.count && listing.count);
+	assert_int_equal(mine.error, 0);
+	assert_int_equal(other.error, 0);
+
+	/* It is known again what comes. */
+	foreseen = (struct sftp_open){ 0 };
+	ask_dir(&t.link, &other, "third", &foreseen);
+	list(&t.link, &again, &foreseen);
+	TURN_UNTIL(&t, other.count && again.count);
+	assert_int_equal(again.error, 0);
+	assert_string_equal(server.dirs[2], "third");
+	assert_int_equal(server.lists[2], 1);
+	assert_int_equal(server.lists[0], 0);
+	test_end(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -723,6 +854,7 @@ int main(void)
 		cmocka_unit_test(nothing_is_waited_for_that_was_only_read),
 		cmocka_unit_test(a_channel_is_stopped_while_it_waits),
 		cmocka_unit_test(a_lost_connection_is_waited_for),
+		cmocka_unit_test(nobody_lists_the_directory_of_another),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
