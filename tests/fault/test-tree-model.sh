@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # TIME LIMIT: 240
-# Connections are reset and workers killed at random moments under random operations on trees of files,
+# Connections are reset, then workers killed, too, at random moments under random operations on trees of files,
 # many of them open, which are compared with a model: no error, nothing lost, nothing wrong. SEED=N
 # repeats the moments; FAULT_SCALE=N makes it N times as long.
 # shellcheck source=tests/lib.sh
@@ -11,10 +11,10 @@ sandbox "$@"
 MODEL=$(dirname "$0")/../tools/tree-model
 fault_seed
 ID=$(printf 'a%.0s' {1..64})
-SECONDS_EACH=$((12 * FAULT_SCALE))
+SECONDS_EACH=$((16 * FAULT_SCALE))
 start_cvol
 
-declare -A PAUSE=([sftp]=1000) # ms between two faults, at most
+declare -A PAUSE=([sftp]=800) # ms between two faults, at most
 for engine in $(engines sftp nfs nfs4 nfs40); do
 	start_engine "$engine"
 	if [ "$engine" = sftp ]; then
@@ -34,9 +34,10 @@ for engine in $(engines sftp nfs nfs4 nfs40); do
 	timeout $((SECONDS_EACH + 100)) "$MODEL" "${args[@]}" >"$T/tmp/model" 2>&1 &
 	model=$!
 	resets=0 kills=0
+	half=$((SECONDS + SECONDS_EACH / 2))
 	while alive "$model"; do
 		random_sleep "${PAUSE[$engine]:-500}"
-		if ((RANDOM % 2)); then
+		if ((SECONDS < half || RANDOM % 2)); then
 			proxy_cmd "$engine" reset
 			resets=$((resets + 1))
 		else
