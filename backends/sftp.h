@@ -165,7 +165,8 @@ struct sftp_listing {
 	bool released; /* goes when nothing is in flight */
 	bool eof;
 	int error;
-	unsigned reopened;
+	unsigned reopened;	 /* for the answer that is waited for, */
+	uint64_t reopened_over;	 /* with recovery=hard: over this connection */
 	bool passing;		 /* entries up to off are passed over */
 	bool whole;		 /* off was not found: list all */
 	uint64_t delivered;	 /* next_off of the last entry handed out */

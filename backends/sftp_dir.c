@@ -20,7 +20,7 @@
 #include "config/log.h"
 #include "config/str.h"
 
-#define REOPEN_MAX 16 /* in one answer to the worker; then the connection is of no use */
+#define REOPEN_MAX 16 /* for one answer to the worker; then there is no use in it */
 #define AHEAD_MAX  8  /* answers kept for who may come to fetch them */
 
 static void pump(struct sftp_listing *l);
@@ -259,6 +259,18 @@ static size_t passed(struct sftp_listing *l, const struct sftp_batch *b)
 	return i;
 }
 
+/* Its handle went with its connection. Who waits for the server waits however often it goes. */
+static bool may_open_again(struct sftp_listing *l)
+{
+	const struct sftp_link *link = &l->e->link;
+
+	if (!link->soft && l->reopened_over != link->generation) {
+		l->reopened_over = link->generation;
+		l->reopened = 0;
+	}
+	return l->reopened++ < REOPEN_MAX;
+}
+
 /* Answers the waiting readdir, if that can be done now. */
 static void deliver(struct sftp_listing *l)
 {
@@ -293,8 +305,8 @@ static void deliver(struct sftp_listing *l)
 	} else if (l->eof) {
 		l->readdir->eof = true;
 		answer_readdir(l, 0);
-	} else if (l->error == -ESTALE && l->reopened++ < REOPEN_MAX) {
-		open_again(l); /* the handle went with its connection */
+	} else if (l->error == -ESTALE && may_open_again(l)) {
+		open_again(l);
 		if (!l->opening)
 			answer_readdir(l, l->error);
 	} else if (l->error) {

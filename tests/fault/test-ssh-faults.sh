@@ -64,6 +64,28 @@ proxy_cmd ssh accept
 check "soft: works again" wait_for 10 stat "$m/beat"
 check "soft: unmount" unmount_volume "$m"
 
+note "a long listing on a line that never holds for long"
+mkdir "$SSH_ROOT/many"
+(cd "$SSH_ROOT/many" && seq -f 'a-name-as-long-as-names-are-%06g' 20000 | xargs touch)
+check "flapping: mount" mount_volume "$SOURCE" "$m" "$OPTIONS,timeout=3"
+proxy_cmd ssh bw 2000000
+ls -f "$m/many" >"$T/tmp/listing" 2>&1 &
+lister=$!
+losses=0
+while [ "$losses" -lt 22 ] && alive "$lister"; do
+	wait_for 10 ssh_sessions >"$T/tmp/sessions"
+	sleep 0.4
+	proxy_cmd ssh reset
+	losses=$((losses + 1))
+	wait_for 10 sh -c "! kill -0 $(head -n 1 "$T/tmp/sessions") 2>/dev/null"
+done
+check "flapping: it is listed when the line holds" alive "$lister"
+proxy_cmd ssh bw 0
+check "flapping: it ends" wait_gone 60 "$lister"
+check_equal "flapping: with all names, once each" 20000 "$(grep -c '^a-name' <(sort -u "$T/tmp/listing"))"
+check_equal "flapping: and no more" 20002 "$(grep -c . "$T/tmp/listing")"
+check "flapping: unmount" unmount_volume "$m"
+
 note "one bit, with each cipher"
 head -c 8000000 /dev/urandom >"$SSH_ROOT/data"
 for cipher in aes128-gcm@openssh.com aes256-gcm@openssh.com chacha20-poly1305@openssh.com aes128-ctr aes256-ctr; do
